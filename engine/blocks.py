@@ -1,0 +1,132 @@
+"""Exact prediction of a volume in blocks, in bounded memory.
+
+At inference the network's view is finite. A block with a halo of `haloOf(plan)` voxels, aligned to the
+pooling cells, therefore gives exactly the values that one pass over everything gives.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from engine.errors import PipelineError
+from engine.plan import Layer, haloOf, sideMultiple
+
+GIB_PER_MVOXEL = (
+    0.33  # one pass of Keras on TensorFlow, published width, CPU: 5.5 GB for 256^3, 10.9 GB for 320^3
+)
+PUBLISHED_DEPTH = 8
+OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "MemoryError", "OutOfMemory", "out of memory")
+
+
+def predictInBlocks(
+    predict: Callable[[np.ndarray], np.ndarray],
+    image: np.ndarray,
+    plan: list[Layer],
+    probability: np.ndarray,
+    memoryBudget: float,
+) -> None:
+    """Fill `probability` block by block.
+
+    Parameters
+    ----------
+    predict : callable
+        One pass of the network: (1, x, y, z, 1) float32 -> the same shape.
+    image : array
+        (x, y, z) float32, every side a multiple of `sideMultiple(plan)`.
+    plan : list of Layer
+        The network.
+    probability : array
+        (x, y, z), at most the shape of `image`; what lies beyond is cropped.
+    memoryBudget : float
+        GiB that one pass may take; blocks are as large as it allows.
+
+    Raises
+    ------
+    PipelineError
+        The budget is too small for the smallest block.
+    """
+    intervals = [
+        _splitAxis(side, count, plan)
+        for side, count in zip(image.shape, chooseSplit(image.shape, plan, memoryBudget), strict=True)
+    ]
+    with tqdm(total=probability.size / 1e6, unit="Mvoxel", desc="Predicting", disable=None) as bar:
+        for axes in itertools.product(*intervals):
+            outer = tuple(slice(*axis[0]) for axis in axes)
+            result = _runPass(predict, image[outer])
+            inner = tuple(slice(axis[1][0] - axis[0][0], axis[1][1] - axis[0][0]) for axis in axes)
+            core = tuple(
+                slice(axis[1][0], min(axis[1][1], side))
+                for axis, side in zip(axes, probability.shape, strict=True)
+            )
+            target = probability[core]
+            target[...] = result[inner][tuple(slice(side) for side in target.shape)]
+            bar.update(target.size / 1e6)
+
+
+def _runPass(predict: Callable[[np.ndarray], np.ndarray], block: np.ndarray) -> np.ndarray:
+    """Run the network over one block (x, y, z); a back end without memory is the user's to correct."""
+    try:
+        return predict(np.ascontiguousarray(block)[np.newaxis, ..., np.newaxis])[0, ..., 0]
+    except Exception as error:  # each back end has a class of its own for it
+        if any(words in f"{type(error).__name__} {error}" for words in OUT_OF_MEMORY):
+            raise PipelineError(
+                f"out of memory in a block of {'x'.join(map(str, block.shape))} voxels",
+                remedy="try a smaller --memoryBudget",
+            ) from error
+        raise
+
+
+def chooseSplit(shape: tuple[int, ...], plan: list[Layer], memoryBudget: float) -> list[int]:
+    """Choose into how many blocks each axis is cut: the least work whose largest block fits the budget."""
+    width = next(layer.filters for layer in plan if layer.kind == "convolution")
+    largest = memoryBudget / (GIB_PER_MVOXEL * width / PUBLISHED_DEPTH) * 1e6
+    counts = [1, 1, 1]
+    while _blockVoxels(shape, counts, plan) > largest:
+        choices = []
+        for axis, side in enumerate(shape):
+            if counts[axis] < side // sideMultiple(plan):
+                finer = [count + (index == axis) for index, count in enumerate(counts)]
+                shrink = math.log(_blockVoxels(shape, counts, plan) / _blockVoxels(shape, finer, plan))
+                growth = math.log(_workVoxels(shape, finer, plan) / _workVoxels(shape, counts, plan))
+                choices.append((shrink - growth, finer))
+        if not choices:
+            least = (
+                math.ceil(
+                    _blockVoxels(shape, counts, plan) / 1e6 * GIB_PER_MVOXEL * width / PUBLISHED_DEPTH * 10
+                )
+                / 10
+            )
+            raise PipelineError(
+                f"memoryBudget of {memoryBudget} GiB is too small", remedy=f"at least {least} GiB is needed"
+            )
+        counts = max(choices)[1]
+    return counts
+
+
+def _splitAxis(side: int, count: int, plan: list[Layer]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Cut one axis into (outer, core) intervals: cores tile it, outer ones add the halo inside the volume."""
+    cell, halo = sideMultiple(plan), haloOf(plan)
+    length = -(-side // cell // count) * cell
+    cores = [(start, min(start + length, side)) for start in range(0, side, length)]
+    return [((max(start - halo, 0), min(stop + halo, side)), (start, stop)) for start, stop in cores]
+
+
+def _blockVoxels(shape: tuple[int, ...], counts: list[int], plan: list[Layer]) -> int:
+    """Voxels of the largest block with its halo."""
+    sides = (
+        max(outer[1] - outer[0] for outer, _ in _splitAxis(side, count, plan))
+        for side, count in zip(shape, counts, strict=True)
+    )
+    return math.prod(sides)
+
+
+def _workVoxels(shape: tuple[int, ...], counts: list[int], plan: list[Layer]) -> int:
+    """Voxels that all blocks with their halos pass through the network."""
+    sums = (
+        sum(outer[1] - outer[0] for outer, _ in _splitAxis(side, count, plan))
+        for side, count in zip(shape, counts, strict=True)
+    )
+    return math.prod(sums)

@@ -1,0 +1,95 @@
+"""What the three scripts share at their edges: exit codes, the record of a run, free memory."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from engine.errors import PipelineError
+from engine.files import FULL_DISK
+
+PACKAGES = ("keras", "tensorflow", "jax", "numpy", "scipy", "pynrrd", "h5py")
+
+
+def runScript(main: Callable, parseArguments: Callable) -> None:
+    """Run a script and leave with 0, 2 (something the user can correct, one line) or 130 (Ctrl-C)."""
+    try:
+        main(parseArguments())
+    except PipelineError as error:
+        leave(2, f"Error: {error}")
+    except KeyboardInterrupt:
+        leave(130, "Interrupted: nothing half-written was kept under a final name.")
+    except MemoryError as error:
+        leave(2, f"Error: out of memory ({error}); close other programs or take a smaller volume or region")
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        leave(2, f"Error: {error.filename or 'output'}: the disk is full; free some space and repeat")
+
+
+def leave(code: int, line: str) -> None:
+    """Print one line on stderr and end the process, even where a back end's threads still run."""
+    with contextlib.suppress(OSError):
+        print(f"\r{line}", file=sys.stderr)
+        sys.stdout.flush()
+    sys.exit(code)
+
+
+def packageVersions() -> dict[str, str]:
+    """Versions of Python and of those packages of the pipeline that are installed."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def commandLine() -> str:
+    """Command that started this script, without the folder of the interpreter."""
+    return shlex.join(["python3", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def describeShape(shape) -> str:
+    """Write a shape as people do: 128x128x96."""
+    return "x".join(map(str, shape))
+
+
+def relativePath(path: Path) -> Path:
+    """Give a path as a user in the current folder would type it."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def printSettings(arguments) -> None:
+    """Print the effective values of all parameters, once."""
+    print("Parameters: " + "  ".join(f"{name}={value}" for name, value in plainSettings(arguments).items()))
+
+
+def plainSettings(arguments) -> dict:
+    """Parameters as JSON can hold them."""
+    return {
+        name: str(relativePath(value)) if isinstance(value, Path) else value
+        for name, value in vars(arguments).items()
+    }
+
+
+def freeMemoryGiB() -> float:
+    """Memory that a program can take now without swapping, GiB; the limit of a container counts."""
+    with contextlib.suppress(OSError, StopIteration):
+        with open("/proc/meminfo", encoding="ascii") as file:
+            free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) / 2**20
+        return min(free, _containerMemoryGiB())
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / 2
+
+
+def _containerMemoryGiB() -> float:
+    """Read what the control group (container, SLURM job) still allows, GiB; infinite without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path("/sys/fs/cgroup")
+        limit = int((folder / "memory.max").read_text())
+        return (limit - int((folder / "memory.current").read_text())) / 2**30
+    return float("inf")

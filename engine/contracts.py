@@ -1,0 +1,46 @@
+"""What a model's training tells its prediction: the JSON beside the model."""
+
+from pathlib import Path
+
+from engine.errors import PipelineError
+from engine.files import digestFile, readJson
+
+
+def findContract(weightFile: str | Path) -> dict | None:
+    """Find the contract that names the digest of a weight file, whatever the file is called.
+
+    Parameters
+    ----------
+    weightFile : path
+        Model or weight file; the .json files of its folder are searched.
+
+    Returns
+    -------
+    dict or None
+        None where no training of this pipeline describes these weights.
+    """
+    digest = digestFile(weightFile)
+    for path in sorted(Path(weightFile).parent.glob("*.json")):
+        try:
+            contract = readJson(path) or {}
+        except PipelineError:  # a foreign file that happens to lie there
+            continue
+        files = contract.get("files")
+        if isinstance(files, dict) and digest in files.values():
+            return contract
+    return None
+
+
+def describeNormalization(contract: dict | None, isWholeVolume: bool) -> str:
+    """Tell in one line how the normalisation of a prediction relates to that of the training.
+
+    A prediction is z-scored over its whole region (published), the training over sub-volumes or volumes.
+    """
+    scheme = (contract or {}).get("normalization")
+    applied = "whole volume" if isWholeVolume else "region of interest"
+    if scheme == "volume" and isWholeVolume:
+        return "z-score over the whole volume, as in the training"
+    if scheme is None:
+        return f"z-score over the {applied}; no contract beside the model tells how it was trained"
+    trained = {"subVolume": "each sub-volume", "volume": "each whole volume"}.get(scheme, str(scheme))
+    return f"z-score over the {applied}; the training used another scheme: {trained} by itself"

@@ -1,0 +1,101 @@
+"""The back end of Keras and the device it runs on; the only module that knows TensorFlow or JAX by name."""
+
+import contextlib
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from engine.errors import PipelineError
+
+CUDA_HINT = 'No GPU in use; for an NVIDIA card: pip install "tensorflow[and-cuda]"'
+
+
+def loadKeras():
+    """Import Keras with a quiet back end; takes seconds, so nothing imports it before a network is needed.
+
+    Raises
+    ------
+    PipelineError
+        The back end named in KERAS_BACKEND is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        with _silencedStderr():
+            import keras
+    except ImportError as error:
+        backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+        raise PipelineError(
+            f"Keras or its back end {backend} cannot be imported ({error})",
+            remedy=f"pip install keras {backend}",
+        ) from error
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Keras warns at every .h5; the published format stays
+    return keras
+
+
+@contextlib.contextmanager
+def _silencedStderr() -> Iterator[None]:
+    """Drop what a library writes straight to file descriptor 2 while it loads (TensorFlow's start-up notes)."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def describeDevice() -> str:
+    """Name the device that Keras computes on: GPU with its memory, or CPU with its cores."""
+    backend = loadKeras().backend.backend()
+    names = _listGpus(backend)
+    if not names:
+        return f"CPU ({processorName()}, {_coreCount()} cores), {backend}"
+    memory = _gpuMemory()
+    return f"GPU {', '.join(names)}{f' ({memory})' if memory else ''}, {backend}"
+
+
+def _listGpus(backend: str) -> list[str]:
+    """Names of the GPUs that the back end sees."""
+    if backend == "tensorflow":
+        tensorflow = importlib.import_module("tensorflow")
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        return [
+            tensorflow.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+            for gpu in gpus
+        ]
+    if backend == "jax":
+        return [
+            device.device_kind
+            for device in importlib.import_module("jax").devices()
+            if device.platform != "cpu"
+        ]
+    return []
+
+
+def _coreCount() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpuMemory() -> str:
+    """Total memory of the NVIDIA cards, as their driver tells it; empty where it cannot be asked."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        return ", ".join(answer.stdout.split("\n")).strip(", ")
+    return ""
+
+
+def processorName() -> str:
+    """Model name of the processor."""
+    with contextlib.suppress(OSError, StopIteration):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    return platform.processor() or platform.machine()

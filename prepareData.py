@@ -1,0 +1,295 @@
+"""Normalise volumes and masks and cut them into sub-volumes that fit the memory of the GPU.
+
+In:  trainingImages/ and validationImages/ (grey values, .nrrd or .nhdr), trainingMasks/ and validationMasks/;
+     in sorted order image i belongs to mask i.
+Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDataMask.npy bool (True =
+     precipitate or pore), the two validation twins and parameters.json.
+
+    python3 prepareData.py
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from engine.console import describeShape, packageVersions, plainSettings, printSettings, runScript
+from engine.errors import PipelineError
+from engine.files import digestFile, readJson, writeArraysAtomically, writeJson
+from engine.nrrdFiles import NrrdVolume, openVolume
+from functions import (
+    ROTATION_AXES,
+    chooseSubVolumeSide,
+    cutSubVolumes,
+    measureMoments,
+    parseLabels,
+    placeSubVolumes,
+    prep_img,
+    quarterTurns,
+    readDataImage,
+    readDataMask,
+    refuseNonFinite,
+    rotateSubVolume,
+)
+
+FOLDER = Path(__file__).resolve().parent
+
+# ----------------------------------------------------------------------------------------------- parameters
+length_subVol_x = 192  # voxels, a multiple of 8; 0 = the whole side
+length_subVol_y = 192  # voxels, a multiple of 8; 0 = the whole side
+length_subVol_z = 0  # voxels, a multiple of 8; 0 = full depth
+nb_subVol_x = 0  # sub-volumes along x; 0 = as many as fit
+nb_subVol_y = 0  # sub-volumes along y; 0 = as many as fit
+nb_subVol_z = 0  # sub-volumes along z; 0 = as many as fit
+nb_rotation = 1  # copies: 1 = unturned alone; 2, 3, 4 add a turn about (0, 1), (1, 2), (0, 2)
+positiveLabel = "0"  # mask value of precipitates and pores, or several separated by commas
+normalization = "subVolume"  # z-score over each subVolume (published) or over each whole volume
+learningData = "pythonFiles"  # folder of the .npy files
+# ----------------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """An image and the mask that belongs to it."""
+
+    image: NrrdVolume
+    mask: NrrdVolume
+
+
+class Part(NamedTuple):
+    """What one of the two sets is cut into."""
+
+    name: str  # training or validation
+    pairs: list[Pair]
+    shape: tuple[int, int, int]  # of every sub-volume
+    starts: list[tuple[list[int], ...]]  # of each pair along x, y and z
+    sampleCount: int
+
+
+def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line: one flag a constant, spelled like it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for name in ("length_subVol_x", "length_subVol_y", "length_subVol_z", "nb_subVol_x", "nb_subVol_y"):
+        parser.add_argument(f"--{name}", type=int, default=globals()[name])
+    parser.add_argument("--nb_subVol_z", type=int, default=nb_subVol_z)
+    parser.add_argument("--nb_rotation", type=int, default=nb_rotation, choices=(1, 2, 3, 4))
+    parser.add_argument("--positiveLabel", default=positiveLabel)
+    parser.add_argument("--normalization", default=normalization, choices=("subVolume", "volume"))
+    parser.add_argument(
+        "--cover", action="store_true", help="add sub-volumes at the far edges, nothing is lost"
+    )
+    parser.add_argument("--force", action="store_true", help="repeat even if nothing changed")
+    for part, kind in itertools.product(("training", "validation"), ("Images", "Masks")):
+        parser.add_argument(f"--{part}{kind}", type=Path, default=FOLDER / f"{part}{kind}")
+    parser.add_argument("--learningData", type=Path, default=FOLDER / learningData)
+    return parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Check every pair, plan the sub-volumes, write them."""
+    arguments.positiveLabel = parseLabels(arguments.positiveLabel)
+    printSettings(arguments)
+    parts = [
+        planPart(
+            part,
+            listPairs(getattr(arguments, f"{part}Images"), getattr(arguments, f"{part}Masks")),
+            arguments,
+        )
+        for part in ("training", "validation")
+    ]
+    record = describeRun(parts, arguments)
+    if not arguments.force and isUpToDate(record, arguments.learningData):
+        print(f"Nothing changed since the last run: {arguments.learningData} is kept (--force repeats).")
+        return
+    for part in parts:
+        printPart(part, arguments)
+    writeParts(parts, record, arguments)
+    print(f"Written to {arguments.learningData}: {', '.join(record['outputs'])}, parameters.json")
+    print("Next: python3 trainingAndValidation.py")
+
+
+# ---------------------------------------------------------------------------------------------------- pairs
+
+
+def listPairs(imageFolder: Path, maskFolder: Path) -> list[Pair]:
+    """Pair images and masks by sorted order and check what their headers say."""
+    images, masks = listVolumes(imageFolder), listVolumes(maskFolder)
+    if len(images) != len(masks):
+        raise PipelineError(
+            "every image needs one mask, in the same sorted order",
+            file=maskFolder,
+            expected=f"{len(images)} masks for {imageFolder.name}",
+            received=len(masks),
+        )
+    pairs = [Pair(openVolume(image), openVolume(mask)) for image, mask in zip(images, masks, strict=True)]
+    for pair in pairs:
+        if pair.image.shape != pair.mask.shape:
+            raise PipelineError(
+                f"mask and image {pair.image.path.name} differ in shape",
+                file=pair.mask.path,
+                expected=pair.image.shape,
+                received=pair.mask.shape,
+            )
+    return pairs
+
+
+def listVolumes(folder: Path) -> list[Path]:
+    """List the NRRD files of a folder in sorted order; any other file is an error, not a file to skip."""
+    if not folder.is_dir():
+        raise PipelineError("no such folder", file=folder)
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    volumes = [path for path in files if path.suffix.lower() in (".nrrd", ".nhdr")]
+    dataFiles = {openVolume(path).dataPath for path in volumes}
+    for path in files:
+        if path not in volumes and path not in dataFiles:
+            raise PipelineError(
+                "is no NRRD file (.nrrd, .nhdr)", file=path, remedy="move it out of the folder"
+            )
+    if not volumes:
+        raise PipelineError("the folder holds no NRRD file", file=folder, remedy="put .nrrd volumes into it")
+    return volumes
+
+
+def planPart(name: str, pairs: list[Pair], arguments: argparse.Namespace) -> Part:
+    """Choose one shape for all sub-volumes of a set and where they lie in each volume."""
+    try:
+        shape = tuple(
+            chooseSubVolumeSide(
+                [pair.image.shape[axis] for pair in pairs], getattr(arguments, f"length_subVol_{letter}")
+            )
+            for axis, letter in enumerate("xyz")
+        )
+        starts = [
+            tuple(
+                placeSubVolumes(
+                    pair.image.shape[axis],
+                    shape[axis],
+                    getattr(arguments, f"nb_subVol_{letter}"),
+                    arguments.cover,
+                )
+                for axis, letter in enumerate("xyz")
+            )
+            for pair in pairs
+        ]
+    except PipelineError as error:
+        raise PipelineError(f"{name} volumes: {error}") from error
+    count = sum(len(x) * len(y) * len(z) for x, y, z in starts)
+    return Part(name, pairs, shape, starts, count * arguments.nb_rotation)
+
+
+def printPart(part: Part, arguments: argparse.Namespace) -> None:
+    """Print what belongs to what, and how much of it is used; look at every voxel once."""
+    print(f"{part.name.capitalize()}: {len(part.pairs)} pairs")
+    for pair, starts in zip(part.pairs, part.starts, strict=True):
+        positive = inspectPair(pair, arguments.positiveLabel)
+        used = np.prod([countCovered(axis, side) for axis, side in zip(starts, part.shape, strict=True)])
+        print(
+            f"  {pair.image.path.name}  <->  {pair.mask.path.name}  {describeShape(pair.image.shape)} "
+            f"{pair.image.dtype.name}, {positive:.3%} positive, "
+            f"{used / np.prod(pair.image.shape):.1%} of the voxels used"
+        )
+    print(f"  {part.sampleCount} sub-volumes of {describeShape(part.shape)} voxels")
+    for axes in ROTATION_AXES[: arguments.nb_rotation - 1]:
+        if quarterTurns(part.shape, axes) == 2:
+            print(f"  axes {axes}: the sides differ, so the copy is turned by 180 degrees instead of 90")
+
+
+def inspectPair(pair: Pair, labels: list[int]) -> float:
+    """Check every voxel of a pair; return the positive fraction."""
+    refuseNonFinite(pair.image.read(), pair.image.path)
+    mask = readDataMask(pair.mask.path.parent, [pair.mask.path.name], labels)
+    positive = np.count_nonzero(mask) / mask.size
+    if positive in (0, 1):
+        missing = "no positive voxel" if positive == 0 else "nothing but positive voxels"
+        print(f"Warning: {pair.mask.path}: {missing} (positiveLabel {','.join(map(str, labels))})")
+    return positive
+
+
+def countCovered(starts: list[int], length: int) -> int:
+    """Count the voxels of an axis that lie in at least one sub-volume."""
+    return len(set().union(*(range(start, start + length) for start in starts)))
+
+
+# ---------------------------------------------------------------------------------------------- sub-volumes
+
+
+def describeRun(parts: list[Part], arguments: argparse.Namespace) -> dict:
+    """Describe inputs, parameters and outputs: equal descriptions mean equal results."""
+    inputs, outputs = {}, {}
+    for part in parts:
+        for pair in part.pairs:
+            for volume in pair:
+                for path in dict.fromkeys((volume.path, volume.dataPath)):
+                    inputs[f"{path.parent.name}/{path.name}"] = digestFile(path)
+        shape = [part.sampleCount, *part.shape, 1]
+        outputs[f"{part.name}DataImage.npy"] = {"shape": shape, "dtype": "float32"}
+        outputs[f"{part.name}DataMask.npy"] = {"shape": shape, "dtype": "bool"}
+    parameters = {
+        name: value
+        for name, value in plainSettings(arguments).items()
+        if name.startswith(("length_", "nb_")) or name in ("positiveLabel", "normalization", "cover")
+    }
+    return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
+
+
+def isUpToDate(record: dict, folder: Path) -> bool:
+    """Whether the folder holds the result of the same inputs and parameters, whole."""
+    known = readJson(folder / "parameters.json") or {}
+    if any(known.get(key) != record[key] for key in ("parameters", "inputs", "outputs")):
+        return False
+    for name, output in record["outputs"].items():
+        try:
+            array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            return False
+        if list(array.shape) != output["shape"] or array.dtype != output["dtype"]:
+            return False
+    return True
+
+
+def writeParts(parts: list[Part], record: dict, arguments: argparse.Namespace) -> None:
+    """Write all arrays under temporary names, then replace the old ones; parameters.json comes last."""
+    folder = arguments.learningData
+    arrays = {
+        folder / name: (tuple(output["shape"]), output["dtype"]) for name, output in record["outputs"].items()
+    }
+    total = sum(part.sampleCount * np.prod(part.shape) for part in parts)
+    with (
+        writeArraysAtomically(arrays, marker=folder / "parameters.json") as targets,
+        tqdm(total=total / 1e6, unit="Mvoxel", desc="Cutting", disable=None) as bar,
+    ):
+        for part in parts:
+            images, masks = (targets[folder / f"{part.name}Data{kind}.npy"] for kind in ("Image", "Mask"))
+            for index, (image, mask) in enumerate(cutPart(part, arguments)):
+                images.write(index, image)
+                masks.write(index, mask)
+                bar.update(image.size / 1e6)
+    writeJson(folder / "parameters.json", record)
+
+
+def cutPart(part: Part, arguments: argparse.Namespace):
+    """Yield normalised sub-volumes and their masks, one volume in memory at a time."""
+    for pair, starts in zip(part.pairs, part.starts, strict=True):
+        image = readDataImage(pair.image.path.parent, [pair.image.path.name])[0]
+        mask = readDataMask(pair.mask.path.parent, [pair.mask.path.name], arguments.positiveLabel)[0]
+        moments = measureMoments(image) if arguments.normalization == "volume" else None
+        for place, axes in cutSubVolumes(starts, part.shape, arguments.nb_rotation):
+            mean, std = moments or measureMoments(image[place])
+            if std == 0:
+                corner = ", ".join(str(axis.start) for axis in place)
+                tqdm.write(
+                    f"Warning: {pair.image.path}: the sub-volume at ({corner}) is constant; it becomes zeros"
+                )
+            normalised = prep_img(image[place], mean, std)
+            yield (
+                rotateSubVolume(normalised, axes)[..., np.newaxis],
+                rotateSubVolume(mask[place], axes)[..., np.newaxis],
+            )
+
+
+if __name__ == "__main__":
+    runScript(main, parseArguments)
