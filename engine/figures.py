@@ -7,7 +7,9 @@ import numpy as np
 from engine.files import writeAtomically
 
 COLOURS = ("#0072B2", "#D55E00")  # blue, vermilion: told apart by colour-blind readers too
-REFERENCE_COLOUR = "#56B4E9"
+PLANES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))  # horizontal axis, vertical axis, axis of the slice
+LEAST_SHOWN = 0.1  # probability below which the grey values show through
+REFERENCE_COLOUR = "#00E5FF"  # cyan keeps apart from the reds of the probability and from grey
 
 
 def drawTrainingCurves(history: dict[str, list[float]], path: str | Path) -> None:
@@ -64,40 +66,33 @@ def drawPrediction(
     """
     plt = _loadPyplot()
     sides, units = voxelSize or ((1.0, 1.0, 1.0), ("voxel",) * 3)
-    planes = ((0, 1, 2), (0, 2, 1), (1, 2, 0))  # horizontal axis, vertical axis, axis of the slice
-    figure, axes = plt.subplots(2, 3, figsize=(13, 8.6), layout="constrained")
-    low, high = np.percentile(_thinOut(image), (0.5, 99.5))
-    for column, (across, up, normal) in enumerate(planes):
+    lengths = [count * side for count, side in zip(image.shape, sides, strict=True)]
+    widths = [max(lengths[across], max(lengths) / 8) for across, _, _ in PLANES]
+    height = 20 * max(lengths[up] for _, up, _ in PLANES) / sum(widths) + 1.5
+    figure, axes = plt.subplots(
+        2, 3, figsize=(13, min(max(height, 5), 16)), width_ratios=widths, layout="constrained"
+    )
+    shades = dict(zip(("vmin", "vmax"), np.percentile(_thinOut(image), (0.5, 99.5)), strict=True))
+    for (upper, lower), (across, up, normal) in zip(axes.T, PLANES, strict=True):
         middle = image.shape[normal] // 2
-        extent = (0, image.shape[across] * sides[across], 0, image.shape[up] * sides[up])
-        cut = [np.take(array, middle, normal).T for array in (image, probability)]
-        for row in range(2):
-            axis = axes[row, column]
-            axis.imshow(cut[0], cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent)
-            axis.set_xlabel(f"{'xyz'[across]} ({units[across]})")
-            axis.set_ylabel(f"{'xyz'[up]} ({units[up]})")
-        axes[0, column].set_title(f"grey values, {'xyz'[normal]} slice {middle}")
-        overlay = np.ma.masked_less(cut[1], 0.05)
-        drawn = axes[1, column].imshow(
-            overlay,
-            cmap="autumn_r",
-            vmin=0,
-            vmax=1,
-            alpha=0.75,
-            origin="lower",
-            extent=extent,
-            interpolation="nearest",
+        grey, share = (np.take(array, middle, normal).T for array in (image, probability))  # (up, across)
+        place = {"origin": "lower", "extent": (0, lengths[across], 0, lengths[up])}
+        for axis in (upper, lower):
+            axis.imshow(grey, cmap="gray", interpolation="nearest", **shades, **place)
+            axis.set(xlabel=f"{'xyz'[across]} ({units[across]})", ylabel=f"{'xyz'[up]} ({units[up]})")
+            axis.set_aspect("equal" if 1 / 8 < lengths[up] / lengths[across] < 8 else "auto")
+        overlay = np.ma.masked_less(share, LEAST_SHOWN)
+        drawn = lower.imshow(
+            overlay, "autumn_r", vmin=0, vmax=1, alpha=0.65, interpolation="nearest", **place
         )
         if reference is not None:
             outline = np.take(reference, middle, normal).T
-            if outline.any() and not outline.all() and min(outline.shape) > 1:
-                axes[1, column].contour(
-                    outline, [0.5], colors=REFERENCE_COLOUR, linewidths=0.9, extent=extent
-                )
-        axes[1, column].set_title(
-            "probability" + (", reference outlined in blue" if reference is not None else "")
-        )
-    figure.colorbar(drawn, ax=axes[1, :], label="Probability of precipitate or pore", shrink=0.85)
+            if min(outline.shape) > 1 and outline.any() and not outline.all():
+                extent = place["extent"]
+                lower.contour(outline, [0.5], colors=REFERENCE_COLOUR, linewidths=1.1, extent=extent)
+        upper.set_title(f"{'xyz'[normal]} slice {middle}: grey values")
+        lower.set_title("probability" + (", reference outlined" if reference is not None else ""))
+    figure.colorbar(drawn, ax=axes, label="Probability of precipitate or pore", shrink=0.6, aspect=40)
     _save(figure, path)
 
 

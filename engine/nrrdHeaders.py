@@ -119,9 +119,7 @@ def readHeader(path: Path) -> tuple[OrderedDict, int]:
         header = nrrd.read_header([lines[0], *(f"{name}: {value}" for name, value in fields.items())])
     except (nrrd.NRRDError, ValueError, IndexError, OverflowError) as error:
         raise PipelineError(f"the header cannot be understood: {error}", file=path) from error
-    header["sizes"] = np.array(
-        fields["sizes"].split(), dtype=np.int64
-    )  # pynrrd goes through float64: 2**53 at most
+    header["sizes"] = np.array(fields["sizes"].split(), dtype=np.int64)  # pynrrd's came through float64
     header.update((key, value) for key, value in keyValues.items() if key not in header)
     _checkScalarVolume(path, header)
     _checkGeometry(path, header)

@@ -1,0 +1,56 @@
+"""Pictures: real PNGs that show what they should."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.figures import drawPrediction, drawTrainingCurves
+
+
+def countColour(path, isColour) -> int:
+    """Pixels of a picture for which isColour(red, green, blue) holds."""
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    return int(np.count_nonzero(isColour(*np.moveaxis(pixels, -1, 0))))
+
+
+def isCyan(red, green, blue):
+    return (red < 90) & (green > 180) & (blue > 200)
+
+
+def isRed(red, green, blue):
+    return (red > 150) & (green < 90) & (blue < 90)
+
+
+@pytest.fixture
+def ball():
+    """A dark ball in the middle of a noisy volume (24, 20, 16) and its mask."""
+    grid = np.stack(np.meshgrid(*(np.arange(side) - side / 2 for side in (24, 20, 16)), indexing="ij"))
+    mask = (grid**2).sum(0) < 16
+    return np.random.default_rng(0).normal(100, 5, mask.shape) - 40 * mask, mask
+
+
+def test_prediction_and_reference_are_seen_where_they_are(tmp_path, ball):
+    image, mask = ball
+    drawPrediction(image, mask.astype(np.float32), mask, tmp_path / "both.png")
+    drawPrediction(image, mask.astype(np.float32), None, tmp_path / "alone.png")
+    drawPrediction(image, np.zeros(mask.shape, np.float32), mask, tmp_path / "missed.png")
+    red = {name: countColour(tmp_path / f"{name}.png", isRed) for name in ("both", "alone", "missed")}
+    cyan = {name: countColour(tmp_path / f"{name}.png", isCyan) for name in ("both", "alone", "missed")}
+    assert red["alone"] > 2 * red["missed"] + 1000
+    assert cyan["both"] > 200 and cyan["missed"] > 200 and cyan["alone"] == 0
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 1), (1, 20, 16), (300, 8, 8), (1, 1, 1)])
+def test_flat_and_long_volumes_are_drawn(tmp_path, shape):
+    image = np.random.default_rng(0).random(shape)
+    drawPrediction(image, image, image > 0.5, tmp_path / "a.png", ((0.5, 0.5, 2.0), ("nm",) * 3))
+    width, height = Image.open(tmp_path / "a.png").size
+    assert 1000 < width < 2000 and 400 < height < 2000
+
+
+@pytest.mark.parametrize("epochCount", [1, 40])
+def test_training_curves_are_drawn(tmp_path, epochCount):
+    values = np.linspace(1, 0.1, epochCount).tolist()
+    history = dict.fromkeys(("loss", "val_loss", "binary_accuracy", "val_binary_accuracy"), values)
+    drawTrainingCurves(history, tmp_path / "curves.png")
+    assert countColour(tmp_path / "curves.png", lambda r, g, b: (r > 180) & (g < 120) & (b < 60)) > 20

@@ -1,0 +1,147 @@
+"""Atomic writing: a result is whole under its name or not there."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from engine.errors import PipelineError
+from engine.files import (
+    digestFile,
+    readJson,
+    reserveSpace,
+    temporaryName,
+    writeArraysAtomically,
+    writeAtomically,
+    writeJson,
+)
+
+
+def listNames(folder) -> list[str]:
+    """Everything in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_file_appears_only_when_the_block_ends(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with writeAtomically(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old" and temporary.suffix == ".txt" and temporary.parent == tmp_path
+    assert path.read_text() == "new" and listNames(tmp_path) == ["result.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_interrupted_block_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with pytest.raises(error), writeAtomically(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old" and listNames(tmp_path) == ["result.txt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_told_and_keeps_the_old_file(tmp_path, number):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with pytest.raises(PipelineError, match="result.txt: the disk is full"), writeAtomically(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(number, os.strerror(number))
+    assert path.read_text() == "old" and listNames(tmp_path) == ["result.txt"]
+
+
+def test_missing_folder_is_told(tmp_path):
+    with pytest.raises(PipelineError, match="cannot be written: No such file"):
+        writeJson(tmp_path / "missing" / "file.json", {})
+
+
+def test_leftovers_of_killed_runs_are_cleared_and_those_of_living_ones_stay(tmp_path):
+    path = tmp_path / "result.txt"
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    own = temporaryName(path).name
+    leftover = tmp_path / own.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")
+    other = tmp_path / own.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
+    foreign = tmp_path / re.sub("^.partial-.*?-", ".partial-elsewhere-", leftover.name)
+    for file in (leftover, other, foreign):
+        file.touch()
+    with writeAtomically(path) as temporary:
+        temporary.touch()
+    assert listNames(tmp_path) == sorted([other.name, foreign.name, "result.txt"])
+
+
+def test_arrays_are_filled_sample_by_sample(tmp_path):
+    samples = np.random.default_rng(0).random((3, 4, 5, 6, 1)).astype(np.float32)
+    arrays = {tmp_path / "a.npy": (samples.shape, "float32"), tmp_path / "b.npy": (samples.shape, "bool")}
+    with writeArraysAtomically(arrays, tmp_path / "marker") as writers:
+        for index, sample in enumerate(samples):
+            writers[tmp_path / "a.npy"].write(index, sample)
+            writers[tmp_path / "b.npy"].write(index, sample > 0.5)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), samples)
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), samples > 0.5)
+    assert listNames(tmp_path) == ["a.npy", "b.npy"]
+
+
+def test_interrupted_arrays_keep_the_old_set_with_its_marker(tmp_path):
+    for name in ("a.npy", "b.npy", "marker"):
+        (tmp_path / name).write_text("old")
+    arrays = {tmp_path / name: ((2, 3), "bool") for name in ("a.npy", "b.npy")}
+    with pytest.raises(KeyboardInterrupt), writeArraysAtomically(arrays, tmp_path / "marker"):
+        raise KeyboardInterrupt
+    assert [(tmp_path / name).read_text() for name in listNames(tmp_path)] == ["old"] * 3
+
+
+def test_new_arrays_take_the_marker_of_the_old_set_away(tmp_path):
+    (tmp_path / "marker").write_text("old")
+    with writeArraysAtomically({tmp_path / "a.npy": ((2, 3), "bool")}, tmp_path / "marker"):
+        assert (tmp_path / "marker").exists()
+    assert listNames(tmp_path) == ["a.npy"]
+
+
+def test_space_is_reserved_for_real_or_refused_before_work(tmp_path, monkeypatch):
+    reserveSpace(tmp_path / "file", 1 << 20)
+    status = os.stat(tmp_path / "file")
+    assert status.st_size == 1 << 20 and status.st_blocks * 512 >= 1 << 20
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    arrays = {tmp_path / "a.npy": ((2, 3), "bool")}
+    with pytest.raises(PipelineError, match="disk is full"), writeArraysAtomically(arrays, tmp_path / "marker"):
+        raise AssertionError("the block must not start")
+    assert listNames(tmp_path) == ["file"]
+
+
+def test_space_is_reserved_without_the_system_call(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    (tmp_path / "file").write_bytes(b"head")
+    reserveSpace(tmp_path / "file", 10_000_000)
+    content = (tmp_path / "file").read_bytes()
+    assert len(content) == 10_000_000 and content[:4] == b"head" and not any(content[4:])
+
+
+def test_json_round_trip_and_its_refusals(tmp_path):
+    path = tmp_path / "file.json"
+    assert readJson(path) is None
+    writeJson(path, {"unit": "µm", "values": [1, 2.5]})
+    assert readJson(path) == {"unit": "µm", "values": [1, 2.5]}
+    for text, message in (("{", "no readable JSON"), ("[]", "no JSON object"), ("\xff", "no readable JSON")):
+        path.write_bytes(text.encode("latin1"))
+        with pytest.raises(PipelineError, match=message):
+            readJson(path)
+
+
+def test_digest_is_sha256(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert digestFile(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def test_error_is_one_line_with_file_rule_values_and_remedy():
+    error = PipelineError("a rule\nin two lines", file="a.nrrd", expected=3, received=2, remedy="do this")
+    assert str(error) == "a.nrrd: a rule in two lines (expected 3, received 2); do this"
+    assert str(PipelineError("a rule")) == "a rule" and isinstance(error, ValueError)
