@@ -181,7 +181,7 @@ def prep_img(x: np.ndarray, mean: float | None = None, std: float | None = None)
     normalised = np.empty(x.shape, np.float32)
     for target, plane in zip(
         normalised, x, strict=True
-    ):  # in the order of the result: 2.5 times faster than of x
+    ):  # plane by plane: float64 only in the cache
         np.subtract(plane, mean, out=target, dtype=np.float64, casting="same_kind")
         target *= scale
     return normalised
@@ -356,7 +356,16 @@ def describeUNet(base_depth: int = 8, levelCount: int = 4) -> list[Layer]:
     -------
     list of Layer
         In data-flow order, so that weights of the published files load by order.
+
+    Raises
+    ------
+    PipelineError
+        No feature, no level, or more than 8 levels.
     """
+    if base_depth < 1 or not 1 <= levelCount <= 8:
+        raise PipelineError(
+            "the network needs base_depth >= 1 and 1 to 8 levels", received=(base_depth, levelCount)
+        )
     plan = [Layer("Image_Input", "input")]
 
     def add(kind: str, name: str, *inputs: str, **sizes) -> str:
@@ -392,10 +401,7 @@ def buildSpotUNet(base_depth: int = 8, levelCount: int = 4):
         (sample, x, y, z, 1) -> (sample, x, y, z, 1) probability of precipitate or pore; 366,593 parameters
         for the published base depth of 8. Sides must be multiples of 2 ** (levelCount - 1).
     """
-    if base_depth < 1 or not 1 <= levelCount <= 8:
-        raise PipelineError(
-            "the network needs base_depth >= 1 and 1 to 8 levels", received=(base_depth, levelCount)
-        )
+    first, *others = describeUNet(base_depth, levelCount)
     keras = loadKeras()
     build = {
         "convolution": lambda layer: keras.layers.Conv3D(
@@ -407,7 +413,6 @@ def buildSpotUNet(base_depth: int = 8, levelCount: int = 4):
         "upSample": lambda layer: keras.layers.UpSampling3D(2, name=layer.name),
         "concatenate": lambda layer: keras.layers.Concatenate(name=layer.name),
     }
-    first, *others = describeUNet(base_depth, levelCount)
     tensors = {first.name: keras.Input((None, None, None, 1), name=first.name)}
     for layer in others:
         inputs = [tensors[name] for name in layer.inputs]

@@ -10,13 +10,22 @@ Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDat
 
 import argparse
 import itertools
+import os
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from engine.console import describeShape, packageVersions, plainSettings, printSettings, runScript
+from engine.console import (
+    describeShape,
+    packageVersions,
+    plainSettings,
+    printSettings,
+    relativePath,
+    runScript,
+)
 from engine.errors import PipelineError
 from engine.files import digestFile, readJson, writeArraysAtomically, writeJson
 from engine.nrrdFiles import NrrdVolume, openVolume
@@ -92,6 +101,8 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Check every pair, plan the sub-volumes, write them."""
     arguments.positiveLabel = parseLabels(arguments.positiveLabel)
+    if not arguments.learningData.is_dir():
+        raise PipelineError("no such folder", file=arguments.learningData)
     printSettings(arguments)
     parts = [
         planPart(
@@ -109,7 +120,9 @@ def main(arguments: argparse.Namespace) -> None:
         printPart(part, arguments)
     writeParts(parts, record, arguments)
     print(f"Written to {arguments.learningData}: {', '.join(record['outputs'])}, parameters.json")
-    print("Next: python3 trainingAndValidation.py")
+    isUsual = arguments.learningData.resolve() == (FOLDER / learningData).resolve()
+    flags = [] if isUsual else ["--learningData", str(relativePath(arguments.learningData))]
+    print(f"Next: {shlex.join(['python3', 'trainingAndValidation.py', *flags])}")
 
 
 # ---------------------------------------------------------------------------------------------------- pairs
@@ -141,11 +154,11 @@ def listVolumes(folder: Path) -> list[Path]:
     """List the NRRD files of a folder in sorted order; any other file is an error, not a file to skip."""
     if not folder.is_dir():
         raise PipelineError("no such folder", file=folder)
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
     volumes = [path for path in files if path.suffix.lower() in (".nrrd", ".nhdr")]
-    dataFiles = {openVolume(path).dataPath for path in volumes}
+    dataFiles = {os.path.abspath(openVolume(path).dataPath) for path in volumes}
     for path in files:
-        if path not in volumes and path not in dataFiles:
+        if path not in volumes and os.path.abspath(path) not in dataFiles:
             raise PipelineError(
                 "is no NRRD file (.nrrd, .nhdr)", file=path, remedy="move it out of the folder"
             )
@@ -222,9 +235,10 @@ def describeRun(parts: list[Part], arguments: argparse.Namespace) -> dict:
     inputs, outputs = {}, {}
     for part in parts:
         for pair in part.pairs:
-            for volume in pair:
+            for kind, volume in zip(("Images", "Masks"), pair, strict=True):
                 for path in dict.fromkeys((volume.path, volume.dataPath)):
-                    inputs[f"{path.parent.name}/{path.name}"] = digestFile(path)
+                    name = os.path.relpath(path, volume.path.parent)
+                    inputs[f"{part.name}{kind}/{name}"] = digestFile(path)
         shape = [part.sampleCount, *part.shape, 1]
         outputs[f"{part.name}DataImage.npy"] = {"shape": shape, "dtype": "float32"}
         outputs[f"{part.name}DataMask.npy"] = {"shape": shape, "dtype": "bool"}
@@ -278,17 +292,15 @@ def cutPart(part: Part, arguments: argparse.Namespace):
         mask = readDataMask(pair.mask.path.parent, [pair.mask.path.name], arguments.positiveLabel)[0]
         moments = measureMoments(image) if arguments.normalization == "volume" else None
         for place, axes in cutSubVolumes(starts, part.shape, arguments.nb_rotation):
-            mean, std = moments or measureMoments(image[place])
+            cut = np.ascontiguousarray(image[place])  # from the file's order to that of .npy, once
+            mean, std = moments or measureMoments(cut)
             if std == 0:
                 corner = ", ".join(str(axis.start) for axis in place)
                 tqdm.write(
-                    f"Warning: {pair.image.path}: the sub-volume at ({corner}) is constant; it becomes zeros"
+                    f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros"
                 )
-            normalised = prep_img(image[place], mean, std)
-            yield (
-                rotateSubVolume(normalised, axes)[..., np.newaxis],
-                rotateSubVolume(mask[place], axes)[..., np.newaxis],
-            )
+            both = prep_img(cut, mean, std), np.ascontiguousarray(mask[place])
+            yield tuple(rotateSubVolume(array, axes)[..., np.newaxis] for array in both)  # (x, y, z, 1)
 
 
 if __name__ == "__main__":

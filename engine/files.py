@@ -38,6 +38,8 @@ def writeAtomically(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         flushToDisk(path.parent)
     except OSError as error:
+        if error.filename not in (None, str(path), str(path.parent), str(temporary)):
+            raise  # another file's trouble
         raise explainWriteError(error, path) from error
     finally:
         with contextlib.suppress(OSError):
@@ -109,7 +111,9 @@ def _removeLeftovers(path: Path) -> None:
 
 
 def _isAlive(processId: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process of this number runs on this machine, or might."""
+    if os.name == "nt":  # there, signal 0 would end the process
+        return True
     try:
         os.kill(processId, 0)
     except ProcessLookupError:

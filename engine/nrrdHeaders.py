@@ -117,7 +117,7 @@ def readHeader(path: Path) -> tuple[OrderedDict, int]:
         raise PipelineError("sizes must be whole numbers", file=path, received=fields["sizes"])
     try:
         header = nrrd.read_header([lines[0], *(f"{name}: {value}" for name, value in fields.items())])
-    except (nrrd.NRRDError, ValueError, IndexError, OverflowError) as error:
+    except (nrrd.NRRDError, ValueError, IndexError) as error:
         raise PipelineError(f"the header cannot be understood: {error}", file=path) from error
     header["sizes"] = np.array(fields["sizes"].split(), dtype=np.int64)  # pynrrd's came through float64
     header.update((key, value) for key, value in keyValues.items() if key not in header)
@@ -171,8 +171,8 @@ def _splitLines(path: Path, lines: list[str]) -> tuple[dict[str, str], dict[str,
             keyValues[name] = value
         if fields.get("data file", "").startswith("LIST"):
             break  # the lines that follow are file names
-    if fields.get("space origin") == "none":
-        del fields["space origin"]  # written by pynrrd, not read by it
+    if re.fullmatch(r"none|\((nan|[,\s])+\)", fields.get("space origin", ""), re.IGNORECASE):
+        del fields["space origin"]  # unknown; pynrrd writes 'none' but cannot read it
     return fields, keyValues
 
 

@@ -141,7 +141,9 @@ def testRawVolumeLargerThanMemoryOpensAtOnce(tmp_path):
 # -------------------------------------------------- skips, detached data, odd headers
 
 
-def testSkipsOfRawData(tmp_path):
+@pytest.mark.parametrize("chunkBytes", [2, 1 << 22])
+def testSkipsOfRawData(tmp_path, monkeypatch, chunkBytes):
+    monkeypatch.setattr(nrrdFiles, "CHUNK_BYTES", chunkBytes)
     (tmp_path / "a.raw").write_bytes(b"one\ntwo\n" + b"xyz" + DATA)
     for skips in (
         {"line_skip": "2", "byte_skip": "3"},
@@ -214,6 +216,7 @@ def testWindowsLineEndsCommentsAndSpellings(tmp_path):
         "space: RAS",
         "my key:=a: b",
     ]
+    lines += ["kinds: Domain SPACE ???"]
     path = writeText(tmp_path / "a.nrrd", lines, DATA, ending=b"\r\n")
     volume = openVolume(path)
     np.testing.assert_array_equal(volume.read(), EXPECTED)
@@ -302,6 +305,7 @@ HEADER_REFUSALS = [
     ({"data file": "a\0b"}, "the data file is missing"),
     ({"data file": "/etc/passwd"}, "the data file must lie in the folder of its header"),
     ({"data file": "../secret.raw"}, "the data file must lie in the folder of its header"),
+    ({"data file": "../volumes-other/secret.raw"}, "the data file must lie in the folder of its header"),
     ({"data file": "sub/../../secret.raw"}, "the data file must lie in the folder of its header"),
     (
         {"data file": "long.raw"},
@@ -316,7 +320,9 @@ HEADER_REFUSALS = [
 def testHeaderIsRefused(tmp_path, changes, text):
     folder = tmp_path / "volumes"
     folder.mkdir()
-    (tmp_path / "secret.raw").write_bytes(DATA)
+    (tmp_path / "volumes-other").mkdir()
+    for secret in (tmp_path / "secret.raw", tmp_path / "volumes-other" / "secret.raw"):
+        secret.write_bytes(DATA)
     (folder / "long.raw").write_bytes(DATA + b"0")
     path = writeText(folder / "a.nrrd", headerLines(**changes), DATA)
     message = refusal(path)
@@ -634,6 +640,16 @@ def testCropOfAVolumeWithoutPlaceInventsNone():
 def testCropAddsAnOriginOnlyWhenItMoves():
     assert cropped(space_directions=OBLIQUE)["space origin"].tolist() == pytest.approx([0.8, 0.6, -1.0])
     assert "space origin" not in cropped(((0, 4), (0, 4), (0, 3)), space_directions=OBLIQUE)
+
+
+@pytest.mark.parametrize("origin", ["none", "(nan,nan,nan)", "( NaN, nan , nan)"])
+def testUnknownOriginIsNone(tmp_path, origin):
+    lines = headerLines(space="RAS", space_directions="(1,0,0) (0,2,0) (0,0,3)", space_origin=origin)
+    volume = openVolume(writeText(tmp_path / "a.nrrd", lines, DATA))
+    assert cropHeader(volume.header, CROP, "u1")["space origin"].tolist() == [1, 0, 6]
+    writeVolume(tmp_path / "b.nrrd", volume.read(), {**volume.header, "space origin": np.full(3, np.nan)})
+    assert b"space origin" not in (tmp_path / "b.nrrd").read_bytes()
+    assert nrrd.read_header(str(tmp_path / "b.nrrd"))["space"] == "RAS"
 
 
 def testCropOfAxesOutsideSpace():
