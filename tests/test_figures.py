@@ -29,7 +29,7 @@ def ball():
     return np.random.default_rng(0).normal(100, 5, mask.shape) - 40 * mask, mask
 
 
-def test_prediction_and_reference_are_seen_where_they_are(tmp_path, ball):
+def testPredictionAndReferenceAreSeenWhereTheyAre(tmp_path, ball):
     image, mask = ball
     drawPrediction(image, mask.astype(np.float32), mask, tmp_path / "both.png")
     drawPrediction(image, mask.astype(np.float32), None, tmp_path / "alone.png")
@@ -41,7 +41,7 @@ def test_prediction_and_reference_are_seen_where_they_are(tmp_path, ball):
 
 
 @pytest.mark.parametrize("shape", [(24, 20, 1), (1, 20, 16), (300, 8, 8), (1, 1, 1)])
-def test_flat_and_long_volumes_are_drawn(tmp_path, shape):
+def testFlatAndLongVolumesAreDrawn(tmp_path, shape):
     image = np.random.default_rng(0).random(shape)
     drawPrediction(image, image, image > 0.5, tmp_path / "a.png", ((0.5, 0.5, 2.0), ("nm",) * 3))
     width, height = Image.open(tmp_path / "a.png").size
@@ -49,7 +49,7 @@ def test_flat_and_long_volumes_are_drawn(tmp_path, shape):
 
 
 @pytest.mark.parametrize("epochCount", [1, 40])
-def test_training_curves_are_drawn(tmp_path, epochCount):
+def testTrainingCurvesAreDrawn(tmp_path, epochCount):
     values = np.linspace(1, 0.1, epochCount).tolist()
     history = dict.fromkeys(("loss", "val_loss", "binary_accuracy", "val_binary_accuracy"), values)
     drawTrainingCurves(history, tmp_path / "curves.png")

@@ -26,7 +26,7 @@ def listNames(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_file_appears_only_when_the_block_ends(tmp_path):
+def testFileAppearsOnlyWhenTheBlockEnds(tmp_path):
     path = tmp_path / "result.txt"
     path.write_text("old")
     with writeAtomically(path) as temporary:
@@ -36,7 +36,7 @@ def test_file_appears_only_when_the_block_ends(tmp_path):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_interrupted_block_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
+def testInterruptedBlockKeepsTheOldFileAndLeavesNothing(tmp_path, error):
     path = tmp_path / "result.txt"
     path.write_text("old")
     with pytest.raises(error), writeAtomically(path) as temporary:
@@ -46,23 +46,28 @@ def test_interrupted_block_keeps_the_old_file_and_leaves_nothing(tmp_path, error
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_full_disk_is_told_and_keeps_the_old_file(tmp_path, number):
+def testFullDiskIsToldAndKeepsTheOldFile(tmp_path, number):
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with pytest.raises(PipelineError, match="result.txt: the disk is full"), writeAtomically(path) as temporary:
+    with (
+        pytest.raises(PipelineError, match="result.txt: the disk is full"),
+        writeAtomically(path) as temporary,
+    ):
         temporary.write_text("half")
         raise OSError(number, os.strerror(number))
     assert path.read_text() == "old" and listNames(tmp_path) == ["result.txt"]
 
 
-def test_missing_folder_is_told(tmp_path):
+def testMissingFolderIsTold(tmp_path):
     with pytest.raises(PipelineError, match="cannot be written: No such file"):
         writeJson(tmp_path / "missing" / "file.json", {})
 
 
-def test_leftovers_of_killed_runs_are_cleared_and_those_of_living_ones_stay(tmp_path):
+def testLeftoversOfKilledRunsAreClearedAndThoseOfLivingOnesStay(tmp_path):
     path = tmp_path / "result.txt"
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
     own = temporaryName(path).name
     leftover = tmp_path / own.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")
     other = tmp_path / own.replace(f"-{os.getpid()}-", f"-{os.getppid()}-")
@@ -74,7 +79,7 @@ def test_leftovers_of_killed_runs_are_cleared_and_those_of_living_ones_stay(tmp_
     assert listNames(tmp_path) == sorted([other.name, foreign.name, "result.txt"])
 
 
-def test_arrays_are_filled_sample_by_sample(tmp_path):
+def testArraysAreFilledSampleBySample(tmp_path):
     samples = np.random.default_rng(0).random((3, 4, 5, 6, 1)).astype(np.float32)
     arrays = {tmp_path / "a.npy": (samples.shape, "float32"), tmp_path / "b.npy": (samples.shape, "bool")}
     with writeArraysAtomically(arrays, tmp_path / "marker") as writers:
@@ -86,7 +91,7 @@ def test_arrays_are_filled_sample_by_sample(tmp_path):
     assert listNames(tmp_path) == ["a.npy", "b.npy"]
 
 
-def test_interrupted_arrays_keep_the_old_set_with_its_marker(tmp_path):
+def testInterruptedArraysKeepTheOldSetWithItsMarker(tmp_path):
     for name in ("a.npy", "b.npy", "marker"):
         (tmp_path / name).write_text("old")
     arrays = {tmp_path / name: ((2, 3), "bool") for name in ("a.npy", "b.npy")}
@@ -95,14 +100,14 @@ def test_interrupted_arrays_keep_the_old_set_with_its_marker(tmp_path):
     assert [(tmp_path / name).read_text() for name in listNames(tmp_path)] == ["old"] * 3
 
 
-def test_new_arrays_take_the_marker_of_the_old_set_away(tmp_path):
+def testNewArraysTakeTheMarkerOfTheOldSetAway(tmp_path):
     (tmp_path / "marker").write_text("old")
     with writeArraysAtomically({tmp_path / "a.npy": ((2, 3), "bool")}, tmp_path / "marker"):
         assert (tmp_path / "marker").exists()
     assert listNames(tmp_path) == ["a.npy"]
 
 
-def test_space_is_reserved_for_real_or_refused_before_work(tmp_path, monkeypatch):
+def testSpaceIsReservedForRealOrRefusedBeforeWork(tmp_path, monkeypatch):
     reserveSpace(tmp_path / "file", 1 << 20)
     status = os.stat(tmp_path / "file")
     assert status.st_size == 1 << 20 and status.st_blocks * 512 >= 1 << 20
@@ -112,12 +117,15 @@ def test_space_is_reserved_for_real_or_refused_before_work(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     arrays = {tmp_path / "a.npy": ((2, 3), "bool")}
-    with pytest.raises(PipelineError, match="disk is full"), writeArraysAtomically(arrays, tmp_path / "marker"):
+    with (
+        pytest.raises(PipelineError, match="disk is full"),
+        writeArraysAtomically(arrays, tmp_path / "marker"),
+    ):
         raise AssertionError("the block must not start")
     assert listNames(tmp_path) == ["file"]
 
 
-def test_space_is_reserved_without_the_system_call(tmp_path, monkeypatch):
+def testSpaceIsReservedWithoutTheSystemCall(tmp_path, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate")
     (tmp_path / "file").write_bytes(b"head")
     reserveSpace(tmp_path / "file", 10_000_000)
@@ -125,7 +133,7 @@ def test_space_is_reserved_without_the_system_call(tmp_path, monkeypatch):
     assert len(content) == 10_000_000 and content[:4] == b"head" and not any(content[4:])
 
 
-def test_json_round_trip_and_its_refusals(tmp_path):
+def testJsonRoundTripAndItsRefusals(tmp_path):
     path = tmp_path / "file.json"
     assert readJson(path) is None
     writeJson(path, {"unit": "µm", "values": [1, 2.5]})
@@ -136,12 +144,12 @@ def test_json_round_trip_and_its_refusals(tmp_path):
             readJson(path)
 
 
-def test_digest_is_sha256(tmp_path):
+def testDigestIsSha256(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert digestFile(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")
 
 
-def test_error_is_one_line_with_file_rule_values_and_remedy():
+def testErrorIsOneLineWithFileRuleValuesAndRemedy():
     error = PipelineError("a rule\nin two lines", file="a.nrrd", expected=3, received=2, remedy="do this")
     assert str(error) == "a.nrrd: a rule in two lines (expected 3, received 2); do this"
     assert str(PipelineError("a rule")) == "a rule" and isinstance(error, ValueError)

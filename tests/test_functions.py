@@ -37,7 +37,7 @@ def randomVolume(dtype: str, order: str = "F", shape=(7, 10, 13), seed=0) -> np.
 # ---------------------------------------------------------------------------------------------------- volumes
 
 
-def test_images_and_masks_are_read_in_the_given_order_with_or_without_trailing_slash(tmp_path):
+def testImagesAndMasksAreReadInTheGivenOrderWithOrWithoutTrailingSlash(tmp_path):
     images = [randomVolume("uint16", seed=seed) for seed in (1, 2)]
     for name, image in zip(("b.nrrd", "a.nrrd"), images, strict=True):
         nrrd.write(str(tmp_path / name), image)
@@ -47,7 +47,7 @@ def test_images_and_masks_are_read_in_the_given_order_with_or_without_trailing_s
         np.testing.assert_array_equal(read, np.stack(images))
 
 
-def test_images_of_different_shape_are_refused_by_name(tmp_path):
+def testImagesOfDifferentShapeAreRefusedByName(tmp_path):
     nrrd.write(str(tmp_path / "a.nrrd"), randomVolume("uint8"))
     nrrd.write(str(tmp_path / "b.nrrd"), randomVolume("uint8", shape=(7, 10, 12)))
     with pytest.raises(PipelineError, match=r"b\.nrrd: has another shape than a\.nrrd .*13.*12"):
@@ -55,7 +55,7 @@ def test_images_of_different_shape_are_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(("labels", "positive"), [((0,), [1, 0, 0, 0]), ((1, 255), [0, 1, 0, 1])])
-def test_mask_is_positive_where_the_label_says_so(tmp_path, labels, positive):
+def testMaskIsPositiveWhereTheLabelSaysSo(tmp_path, labels, positive):
     mask = np.array([0, 1, 2, 255], np.uint8).reshape(1, 2, 2)
     nrrd.write(str(tmp_path / "mask.nrrd"), mask)
     read = readDataMask(tmp_path, ["mask.nrrd"], labels)
@@ -63,23 +63,23 @@ def test_mask_is_positive_where_the_label_says_so(tmp_path, labels, positive):
     assert read.ravel().tolist() == [bool(value) for value in positive]
 
 
-def test_published_positive_label_is_zero():
+def testPublishedPositiveLabelIsZero():
     assert selectPositive(np.array([0, 255])).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(("text", "labels"), [("0", [0]), ("1, 2", [1, 2]), ([3], [3]), ("-1", [-1])])
-def test_labels_are_parsed(text, labels):
+def testLabelsAreParsed(text, labels):
     assert parseLabels(text) == labels
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "0.5"])
-def test_other_labels_are_refused(text):
+def testOtherLabelsAreRefused(text):
     with pytest.raises(PipelineError, match="positiveLabel must be whole numbers"):
         parseLabels(text)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", ">u2", "float32"])
-def test_region_to_predict_is_z_scored_over_the_region_alone(tmp_path, dtype):
+def testRegionToPredictIsZScoredOverTheRegionAlone(tmp_path, dtype):
     image = randomVolume(dtype)
     image[0] = 90  # outside the region: must not count
     nrrd.write(str(tmp_path / "image.nrrd"), image)
@@ -90,7 +90,7 @@ def test_region_to_predict_is_z_scored_over_the_region_alone(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_voxels_that_are_no_numbers_are_counted_by_file(value):
+def testVoxelsThatAreNoNumbersAreCountedByFile(value):
     image = randomVolume("float32")
     refuseNonFinite(image, "scan.nrrd")
     image[1, 2, 3:6] = value
@@ -103,7 +103,7 @@ def test_voxels_that_are_no_numbers_are_counted_by_file(value):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("order", ["F", "C"])
-def test_moments_equal_those_of_numpy_in_float64(dtype, order):
+def testMomentsEqualThoseOfNumpyInFloat64(dtype, order):
     image = randomVolume(dtype, order)
     mean, std = measureMoments(image)
     assert mean == pytest.approx(image.astype(np.float64).mean(), rel=1e-12)
@@ -112,7 +112,7 @@ def test_moments_equal_those_of_numpy_in_float64(dtype, order):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("order", ["F", "C"])
-def test_normalisation_is_the_z_score(dtype, order):
+def testNormalisationIsTheZScore(dtype, order):
     image = randomVolume(dtype, order)[::2, 1:]  # a view with gaps
     exact = image.astype(np.float64)
     normalised = prep_img(image)
@@ -120,16 +120,16 @@ def test_normalisation_is_the_z_score(dtype, order):
     np.testing.assert_allclose(normalised, (exact - exact.mean()) / exact.std(), atol=2e-6)
 
 
-def test_normalisation_takes_the_moments_of_a_larger_volume():
+def testNormalisationTakesTheMomentsOfALargerVolume():
     image = randomVolume("uint16")
     np.testing.assert_allclose(prep_img(image, 100, 4), (image.astype(float) - 100) / 4, rtol=1e-6)
 
 
-def test_constant_volume_becomes_zeros():
+def testConstantVolumeBecomesZeros():
     assert not prep_img(np.full((3, 4, 5), 7, np.uint8)).any()
 
 
-def test_normalisation_leaves_its_input_alone():
+def testNormalisationLeavesItsInputAlone():
     image = randomVolume("float32")
     before = image.copy()
     prep_img(image)
@@ -151,19 +151,20 @@ def test_normalisation_leaves_its_input_alone():
         ([8], 192, 8),
     ],
 )
-def test_side_of_sub_volumes_is_the_wanted_one_or_the_largest_multiple_of_eight(sides, length, chosen):
+def testSideOfSubVolumesIsTheWantedOneOrTheLargestMultipleOfEight(sides, length, chosen):
     assert chooseSubVolumeSide(sides, length) == chosen
 
 
 @pytest.mark.parametrize(
-    ("sides", "length", "text"), [([64], 20, "multiple of 8.*20"), ([64], -8, "multiple of 8"), ([7], 0, "at least 8.*7")]
+    ("sides", "length", "text"),
+    [([64], 20, "multiple of 8.*20"), ([64], -8, "multiple of 8"), ([7], 0, "at least 8.*7")],
 )
-def test_sides_that_cannot_be_halved_are_refused(sides, length, text):
+def testSidesThatCannotBeHalvedAreRefused(sides, length, text):
     with pytest.raises(PipelineError, match=text):
         chooseSubVolumeSide(sides, length)
 
 
-def test_published_slice_gives_five_sub_volumes_a_side():
+def testPublishedSliceGivesFiveSubVolumesASide():
     assert placeSubVolumes(1024, 192, 0) == [0, 192, 384, 576, 768]
 
 
@@ -177,17 +178,17 @@ def test_published_slice_gives_five_sub_volumes_a_side():
         (24, 24, 1, False, [0]),
     ],
 )
-def test_sub_volumes_are_placed_side_by_side(side, length, count, cover, starts):
+def testSubVolumesArePlacedSideBySide(side, length, count, cover, starts):
     assert placeSubVolumes(side, length, count, cover) == starts
 
 
 @pytest.mark.parametrize("count", [-1, 6])
-def test_more_sub_volumes_than_fit_are_refused(count):
+def testMoreSubVolumesThanFitAreRefused(count):
     with pytest.raises(PipelineError, match="do not fit into 1024; at most 5 fit"):
         placeSubVolumes(1024, 192, count)
 
 
-def test_sub_volumes_with_cover_contain_every_voxel_and_without_overlap_none_twice():
+def testSubVolumesWithCoverContainEveryVoxelAndWithoutOverlapNoneTwice():
     shape, side = (24, 16, 8), (50, 33, 21)
     counts = {}
     for cover in (False, True):
@@ -200,14 +201,14 @@ def test_sub_volumes_with_cover_contain_every_voxel_and_without_overlap_none_twi
     assert counts[False].max() == 1 and counts[False].sum() == 48 * 32 * 16
 
 
-def test_copies_are_turned_about_the_published_axes_in_order():
+def testCopiesAreTurnedAboutThePublishedAxesInOrder():
     cut = list(cutSubVolumes([[0], [0, 8], [0]], (8, 8, 8), 4))
     assert [axes for _, axes in cut] == [None, *ROTATION_AXES] * 2
     assert ROTATION_AXES == ((0, 1), (1, 2), (0, 2))
 
 
 @pytest.mark.parametrize("axes", ROTATION_AXES)
-def test_rotation_of_equal_sides_is_an_exact_quarter_turn(axes):
+def testRotationOfEqualSidesIsAnExactQuarterTurn(axes):
     cube = randomVolume("float32", shape=(8, 8, 8))
     turned = rotateSubVolume(cube, axes)
     np.testing.assert_array_equal(turned, np.rot90(cube, 1, axes))
@@ -215,7 +216,7 @@ def test_rotation_of_equal_sides_is_an_exact_quarter_turn(axes):
 
 
 @pytest.mark.parametrize(("axes", "turns"), [((0, 1), 1), ((1, 2), 2), ((0, 2), 2)])
-def test_rotation_keeps_the_shape_by_turning_unequal_sides_by_180_degrees(axes, turns):
+def testRotationKeepsTheShapeByTurningUnequalSidesBy180Degrees(axes, turns):
     box = randomVolume("float32", shape=(8, 8, 16))
     np.testing.assert_array_equal(rotateSubVolume(box, axes), np.rot90(box, turns, axes))
     assert rotateSubVolume(box, axes).shape == box.shape
@@ -226,12 +227,15 @@ def test_rotation_keeps_the_shape_by_turning_unequal_sides_by_180_degrees(axes, 
 
 def writeLearningData(folder, **changes) -> None:
     """Two sub-volumes of 8 x 8 x 8 for training, with what `changes` replaces."""
-    arrays = {"Image": np.zeros((2, 8, 8, 8, 1), np.float32), "Mask": np.zeros((2, 8, 8, 8, 1), bool)} | changes
+    arrays = {
+        "Image": np.zeros((2, 8, 8, 8, 1), np.float32),
+        "Mask": np.zeros((2, 8, 8, 8, 1), bool),
+    } | changes
     for kind, array in arrays.items():
         np.save(folder / f"trainingData{kind}.npy", array)
 
 
-def test_learning_data_stay_on_the_disk(tmp_path):
+def testLearningDataStayOnTheDisk(tmp_path):
     writeLearningData(tmp_path)
     images, masks = readLearningData(tmp_path, "training", describeUNet())
     assert isinstance(images, np.memmap) and isinstance(masks, np.memmap)
@@ -254,19 +258,19 @@ def test_learning_data_stay_on_the_disk(tmp_path):
         ),
     ],
 )
-def test_learning_data_that_cannot_be_learnt_are_refused(tmp_path, changes, text):
+def testLearningDataThatCannotBeLearntAreRefused(tmp_path, changes, text):
     writeLearningData(tmp_path, **changes)
     with pytest.raises(PipelineError, match=text):
         readLearningData(tmp_path, "training", describeUNet())
 
 
-def test_missing_learning_data_name_the_script_that_writes_them(tmp_path):
+def testMissingLearningDataNameTheScriptThatWritesThem(tmp_path):
     with pytest.raises(PipelineError, match=r"trainingDataImage\.npy: no such file; run prepareData\.py"):
         readLearningData(tmp_path, "training", describeUNet())
 
 
 @pytest.mark.parametrize("sizes", [{"base_depth": 0}, {"levelCount": 0}, {"levelCount": 9}])
-def test_networks_without_width_or_depth_are_refused(sizes):
+def testNetworksWithoutWidthOrDepthAreRefused(sizes):
     with pytest.raises(PipelineError, match="base_depth >= 1 and 1 to 8 levels"):
         functions.buildSpotUNet(**sizes)
 
@@ -275,7 +279,7 @@ def test_networks_without_width_or_depth_are_refused(sizes):
 
 
 @pytest.mark.parametrize("order", ["F", "C"])
-def test_scores_equal_their_definitions(order):
+def testScoresEqualTheirDefinitions(order):
     generator = np.random.default_rng(3)
     probability = np.asarray(generator.random((5, 6, 7)), order=order)
     reference = generator.random((5, 6, 7)) < 0.2
@@ -288,7 +292,7 @@ def test_scores_equal_their_definitions(order):
     assert scores["iou"] == np.sum(positive & reference) / np.sum(positive | reference)
 
 
-def test_scores_without_any_positive_voxel_are_not_a_number():
+def testScoresWithoutAnyPositiveVoxelAreNotANumber():
     scores = scoreVoxels(np.zeros((2, 2, 2)), np.zeros((2, 2, 2), bool))
     assert np.isnan([scores[name] for name in ("precision", "recall", "dice", "iou")]).all()
     assert scores["tn"] == 8

@@ -1,0 +1,98 @@
+"""The edges of the scripts: exit codes, one line on stderr, records, devices."""
+
+import argparse
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.console import (
+    commandLine,
+    describeShape,
+    freeMemoryGiB,
+    packageVersions,
+    plainSettings,
+    relativePath,
+    runScript,
+)
+from engine.errors import PipelineError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (PipelineError("a rule", file="a.nrrd"), 2, "Error: a.nrrd: a rule"),
+        (KeyboardInterrupt(), 130, "Interrupted: nothing half-written was kept under a final name."),
+        (MemoryError("8 GiB"), 2, "Error: out of memory (8 GiB)"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.log"), 2, "Error: a.log: the disk is full"),
+    ],
+)
+def testWhatAUserCanCorrectIsOneLineAndAnExitCode(capsys, error, code, line):
+    def main(arguments):
+        raise error
+
+    with pytest.raises(SystemExit) as exit:
+        runScript(main, argparse.Namespace)
+    printed = capsys.readouterr().err.strip()
+    assert exit.value.code == code and printed.startswith(line) and "\n" not in printed
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), OSError(errno.EIO, "Input/output error")])
+def testAProgrammingErrorKeepsItsTraceback(error):
+    def main(arguments):
+        raise error
+
+    with pytest.raises(type(error)):
+        runScript(main, argparse.Namespace)
+
+
+def testSettingsAreWrittenWithPathsOfTheCurrentFolder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    settings = argparse.Namespace(file=tmp_path / "a" / "b.h5", other=Path("/elsewhere/c"), count=3)
+    assert plainSettings(settings) == {"file": "a/b.h5", "other": "/elsewhere/c", "count": 3}
+    assert relativePath(Path("d")) == Path("d") and describeShape((1, 2, 3)) == "1x2x3"
+
+
+def testCommandLineCanBePasted(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/some/where/predictData.py", "--nameInput", "a file.nrrd"])
+    assert commandLine() == "python3 predictData.py --nameInput 'a file.nrrd'"
+
+
+def testVersionsAreThoseOfTheInstalledPackages():
+    import numpy
+
+    versions = packageVersions()
+    assert versions["numpy"] == numpy.__version__ and versions["python"] == sys.version.split()[0]
+
+
+def testFreeMemoryIsThatOfTheMachineOrOfItsContainer(monkeypatch):
+    assert 0.1 < freeMemoryGiB() < 1e4
+    monkeypatch.setattr("engine.console._containerMemoryGiB", lambda: 0.25)
+    assert freeMemoryGiB() == 0.25
+
+
+@pytest.mark.parametrize("module", ["prepareData", "trainingAndValidation", "predictData", "functions"])
+def testNoScriptLoadsABackEndBeforeItNeedsOne(module):
+    code = f"import sys, {module}; print([name for name in ('keras', 'tensorflow', 'jax') if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def testAMissingBackEndIsToldWithThePipCommand():
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; sys.modules['tensorflow.experimental'] = None\n"
+        "from engine.devices import loadKeras\n"
+        "try: loadKeras()\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment, check=True
+    )
+    assert ran.stdout.startswith("PipelineError Keras or its back end tensorflow cannot be imported")
+    assert ran.stdout.strip().endswith("pip install keras tensorflow")
