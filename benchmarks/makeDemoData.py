@@ -36,10 +36,11 @@ PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 if str(PROJECT_FOLDER) not in sys.path:
     sys.path.insert(0, str(PROJECT_FOLDER))
 
+from engine.console import runScript  # noqa: E402
 from engine.errors import PipelineError  # noqa: E402
 from engine.files import explainWriteError, writeAtomically  # noqa: E402
 
-# ---------------------------------------------------------------- parameters
+# ------------------------------------------------------------------------------------------------ parameters
 outputFolder = None  # folder of a larger set; None: the shipped set, into the project's folders
 trainingCount = 10  # training pairs of a larger set, 0 or more
 validationCount = 2  # validation pairs of a larger set, 0 or more
@@ -59,7 +60,7 @@ precipitateDiameters = (4.0, 12.0)  # voxels, smallest and largest, log-uniform 
 precipitateContrasts = (0.35, 0.65)  # absorption relative to the matrix, uniform between
 poreDensity = 2e-6  # pores per voxel of the field of view, rounded, 0 or more
 poreDiameters = (5.0, 10.0)  # voxels
-# ----------------------------------------------------------------------------
+# -----------------------------------------------------------------------------------------------------------
 
 GENERATOR = "makeDemoData 1"
 SHIPPED_PAIRS = (  # seed, shape, image, mask
@@ -74,17 +75,11 @@ GREY_OFFSET = 20000.0  # grey value of air
 GREY_SCALE = 8000.0  # grey values between air and the nominal matrix: matrix = 28000
 PILLAR_RADIUS = 0.40  # of the width
 SUB = 2  # sub-voxels along each edge of a voxel while the object is drawn
-INGREDIENTS = (
-    "wall",
-    "density",
-    "precipitates",
-    "pores",
-    "gain",
-    "photons",
-)  # append only: order is the seed
+# append only: the order is part of the seed
+INGREDIENTS = ("wall", "density", "precipitates", "pores", "gain", "photons")
 
 
-# ---------------------------------------------------------------- object
+# ---------------------------------------------------------------------------------------------------- object
 
 
 class Ellipsoid(NamedTuple):
@@ -271,7 +266,7 @@ def drawObject(
     return absorption, positive
 
 
-# ---------------------------------------------------------------- experiment
+# ------------------------------------------------------------------------------------------------ experiment
 
 
 def computeAngles(width: int, angleCountPerWidth: float = angleCountPerWidth) -> np.ndarray:
@@ -438,7 +433,7 @@ def checkShape(shape: tuple[int, int, int]) -> None:
         )
 
 
-# ---------------------------------------------------------------- files
+# ----------------------------------------------------------------------------------------------------- files
 
 
 def describeGeometry() -> dict:
@@ -505,7 +500,7 @@ def checkReplaceable(path: Path) -> None:
         )
 
 
-# ---------------------------------------------------------------- baseline
+# -------------------------------------------------------------------------------------------------- baseline
 
 
 def bestGlobalThreshold(volume: np.ndarray, mask: np.ndarray) -> dict[str, tuple[float, float, float]]:
@@ -585,7 +580,7 @@ def printBaseline(volumeFile: Path, maskFile: Path) -> None:
         print(f"  {name:24} {score:.3f}  (sigma {sigma}, grey value below {threshold:.0f})")
 
 
-# ---------------------------------------------------------------- program
+# --------------------------------------------------------------------------------------------------- program
 
 
 class Pair(NamedTuple):
@@ -739,18 +734,5 @@ def main(arguments: argparse.Namespace) -> None:
     print("next: python3 prepareData.py")
 
 
-def run(argv: list[str] | None = None) -> int:
-    """Run the program; returns the exit code."""
-    try:
-        main(parseArguments(argv))
-    except PipelineError as error:
-        print(f"makeDemoData.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("makeDemoData.py: interrupted, nothing half-written", file=sys.stderr)
-        return 130
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    runScript(main, parseArguments)

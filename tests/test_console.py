@@ -78,7 +78,8 @@ def testFreeMemoryIsThatOfTheMachineOrOfItsContainer(monkeypatch):
 
 @pytest.mark.parametrize("module", ["prepareData", "trainingAndValidation", "predictData", "functions"])
 def testNoScriptLoadsABackEndBeforeItNeedsOne(module):
-    code = f"import sys, {module}; print([name for name in ('keras', 'tensorflow', 'jax') if name in sys.modules])"
+    backends = {"keras", "tensorflow", "jax"}
+    code = f"import sys, {module}; print(sorted({backends} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 

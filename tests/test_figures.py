@@ -23,7 +23,7 @@ def isRed(red, green, blue):
 
 @pytest.fixture
 def ball():
-    """A dark ball in the middle of a noisy volume (24, 20, 16) and its mask."""
+    """Make a dark ball in the middle of a noisy volume (24, 20, 16) and its mask."""
     grid = np.stack(np.meshgrid(*(np.arange(side) - side / 2 for side in (24, 20, 16)), indexing="ij"))
     mask = (grid**2).sum(0) < 16
     return np.random.default_rng(0).normal(100, 5, mask.shape) - 40 * mask, mask

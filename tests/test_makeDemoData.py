@@ -7,26 +7,33 @@ import sys
 import time
 from pathlib import Path
 
+import makeDemoData
 import nrrd
 import numpy as np
 import pytest
 import SimpleITK
 
+from engine.console import runScript
+from engine.errors import PipelineError
+
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT_FOLDER / "benchmarks"))
-
-import makeDemoData  # noqa: E402
-
-from engine.errors import PipelineError  # noqa: E402
-
 SHAPE = (48, 48, 16)
 SMALL = ["--shape", "48", "48", "16", "--trainingCount", "1", "--validationCount", "1", "--processCount", "1"]
+
+
+def run(arguments: list[str]) -> int:
+    """Exit code of the program."""
+    try:
+        runScript(makeDemoData.main, lambda: makeDemoData.parseArguments(arguments))
+    except SystemExit as exit:
+        return exit.code
+    return 0
 
 
 @pytest.fixture(scope="module")
 def smallSet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
-    assert makeDemoData.run(["--outputFolder", str(folder), *SMALL]) == 0
+    assert run(["--outputFolder", str(folder), *SMALL]) == 0
     return folder
 
 
@@ -34,7 +41,7 @@ def readAll(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.nrrd"))}
 
 
-def test_setHasTheFoldersAndNamesOfTheProject(smallSet):
+def testSetHasTheFoldersAndNamesOfTheProject(smallSet):
     assert set(readAll(smallSet)) == {
         "trainingImages/data_01.nrrd",
         "trainingMasks/segm_01.nrrd",
@@ -44,13 +51,13 @@ def test_setHasTheFoldersAndNamesOfTheProject(smallSet):
     assert not list(smallSet.rglob(".partial-*"))
 
 
-def test_sameSeedGivesSameBytes_alsoFromTheProcessPool(smallSet, tmp_path):
+def testSameSeedGivesSameBytes_alsoFromTheProcessPool(smallSet, tmp_path):
     arguments = [*SMALL[:-1], "2"]
-    assert makeDemoData.run(["--outputFolder", str(tmp_path), *arguments]) == 0
+    assert run(["--outputFolder", str(tmp_path), *arguments]) == 0
     assert readAll(tmp_path) == readAll(smallSet)
 
 
-def test_otherSeedGivesOtherVolumeAndMask(smallSet):
+def testOtherSeedGivesOtherVolumeAndMask(smallSet):
     files = readAll(smallSet)
     assert files["trainingImages/data_01.nrrd"] != files["validationImages/data_02.nrrd"]
     assert files["trainingMasks/segm_01.nrrd"] != files["validationMasks/segm_02.nrrd"]
@@ -60,7 +67,7 @@ def test_otherSeedGivesOtherVolumeAndMask(smallSet):
     "name, dtype, encoding",
     [("trainingImages/data_01.nrrd", np.uint16, "raw"), ("trainingMasks/segm_01.nrrd", np.uint8, "gzip")],
 )
-def test_headerIsReadBack(smallSet, name, dtype, encoding):
+def testHeaderIsReadBack(smallSet, name, dtype, encoding):
     array, header = nrrd.read(str(smallSet / name))
     assert array.dtype == dtype and array.shape == SHAPE
     assert header["encoding"] == encoding and header["space"] == "3D-right-handed"
@@ -77,14 +84,14 @@ def test_headerIsReadBack(smallSet, name, dtype, encoding):
 
 
 @pytest.mark.parametrize("seed", [11, 12])
-def test_maskHasTwoValuesAndFewPositives(seed):
+def testMaskHasTwoValuesAndFewPositives(seed):
     _, mask, counts = makeDemoData.simulateVolume(seed, SHAPE)
     assert set(np.unique(mask)) == {0, 255}
     assert 0.002 < np.mean(mask == 0) < 0.05
     assert counts == {"clipped": 0, "starved": 0}
 
 
-def test_positivesLieInThePillarAndAreDarkerThanTheMatrix():
+def testPositivesLieInThePillarAndAreDarkerThanTheMatrix():
     volume, mask, _ = makeDemoData.simulateVolume(5, (64, 64, 24), photonCount=1e5, gainError=0)
     a, b = np.meshgrid(np.arange(64) - 32, np.arange(64) - 32, indexing="ij")
     inside = np.broadcast_to((np.hypot(a, b) < 20)[:, :, None], mask.shape)
@@ -97,7 +104,7 @@ def test_positivesLieInThePillarAndAreDarkerThanTheMatrix():
     assert not (mask[outside] == 0).any()
 
 
-def test_centralRayHasTheOpticalThickness():
+def testCentralRayHasTheOpticalThickness():
     width = 64
     absorption, _ = makeDemoData.drawObject(
         (width, width, 8), makeDemoData.spawnGenerators(3), precipitateShare=0, poreDensity=0
@@ -108,7 +115,7 @@ def test_centralRayHasTheOpticalThickness():
 
 
 @pytest.mark.parametrize("angle", [0.0, 33.0, 90.0, 151.0])
-def test_projectionConservesAbsorptionAndFindsThePoint(angle):
+def testProjectionConservesAbsorptionAndFindsThePoint(angle):
     """A point's projection has the point's content, at the place that iradon's geometry gives."""
     width, x, y = 32, 22, 11
     absorption = np.zeros((2 * width, 2 * width, 1))
@@ -119,7 +126,7 @@ def test_projectionConservesAbsorptionAndFindsThePoint(angle):
     assert (row * np.arange(width)).sum() == pytest.approx(place)
 
 
-def test_noiseFreeScanReconstructsTheObject():
+def testNoiseFreeScanReconstructsTheObject():
     """Trusted: the drawn object itself, away from edges."""
     generators = makeDemoData.spawnGenerators(8)
     absorption, _ = makeDemoData.drawObject((64, 64, 4), generators)
@@ -132,7 +139,7 @@ def test_noiseFreeScanReconstructsTheObject():
     assert np.corrcoef(volume.ravel(), truth.ravel())[0, 1] > 0.98
 
 
-def test_paintedEllipsoidHasItsVolume():
+def testPaintedEllipsoidHasItsVolume():
     semiAxes = np.array([3.0, 4.0, 6.0])
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]
     absorption, coverage = np.ones((60, 60, 60), np.float32), np.zeros((60, 60, 60), np.float32)
@@ -145,7 +152,7 @@ def test_paintedEllipsoidHasItsVolume():
 
 
 @pytest.mark.parametrize("centre", [(-30.0, 5.0, 5.0), (5.0, 5.0, -2.0), (5.0, 11.0, 5.0), (5.0, 5.0, 40.0)])
-def test_bodiesBeyondTheFieldOfViewAreCut(centre):
+def testBodiesBeyondTheFieldOfViewAreCut(centre):
     absorption, coverage = np.ones((24, 24, 24), np.float32), np.zeros((24, 24, 24), np.float32)
     body = makeDemoData.Ellipsoid(np.array(centre), np.full(3, 4.0), np.eye(3), 0.4)
     makeDemoData.paintEllipsoid(absorption, coverage, body)
@@ -155,7 +162,7 @@ def test_bodiesBeyondTheFieldOfViewAreCut(centre):
 
 
 @pytest.mark.parametrize("changed", ["gainError", "photonCount", "poreDensity"])
-def test_changingOneIngredientKeepsTheMask(changed):
+def testChangingOneIngredientKeepsTheMask(changed):
     value = {"gainError": 0.05, "photonCount": 5e3, "poreDensity": 0.0}[changed]
     first = makeDemoData.simulateVolume(21, SHAPE, poreDensity=0.0)
     second = makeDemoData.simulateVolume(21, SHAPE, **({"poreDensity": 0.0} | {changed: value}))
@@ -163,13 +170,13 @@ def test_changingOneIngredientKeepsTheMask(changed):
     assert (changed == "poreDensity") == np.array_equal(first[0], second[0])
 
 
-def test_poresLeaveWallAndPrecipitatesInPlace():
+def testPoresLeaveWallAndPrecipitatesInPlace():
     without = makeDemoData.simulateVolume(21, SHAPE, poreDensity=0.0)[1] == 0
     with_ = makeDemoData.simulateVolume(21, SHAPE, poreDensity=6e-5)[1] == 0
     assert with_[without].all() and with_.sum() > without.sum()
 
 
-def test_gainErrorsMakeRingsThatPhotonNoiseDoesNot():
+def testGainErrorsMakeRingsThatPhotonNoiseDoesNot():
     """A ring keeps its grey value along half a circle: the spread of half-circle means grows with it."""
     a, b = np.meshgrid(np.arange(48) - 24, np.arange(48) - 24, indexing="ij")
     upper = (b > 2) & (np.hypot(a, b) < 15)
@@ -183,12 +190,12 @@ def test_gainErrorsMakeRingsThatPhotonNoiseDoesNot():
     assert spread(0.06) > 1.5 * spread(0.0)
 
 
-def test_clippedAndStarvedValuesAreCounted():
+def testClippedAndStarvedValuesAreCounted():
     _, _, counts = makeDemoData.simulateVolume(4, SHAPE, photonCount=3.0)
     assert counts["clipped"] > 0 and counts["starved"] > 0
 
 
-def test_baselineFindsTheThresholdOfAnEasyVolume():
+def testBaselineFindsTheThresholdOfAnEasyVolume():
     a, b, _ = np.meshgrid(*(np.arange(n) - n // 2 for n in SHAPE), indexing="ij")
     volume = np.where(np.hypot(a, b) < 18, 1000.0, 0.0)
     mask = np.full(SHAPE, 255, np.uint8)
@@ -199,7 +206,7 @@ def test_baselineFindsTheThresholdOfAnEasyVolume():
     assert best["whole volume"][0] < 0.1
 
 
-def test_bestThresholdAgreesWithTryingAll():
+def testBestThresholdAgreesWithTryingAll():
     generator = np.random.default_rng(1)
     values, positive = generator.integers(0, 12, 300), generator.random(300) < 0.2
     scores = {
@@ -229,33 +236,33 @@ def test_bestThresholdAgreesWithTryingAll():
         (["--baseline", "FOLDER/no.nrrd", "FOLDER/no.nrrd"], "cannot be read as NRRD"),
     ],
 )
-def test_wrongArgumentsAreOneLineAndExitCode2(arguments, words, tmp_path, capsys):
+def testWrongArgumentsAreOneLineAndExitCode2(arguments, words, tmp_path, capsys):
     arguments = [word.replace("FOLDER", str(tmp_path)) for word in arguments]
-    assert makeDemoData.run(arguments) == 2
+    assert run(arguments) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_aFileOfTheUserIsNotReplaced(tmp_path, capsys):
+def testAFileOfTheUserIsNotReplaced(tmp_path, capsys):
     own = tmp_path / "trainingImages" / "data_01.nrrd"
     own.parent.mkdir()
     nrrd.write(str(own), np.zeros((4, 4, 4), np.uint16))
     before = own.read_bytes()
-    assert makeDemoData.run(["--outputFolder", str(tmp_path), *SMALL]) == 2
+    assert run(["--outputFolder", str(tmp_path), *SMALL]) == 2
     assert "was not made by makeDemoData.py" in capsys.readouterr().err
     assert own.read_bytes() == before
 
 
-def test_anOutputFolderThatIsAFileIsOneLine(tmp_path, capsys):
+def testAnOutputFolderThatIsAFileIsOneLine(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert makeDemoData.run(["--outputFolder", str(tmp_path / "file"), *SMALL]) == 2
+    assert run(["--outputFolder", str(tmp_path / "file"), *SMALL]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_missingScikitImageNamesTheRemedy(tmp_path, monkeypatch, capsys):
+def testMissingScikitImageNamesTheRemedy(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "skimage.transform", None)
-    assert makeDemoData.run(["--outputFolder", str(tmp_path), *SMALL]) == 2
+    assert run(["--outputFolder", str(tmp_path), *SMALL]) == 2
     assert "pip install -r benchmarks/requirements.txt" in capsys.readouterr().err
     with pytest.raises(PipelineError, match="scikit-image"):
         makeDemoData.simulateVolume(1, SHAPE)
@@ -263,7 +270,7 @@ def test_missingScikitImageNamesTheRemedy(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("seconds", [0.1, 3.0], ids=["while workers start", "while they work"])
-def test_interruptExitsWith130InOneLine(seconds, tmp_path):
+def testInterruptExitsWith130InOneLine(seconds, tmp_path):
     command = [sys.executable, str(PROJECT_FOLDER / "benchmarks" / "makeDemoData.py")]
     command += ["--outputFolder", str(tmp_path), "--trainingCount", "40", "--processCount", "2"]
     process = subprocess.Popen(
@@ -274,13 +281,13 @@ def test_interruptExitsWith130InOneLine(seconds, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: workers too
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error == "makeDemoData.py: interrupted, nothing half-written\n"
+    assert error.strip() == "Interrupted: nothing half-written was kept under a final name."
     assert not list(tmp_path.rglob(".partial-*"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", makeDemoData.SHIPPED_PAIRS, ids=lambda entry: entry[2])
-def test_shippedFilesAreRegenerated(entry):
+def testShippedFilesAreRegenerated(entry):
     seed, shape, image, mask = entry
     volume, positive, counts = makeDemoData.simulateVolume(seed, shape)
     shippedVolume, shippedMask = (
