@@ -37,6 +37,7 @@ from engine.nrrdFiles import (
     openVolume,
     voxelSize,
 )
+from engine.plan import sideMultiple
 from functions import (
     parseLabels,
     predictProbability,
@@ -111,7 +112,7 @@ def main(arguments: argparse.Namespace) -> None:
     volume = openVolume(arguments.nameInput)
     limits = [(getattr(arguments, f"{axis}1"), getattr(arguments, f"{axis}2")) for axis in "xyz"]
     region = checkRegion(volume, tuple(limits))
-    checkOutput(arguments)
+    checkOutput(arguments, volume)
     reference = openReference(arguments, volume)
     plan, weights = readModel(arguments.modelFile, arguments.weightFile)
     contract = findContract(arguments.weightFile or arguments.modelFile)
@@ -121,6 +122,9 @@ def main(arguments: argparse.Namespace) -> None:
     image = readDataToPredict(arguments.nameInput, *itertools.chain(*region))[0, ..., 0]  # (x, y, z)
     if not image.any():
         print("Warning: all voxels of the region have the same grey value; it becomes zeros")
+    if min(image.shape) < sideMultiple(plan):
+        thin = f"{describeShape(image.shape)} voxels are fewer than {sideMultiple(plan)} along a side"
+        print(f"Warning: {thin}; the missing ones are mirrored (is this really a volume?)")
     header = cropHeader(volume.header, region, np.dtype(np.float32))
     with createVolume(arguments.nameOutput, image.shape, np.float32, header) as probability:
         predictProbability(image, plan, weights, probability, arguments.memoryBudget)
@@ -139,15 +143,20 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"  {relativePath(path)}")
 
 
-def checkOutput(arguments: argparse.Namespace) -> None:
+def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     """Refuse a result that could not be written, or that would replace an input, before any work."""
     folder = arguments.nameOutput.parent
     if not folder.is_dir():
         raise PipelineError("no such folder", file=folder, remedy="create it or choose another --nameOutput")
-    for name in ("nameInput", "nameReference", "modelFile", "weightFile"):
-        other = getattr(arguments, name)
-        if other and other.exists() and other.resolve() == arguments.nameOutput.resolve():
-            raise PipelineError(f"nameOutput would replace {name}", file=arguments.nameOutput)
+    if arguments.nameOutput.suffix.lower() != ".nrrd":
+        raise PipelineError("nameOutput must end with .nrrd", file=arguments.nameOutput)
+    inputs = {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
+    inputs |= {"nameInput": volume.path, "the data file of nameInput": volume.dataPath}
+    inputs |= {"the contract of modelFile": arguments.modelFile.with_suffix(".json")}
+    outputs = [arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json")]
+    for written, (name, path) in itertools.product((arguments.nameOutput, *outputs), inputs.items()):
+        if path and path.exists() and path.resolve() == written.resolve():
+            raise PipelineError(f"nameOutput would replace {name}", file=written)
     if not arguments.memoryBudget > 0:
         raise PipelineError("memoryBudget must be above 0 GiB", received=arguments.memoryBudget)
 
@@ -174,7 +183,8 @@ def printStart(
     printSettings(arguments)
     print(f"Device: {describeDevice()}")
     size = voxelSize(volume.header)
-    voxel = "" if size is None else f", voxel {' x '.join(f'{s:g} {u}' for s, u in zip(*size, strict=True))}"
+    sides = [] if size is None else [f"{side:g} {unit}".strip() for side, unit in zip(*size, strict=True)]
+    voxel = f", voxel {' x '.join(sides)}" if sides else ""
     shape = tuple(stop - start for start, stop in region)
     print(f"Input: {volume.path.name} {describeShape(volume.shape)} {volume.dtype.name}{voxel}")
     print(
@@ -201,7 +211,7 @@ def describeRun(
         "region": [list(axis) for axis in region],
         "scores": scores,
         "versions": packageVersions(),
-        "inputs": {path.name: digestFile(path) for path in sorted(inputs)},
+        "inputs": {str(relativePath(path)): digestFile(path) for path in sorted(inputs)},
     }
 
 

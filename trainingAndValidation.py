@@ -9,6 +9,7 @@ Out: modelAndWeights/: two checkpoints (best validation loss, best validation ac
 
 import argparse
 import operator
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -118,7 +119,7 @@ def main(arguments: argparse.Namespace) -> None:
     scores = {metric: summariseEpoch(history, checkpoint) for metric, checkpoint in best.items()}
     writeContract(arguments, plan, prepared, start, scores, time.time() - begin)
     drawTrainingCurves(history, arguments.modelFile.parent / "trainingCurves.png")
-    printEnd(arguments, scores, time.time() - begin)
+    printEnd(arguments, scores, time.time() - begin, isFiniteModel(model))
 
 
 def checkParameters(arguments: argparse.Namespace) -> None:
@@ -126,9 +127,16 @@ def checkParameters(arguments: argparse.Namespace) -> None:
     for name in ("learningRate", "Nepochs", "batchSize"):
         if not getattr(arguments, name) > 0:
             raise PipelineError(f"{name} must be above 0", received=getattr(arguments, name))
-    for file in (arguments.metricsFile, arguments.weightFile, arguments.weightFileTrain, arguments.modelFile):
+    models = (arguments.weightFile, arguments.weightFileTrain, arguments.modelFile)
+    for file in (*models, arguments.metricsFile):
         if not file.parent.is_dir():
             raise PipelineError("no such folder", file=file.parent)
+    for file in models:
+        if file.suffix != ".h5":
+            raise PipelineError("the name of a model must end with .h5", file=file)
+    if len({file.name for file in models}) < len(models):
+        rule = "weightFile, weightFileTrain and modelFile need different names"
+        raise PipelineError(rule, received=", ".join(file.name for file in models))
 
 
 def readStart(arguments: argparse.Namespace, plan: list) -> dict:
@@ -204,8 +212,18 @@ def writeContract(arguments, plan, prepared: dict, start: dict, scores: dict, se
     writeJson(arguments.modelFile.with_suffix(".json"), contract)
 
 
-def printEnd(arguments: argparse.Namespace, scores: dict, seconds: float) -> None:
+def isFiniteModel(model) -> bool:
+    """Whether all weights are finite numbers."""
+    return all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+def printEnd(arguments: argparse.Namespace, scores: dict, seconds: float, isFinite: bool) -> None:
     """Print the best epochs, the files and the command that comes next."""
+    if not isFinite:
+        print(
+            f"Warning: {arguments.modelFile.name} holds NaN: the training diverged after its best epoch; "
+            f"{arguments.weightFile.name} is good, a smaller --learningRate may give a better one"
+        )
     for metric, score in scores.items():
         print(
             f"Best {metric}: epoch {score['epoch']}, loss {score['loss']:.4f}, "
@@ -215,11 +233,10 @@ def printEnd(arguments: argparse.Namespace, scores: dict, seconds: float) -> Non
     for file in (arguments.weightFile, arguments.weightFileTrain, arguments.modelFile):
         print(f"  {file.name}")
     print(f"  {arguments.modelFile.stem}.json  {arguments.metricsFile.name}  trainingCurves.png")
-    files = (
-        f"--modelFile {relativePath(arguments.modelFile)}",
-        f"--weightFile {relativePath(arguments.weightFile)}",
-    )
-    print(f"Next: python3 predictData.py {' '.join(files)}")
+    flags = ["--modelFile", arguments.modelFile, "--weightFile", arguments.weightFile]
+    command = ["python3", "predictData.py", *(flags if isFinite else ["--modelFile", arguments.weightFile])]
+    words = (str(relativePath(word)) if isinstance(word, Path) else word for word in command)
+    print(f"Next: {shlex.join(words)}")
 
 
 if __name__ == "__main__":

@@ -80,28 +80,25 @@ def _runPass(predict: Callable[[np.ndarray], np.ndarray], block: np.ndarray) -> 
 
 
 def chooseSplit(shape: tuple[int, ...], plan: list[Layer], memoryBudget: float) -> list[int]:
-    """Choose into how many blocks each axis is cut: the least work whose largest block fits the budget."""
+    """Choose into how many blocks each axis is cut: little work, and the largest block fits the budget."""
     width = next(layer.filters for layer in plan if layer.kind == "convolution")
-    largest = memoryBudget / (GIB_PER_MVOXEL * width / PUBLISHED_DEPTH) * 1e6
+    gibPerVoxel = GIB_PER_MVOXEL / 1e6 * width / PUBLISHED_DEPTH
+    finest = [side // sideMultiple(plan) for side in shape]
+    least = gibPerVoxel * _blockVoxels(shape, finest, plan)
+    if not least <= memoryBudget:  # of NaN as well
+        raise PipelineError(
+            f"memoryBudget of {memoryBudget} GiB is too small",
+            remedy=f"at least {math.ceil(least * 10) / 10} GiB is needed",
+        )
     counts = [1, 1, 1]
-    while _blockVoxels(shape, counts, plan) > largest:
+    while gibPerVoxel * _blockVoxels(shape, counts, plan) > memoryBudget:
         choices = []
-        for axis, side in enumerate(shape):
-            if counts[axis] < side // sideMultiple(plan):
+        for axis in range(3):
+            if counts[axis] < finest[axis]:
                 finer = [count + (index == axis) for index, count in enumerate(counts)]
                 shrink = math.log(_blockVoxels(shape, counts, plan) / _blockVoxels(shape, finer, plan))
                 growth = math.log(_workVoxels(shape, finer, plan) / _workVoxels(shape, counts, plan))
                 choices.append((shrink - growth, finer))
-        if not choices:
-            least = (
-                math.ceil(
-                    _blockVoxels(shape, counts, plan) / 1e6 * GIB_PER_MVOXEL * width / PUBLISHED_DEPTH * 10
-                )
-                / 10
-            )
-            raise PipelineError(
-                f"memoryBudget of {memoryBudget} GiB is too small", remedy=f"at least {least} GiB is needed"
-            )
         counts = max(choices)[1]
     return counts
 

@@ -1,5 +1,6 @@
 """Learning data and checkpoints for Keras; imported only when a network is trained."""
 
+import h5py
 import keras
 import numpy as np
 
@@ -24,7 +25,7 @@ class SubVolumes(keras.utils.PyDataset):
     ) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self.images, self.masks, self.batchSize, self.seed = images, masks, batchSize, seed
-        self.epoch = 0
+        self.epoch = -1  # no epoch has begun; Keras reads a batch or two before, to learn the shapes
 
     def __len__(self) -> int:
         """Count the batches of an epoch."""
@@ -35,15 +36,15 @@ class SubVolumes(keras.utils.PyDataset):
         chosen = self._order()[index * self.batchSize : (index + 1) * self.batchSize]
         return self.images[chosen].astype(np.float32), self.masks[chosen].astype(np.float32)
 
-    def on_epoch_end(self) -> None:
-        """Move on to the order of the next epoch."""
+    def on_epoch_begin(self) -> None:
+        """Move on to the next order; Keras calls on_epoch_end once more than this, before the first epoch."""
         self.epoch += 1
 
     def _order(self) -> np.ndarray:
         """List the samples in the order of this epoch."""
         if self.seed is None:
             return np.arange(len(self.images))
-        return np.random.default_rng((self.seed, self.epoch)).permutation(len(self.images))
+        return np.random.default_rng((self.seed, max(self.epoch, 0))).permutation(len(self.images))
 
 
 class BestModel(keras.callbacks.Callback):
@@ -72,7 +73,26 @@ class BestModel(keras.callbacks.Callback):
             self.best, self.epoch = value, epoch
 
 
+class _FileInMemory(h5py.File):
+    """HDF5 file that needs no disk; Keras asks for the text of a path that ends in .h5."""
+
+    def __init__(self) -> None:
+        super().__init__("model.h5", "w", driver="core", backing_store=False)
+
+    def __str__(self) -> str:
+        """Return a name that Keras takes for the older format."""
+        return "model.h5"
+
+
 def saveModel(model: keras.Model, path) -> None:
-    """Save architecture and weights as .h5, atomically."""
+    """Save architecture and weights as .h5, atomically.
+
+    HDF5 itself never writes to the disk: where that is full it cannot close its file, and the process crashes
+    (segmentation fault) as soon as it closes the next one.
+    """
+    with _FileInMemory() as file:
+        model.save(file, include_optimizer=False)
+        file.flush()
+        content = file.id.get_file_image()
     with writeAtomically(path) as temporary:
-        model.save(temporary, include_optimizer=False)
+        temporary.write_bytes(content)
