@@ -5,6 +5,7 @@ pooling cells, therefore gives exactly the values that one pass over everything 
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Callable
 
@@ -14,9 +15,9 @@ from tqdm import tqdm
 from engine.errors import PipelineError
 from engine.plan import Layer, haloOf, sideMultiple
 
-GIB_PER_MVOXEL = (
-    0.33  # one pass of Keras on TensorFlow, published width, CPU: 5.5 GB for 256^3, 10.9 GB for 320^3
-)
+LOGGER = logging.getLogger(__name__)
+MUCH_WORK = 6  # times the work of one pass from which on the user is told
+GIB_PER_MVOXEL = 0.33  # one pass of Keras on TensorFlow, published width, CPU: 5.5 GB for 256^3
 PUBLISHED_DEPTH = 8
 OUT_OF_MEMORY = ("ResourceExhausted", "RESOURCE_EXHAUSTED", "MemoryError", "OutOfMemory", "out of memory")
 
@@ -48,10 +49,12 @@ def predictInBlocks(
     PipelineError
         The budget is too small for the smallest block.
     """
-    intervals = [
-        _splitAxis(side, count, plan)
-        for side, count in zip(image.shape, chooseSplit(image.shape, plan, memoryBudget), strict=True)
-    ]
+    counts = chooseSplit(image.shape, plan, memoryBudget)
+    intervals = [_splitAxis(side, count, plan) for side, count in zip(image.shape, counts, strict=True)]
+    factor = _workVoxels(image.shape, counts, plan) / image.size
+    if factor > MUCH_WORK:
+        words = "%d blocks, %.0f times the work of one pass: a larger memoryBudget than %g GiB is faster"
+        LOGGER.warning(words, math.prod(map(len, intervals)), factor, memoryBudget)
     with tqdm(total=probability.size / 1e6, unit="Mvoxel", desc="Predicting", disable=None) as bar:
         for axes in itertools.product(*intervals):
             outer = tuple(slice(*axis[0]) for axis in axes)

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import platform
 import shlex
@@ -17,6 +18,7 @@ PACKAGES = ("keras", "tensorflow", "jax", "numpy", "scipy", "pynrrd", "h5py")
 
 def runScript(main: Callable, parseArguments: Callable) -> None:
     """Run a script and leave with 0, 2 (something the user can correct, one line) or 130 (Ctrl-C)."""
+    logging.basicConfig(format="Warning: %(message)s")  # what engine/ has to tell; level WARNING
     try:
         main(parseArguments())
     except PipelineError as error:

@@ -66,9 +66,10 @@ class BestModel(keras.callbacks.Callback):
         self.best, self.epoch = None, None
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Save the model if this epoch is the best so far."""
+        """Save the model if this epoch is the best so far; one of NaN can have the best accuracy."""
         value = float((logs or {})[self.metric])
-        if np.isfinite(value) and (self.best is None or self.isBetter(value, self.best)):
+        isFinite = np.isfinite((value, (logs or {}).get("val_loss", value))).all()
+        if isFinite and (self.best is None or self.isBetter(value, self.best)):
             saveModel(self.model, self.path)
             self.best, self.epoch = value, epoch
 

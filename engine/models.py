@@ -85,12 +85,8 @@ def readArchitecture(path: str | Path) -> tuple[int, int]:
         kernels = [variables["kernel"].shape for variables in stored.values() if "kernel" in variables]
     levelCount, rest = divmod(len(kernels) + 1, 4)  # 2 convolutions a level down, 2 a level up, 1 output
     if not kernels or rest or len(kernels[0]) != 5 or not kernels[0][-1]:
-        raise PipelineError(
-            "is no 3D U-Net of two convolutions a level",
-            file=path,
-            expected="4 x levels - 1 convolutions",
-            received=len(kernels),
-        )
+        rule, expected = "is no 3D U-Net of two convolutions a level", "4 x levels - 1 convolutions"
+        raise PipelineError(rule, file=path, expected=expected, received=len(kernels))
     return int(kernels[0][-1]), levelCount
 
 

@@ -163,7 +163,7 @@ def assertProbability(path):
 
 
 @pytest.mark.parametrize("name", REGIONS)
-def test_wholeVolume(name, published, tmp_path, capsys):
+def testWholeVolume(name, published, tmp_path, capsys):
     flags, model = published
     budget = 2 if name.startswith("bone") else 8  # 2.6 GiB in one pass: four blocks
     predict(DATA / f"{name}.nrrd", tmp_path / "whole.nrrd", *flags, "--memoryBudget", budget)
@@ -176,7 +176,7 @@ def test_wholeVolume(name, published, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", REGIONS)
-def test_region(name, published, tmp_path, monkeypatch):
+def testRegion(name, published, tmp_path, monkeypatch):
     flags, model = published
     passes = countPasses(monkeypatch)
     numbers = dict(zip(REGIONS[name][::2], REGIONS[name][1::2], strict=True))
@@ -204,7 +204,7 @@ def test_region(name, published, tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------------------- training
 
 
-def test_trainingOnMagneticResonanceImages(tmp_path, capfd):
+def testTrainingOnMagneticResonanceImages(tmp_path, capfd):
     """Train on the brain, validate on the breast, predict the brain; labels are 1 and the sides differ."""
     names = {"training": "brain1", "validation": "breast1"}
     flags = []
@@ -279,13 +279,13 @@ def small(build, tmp_path_factory):
     return path, model
 
 
-def test_theTableListsEveryFile():
+def testTheTableListsEveryFile():
     files = {str(path.relative_to(FORMATS)) for path in FORMATS.rglob("*.n[rh][rd][dr]")}
     assert files == set(OUTCOMES)
 
 
 @pytest.mark.parametrize("name", [name for name, outcome in OUTCOMES.items() if outcome != "predicts"])
-def test_fileIsRefusedWithItsReason(name, small, tmp_path):
+def testFileIsRefusedWithItsReason(name, small, tmp_path):
     with pytest.raises(PipelineError) as caught:
         predict(FORMATS / name, tmp_path / "out.nrrd", "--modelFile", small[0])
     assert OUTCOMES[name] in str(caught.value) and "\n" not in str(caught.value)
@@ -293,7 +293,7 @@ def test_fileIsRefusedWithItsReason(name, small, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, outcome in OUTCOMES.items() if outcome == "predicts"])
-def test_fileIsPredictedAsPynrrdReadsIt(name, small, tmp_path, capsys):
+def testFileIsPredictedAsPynrrdReadsIt(name, small, tmp_path, capsys):
     path, model = small
     predict(FORMATS / name, tmp_path / "out.nrrd", "--modelFile", path)
     volume, _ = nrrd.read(str(FORMATS / name))
