@@ -127,6 +127,8 @@ def checkParameters(arguments: argparse.Namespace) -> None:
     for name in ("learningRate", "Nepochs", "batchSize"):
         if not getattr(arguments, name) > 0:
             raise PipelineError(f"{name} must be above 0", received=getattr(arguments, name))
+    if arguments.seed < 0:
+        raise PipelineError("seed must not be negative", received=arguments.seed)
     models = (arguments.weightFile, arguments.weightFileTrain, arguments.modelFile)
     for file in (*models, arguments.metricsFile):
         if not file.parent.is_dir():

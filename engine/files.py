@@ -192,7 +192,7 @@ def readJson(path: str | Path) -> dict | None:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PipelineError(f"is no readable JSON file: {error}", file=path) from error
     if not isinstance(content, dict):
         raise PipelineError("is no JSON object", file=path, received=type(content).__name__)

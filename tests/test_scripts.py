@@ -803,6 +803,7 @@ def badArrays():
         "Nepochs 0": (lambda f: None, ("--Nepochs", "0"), "Nepochs must be above 0"),
         "negative learningRate": (lambda f: None, ("--learningRate", "-1"), "learningRate must be above 0"),
         "learningRate NaN": (lambda f: None, ("--learningRate", "nan"), "learningRate must be above 0"),
+        "negative seed": (lambda f: None, ("--seed", "-1"), "seed must not be negative"),
         "base_depth 0": (lambda f: None, ("--base_depth", "0"), "base_depth"),
         "levelCount 0": (lambda f: None, ("--levelCount", "0"), "1 to 8 levels"),
         "missing output folder": (
