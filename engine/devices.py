@@ -39,7 +39,7 @@ def loadKeras():
 
 @contextlib.contextmanager
 def _silencedStderr() -> Iterator[None]:
-    """Drop what a library writes straight to file descriptor 2 while it loads (TensorFlow's start-up notes)."""
+    """Drop what a library writes straight to file descriptor 2 while it loads (start-up notes)."""
     sys.stderr.flush()
     saved = os.dup(2)
     try:

@@ -9,6 +9,7 @@ from engine.errors import PipelineError
 from functions import (
     ROTATION_AXES,
     chooseSubVolumeSide,
+    copyInOrder,
     cutSubVolumes,
     describeUNet,
     measureMoments,
@@ -123,6 +124,16 @@ def testNormalisationIsTheZScore(dtype, order):
 def testNormalisationTakesTheMomentsOfALargerVolume():
     image = randomVolume("uint16")
     np.testing.assert_allclose(prep_img(image, 100, 4), (image.astype(float) - 100) / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint16", ">u2", "float64"])
+def testCopyInOrderIsTheSameVolumeInCOrder(dtype):
+    image = np.asfortranarray(np.random.default_rng(0).integers(0, 2, (9, 8, 7))).astype(dtype, order="F")[
+        1:, ::2
+    ]
+    copy = copyInOrder(image)
+    assert copy.flags.c_contiguous and copy.dtype == image.dtype
+    np.testing.assert_array_equal(copy, image)
 
 
 def testConstantVolumeBecomesZeros():
