@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.console import (
+    ScriptParser,
     commandLine,
     describeShape,
     freeMemoryGiB,
@@ -51,42 +52,38 @@ FOLDER = Path(__file__).resolve().parent
 THRESHOLD = 0.5  # probability from which on a voxel counts as positive in the scores
 
 # ------------------------------------------------------------------------------------------------ parameters
-nameInput = "test-file/test-file_data.nrrd"
+nameInput = "test-file/test-file_data.nrrd"  # volume to segment
 nameOutput = ""  # empty: beside the input, e.g. test-file/test-file_segmented.nrrd
-nameReference = (
-    ""  # manual mask of the whole input; empty: test-file_mask.nrrd beside the input, if there; none
-)
-positiveLabel = (
-    ""  # reference value of precipitates and pores, or several with commas; empty: as in the training
-)
+nameReference = ""  # manual mask of the whole input; empty: *_mask.nrrd beside it, if there; none = no scores
+positiveLabel = ""  # value or values (with commas) of the reference; empty: as in the training
 modelFile = "modelAndWeights/final-uNet_model.h5"  # depth and width of the network
-weightFile = "modelAndWeights/final-trained-weights.h5"  # replaces the weights of modelFile
+weightFile = "modelAndWeights/final-trained-weights.h5"  # used unless --modelFile stands alone
 x1 = None  # first voxel of the region of interest along x; None = 0
-x2 = None  # voxel after the last; None = end of the volume
-y1 = None
-y2 = None
-z1 = None
-z2 = None
+x2 = None  # voxel after its last one; None = the end of the volume
+y1 = None  # the same along y
+y2 = None  # the same along y
+z1 = None  # the same along z
+z2 = None  # the same along z
 memoryBudget = 0.0  # GiB that the network may take; 0 = half of the free memory, at most 8
 # ------------------------------------------------------------------------------------------------------------
 
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--nameInput", type=Path, default=FOLDER / nameInput)
-    parser.add_argument("--nameOutput", type=Path, default=nameOutput or None)
-    parser.add_argument("--nameReference", type=Path, default=nameReference or None, help="none = no scores")
-    parser.add_argument("--positiveLabel", default=positiveLabel)
-    parser.add_argument("--modelFile", type=Path, default=None)
-    parser.add_argument(
-        "--weightFile", type=Path, default=None, help="default: the weights in --modelFile if given"
-    )
-    for name in ("x1", "x2", "y1", "y2", "z1", "z2"):
-        parser.add_argument(f"--{name}", type=int, default=globals()[name])
-    parser.add_argument("--memoryBudget", type=float, default=memoryBudget, help="GiB")
+    parser = ScriptParser(__file__, __doc__)
+    parser.addFlag("nameInput", type=Path, default=FOLDER / nameInput)
+    parser.addFlag("nameOutput", type=Path, default=nameOutput or None)
+    parser.addFlag("nameReference", type=Path, default=nameReference or None)
+    parser.addFlag("positiveLabel", default=positiveLabel)
+    parser.addFlag("modelFile", type=Path)
+    parser.addFlag("weightFile", type=Path)
+    parser.addFlag("x1", type=int, default=x1)
+    parser.addFlag("x2", type=int, default=x2)
+    parser.addFlag("y1", type=int, default=y1)
+    parser.addFlag("y2", type=int, default=y2)
+    parser.addFlag("z1", type=int, default=z1)
+    parser.addFlag("z2", type=int, default=z2)
+    parser.addFlag("memoryBudget", type=float, default=memoryBudget)
     return completeArguments(parser.parse_args(argv))
 
 

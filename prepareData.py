@@ -9,7 +9,6 @@ Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDat
 """
 
 import argparse
-import itertools
 import os
 import shlex
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from engine.console import (
+    ScriptParser,
     describeShape,
     packageVersions,
     plainSettings,
@@ -54,9 +54,15 @@ length_subVol_z = 0  # voxels, a multiple of 8; 0 = full depth
 nb_subVol_x = 0  # sub-volumes along x; 0 = as many as fit
 nb_subVol_y = 0  # sub-volumes along y; 0 = as many as fit
 nb_subVol_z = 0  # sub-volumes along z; 0 = as many as fit
+cover = False  # add sub-volumes at the far edges, so that no voxel is left out
 nb_rotation = 1  # copies: 1 = unturned alone; 2, 3, 4 add a turn about (0, 1), (1, 2), (0, 2)
 positiveLabel = "0"  # mask value of precipitates and pores, or several separated by commas
 normalization = "subVolume"  # z-score over each subVolume (published) or over each whole volume
+force = False  # repeat even if neither inputs nor parameters changed
+trainingImages = "trainingImages"  # folder of grey-value volumes
+trainingMasks = "trainingMasks"  # folder of their masks
+validationImages = "validationImages"  # folder of grey-value volumes
+validationMasks = "validationMasks"  # folder of their masks
 learningData = "pythonFiles"  # folder of the .npy files
 # ----------------------------------------------------------------------------------------------------------
 
@@ -80,22 +86,23 @@ class Part(NamedTuple):
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    for name in ("length_subVol_x", "length_subVol_y", "length_subVol_z", "nb_subVol_x", "nb_subVol_y"):
-        parser.add_argument(f"--{name}", type=int, default=globals()[name])
-    parser.add_argument("--nb_subVol_z", type=int, default=nb_subVol_z)
-    parser.add_argument("--nb_rotation", type=int, default=nb_rotation, choices=(1, 2, 3, 4))
-    parser.add_argument("--positiveLabel", default=positiveLabel)
-    parser.add_argument("--normalization", default=normalization, choices=("subVolume", "volume"))
-    parser.add_argument(
-        "--cover", action="store_true", help="add sub-volumes at the far edges, nothing is lost"
-    )
-    parser.add_argument("--force", action="store_true", help="repeat even if nothing changed")
-    for part, kind in itertools.product(("training", "validation"), ("Images", "Masks")):
-        parser.add_argument(f"--{part}{kind}", type=Path, default=FOLDER / f"{part}{kind}")
-    parser.add_argument("--learningData", type=Path, default=FOLDER / learningData)
+    parser = ScriptParser(__file__, __doc__)
+    parser.addFlag("length_subVol_x", type=int, default=length_subVol_x)
+    parser.addFlag("length_subVol_y", type=int, default=length_subVol_y)
+    parser.addFlag("length_subVol_z", type=int, default=length_subVol_z)
+    parser.addFlag("nb_subVol_x", type=int, default=nb_subVol_x)
+    parser.addFlag("nb_subVol_y", type=int, default=nb_subVol_y)
+    parser.addFlag("nb_subVol_z", type=int, default=nb_subVol_z)
+    parser.addFlag("cover", action="store_true", default=cover)
+    parser.addFlag("nb_rotation", type=int, default=nb_rotation, choices=(1, 2, 3, 4))
+    parser.addFlag("positiveLabel", default=positiveLabel)
+    parser.addFlag("normalization", default=normalization, choices=("subVolume", "volume"))
+    parser.addFlag("force", action="store_true", default=force)
+    parser.addFlag("trainingImages", type=Path, default=FOLDER / trainingImages)
+    parser.addFlag("trainingMasks", type=Path, default=FOLDER / trainingMasks)
+    parser.addFlag("validationImages", type=Path, default=FOLDER / validationImages)
+    parser.addFlag("validationMasks", type=Path, default=FOLDER / validationMasks)
+    parser.addFlag("learningData", type=Path, default=FOLDER / learningData)
     return parser.parse_args(argv)
 
 
@@ -115,12 +122,15 @@ def main(arguments: argparse.Namespace) -> None:
     ]
     record = describeRun(parts, arguments)
     if not arguments.force and isUpToDate(record, arguments.learningData):
-        print(f"Nothing changed since the last run: {arguments.learningData} is kept (--force repeats).")
+        folder = relativePath(arguments.learningData)
+        print(f"Nothing changed since the last run: {folder} is kept (--force repeats).")
         return
     for part in parts:
         printPart(part, arguments)
     writeParts(parts, record, arguments)
-    print(f"Written to {arguments.learningData}: {', '.join(record['outputs'])}, parameters.json")
+    print(
+        f"Written to {relativePath(arguments.learningData)}: {', '.join(record['outputs'])}, parameters.json"
+    )
     isUsual = arguments.learningData.resolve() == (FOLDER / learningData).resolve()
     flags = [] if isUsual else ["--learningData", str(relativePath(arguments.learningData))]
     print(f"Next: {shlex.join(['python3', 'trainingAndValidation.py', *flags])}")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.console import (
+    ScriptParser,
     commandLine,
     describeShape,
     packageVersions,
@@ -45,30 +46,28 @@ levelCount = 4  # levels of the network, 1 to 8
 seed = 1  # of the first weights and of the order of the sub-volumes
 weightStart = ""  # model or weight file to start from; empty: random weights
 learningData = "pythonFiles"  # folder with the .npy files
-metricsFile = "modelAndWeights/metrics.log"
-weightFile = "modelAndWeights/current-best_modelWeight_val-loss.h5"
-weightFileTrain = "modelAndWeights/current-best_modelWeight_val-accuracy.h5"
-modelFile = "modelAndWeights/current-uNet_model.h5"
+metricsFile = "modelAndWeights/metrics.log"  # a row an epoch, separated by spaces
+weightFile = "modelAndWeights/current-best_modelWeight_val-loss.h5"  # smallest validation loss
+weightFileTrain = "modelAndWeights/current-best_modelWeight_val-accuracy.h5"  # highest accuracy
+modelFile = "modelAndWeights/current-uNet_model.h5"  # after the last epoch
 # ----------------------------------------------------------------------------------------------------------
 
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--learningRate", type=float, default=learningRate)
-    parser.add_argument("--Nepochs", type=int, default=Nepochs)
-    parser.add_argument("--batchSize", type=int, default=batchSize)
-    parser.add_argument("--base_depth", type=int, default=base_depth)
-    parser.add_argument("--levelCount", type=int, default=levelCount)
-    parser.add_argument("--seed", type=int, default=seed)
-    parser.add_argument("--weightStart", type=Path, default=weightStart or None)
-    parser.add_argument("--learningData", type=Path, default=FOLDER / learningData)
-    parser.add_argument("--metricsFile", type=Path, default=FOLDER / metricsFile)
-    parser.add_argument("--weightFile", type=Path, default=FOLDER / weightFile)
-    parser.add_argument("--weightFileTrain", type=Path, default=FOLDER / weightFileTrain)
-    parser.add_argument("--modelFile", type=Path, default=FOLDER / modelFile)
+    parser = ScriptParser(__file__, __doc__)
+    parser.addFlag("learningRate", type=float, default=learningRate)
+    parser.addFlag("Nepochs", type=int, default=Nepochs)
+    parser.addFlag("batchSize", type=int, default=batchSize)
+    parser.addFlag("base_depth", type=int, default=base_depth)
+    parser.addFlag("levelCount", type=int, default=levelCount)
+    parser.addFlag("seed", type=int, default=seed)
+    parser.addFlag("weightStart", type=Path, default=weightStart or None)
+    parser.addFlag("learningData", type=Path, default=FOLDER / learningData)
+    parser.addFlag("metricsFile", type=Path, default=FOLDER / metricsFile)
+    parser.addFlag("weightFile", type=Path, default=FOLDER / weightFile)
+    parser.addFlag("weightFileTrain", type=Path, default=FOLDER / weightFileTrain)
+    parser.addFlag("modelFile", type=Path, default=FOLDER / modelFile)
     return parser.parse_args(argv)
 
 
@@ -88,17 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
     model = buildSpotUNet(arguments.base_depth, arguments.levelCount)
     if start:
         setWeights(model, plan, start["weights"])
-    model.compile(
-        optimizer=keras.optimizers.Adam(arguments.learningRate),
-        loss=keras.losses.BinaryCrossentropy(),
-        metrics=[
-            keras.metrics.BinaryAccuracy(),
-            keras.metrics.TruePositives(name="tp"),
-            keras.metrics.TrueNegatives(name="tn"),
-            keras.metrics.FalsePositives(name="fp"),
-            keras.metrics.FalseNegatives(name="fn"),
-        ],
-    )
+    compileModel(model, arguments.learningRate)
     best = {
         "val_loss": engine.learning.BestModel(arguments.weightFile, "val_loss", operator.lt),
         "val_binary_accuracy": engine.learning.BestModel(
@@ -150,6 +139,22 @@ def readStart(arguments: argparse.Namespace, plan: list) -> dict:
         "weights": readWeights(path, plan),
         "record": {"file": path.name, "sha256": digestFile(path), "contract": findContract(path)},
     }
+
+
+def compileModel(model, learningRate: float) -> None:
+    """Set the published optimiser, loss and metrics."""
+    keras = loadKeras()
+    model.compile(
+        optimizer=keras.optimizers.Adam(learningRate),
+        loss=keras.losses.BinaryCrossentropy(),
+        metrics=[
+            keras.metrics.BinaryAccuracy(),
+            keras.metrics.TruePositives(name="tp"),
+            keras.metrics.TrueNegatives(name="tn"),
+            keras.metrics.FalsePositives(name="fp"),
+            keras.metrics.FalseNegatives(name="fn"),
+        ],
+    )
 
 
 def printStart(arguments: argparse.Namespace, data: dict) -> None:
@@ -231,7 +236,7 @@ def printEnd(arguments: argparse.Namespace, scores: dict, seconds: float, isFini
             f"Best {metric}: epoch {score['epoch']}, loss {score['loss']:.4f}, "
             f"accuracy {score['binary_accuracy']:.4f}, validation Dice {score['dice']:.3f}"
         )
-    print(f"Trained for {seconds / 60:.1f} min. Written to {arguments.modelFile.parent}:")
+    print(f"Trained for {seconds / 60:.1f} min. Written to {relativePath(arguments.modelFile.parent)}:")
     for file in (arguments.weightFile, arguments.weightFileTrain, arguments.modelFile):
         print(f"  {file.name}")
     print(f"  {arguments.modelFile.stem}.json  {arguments.metricsFile.name}  trainingCurves.png")

@@ -1,10 +1,12 @@
 """What the three scripts share at their edges: exit codes, the record of a run, free memory."""
 
+import argparse
 import contextlib
 import importlib.metadata
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -31,6 +33,30 @@ def runScript(main: Callable, parseArguments: Callable) -> None:
         if error.errno not in FULL_DISK:
             raise
         leave(2, f"Error: {error.filename or 'output'}: the disk is full; free some space and repeat")
+
+
+class ScriptParser(argparse.ArgumentParser):
+    """Command line of a script; what a flag means is the comment behind its constant.
+
+    Parameters
+    ----------
+    script : path
+        File with lines `name = value  # meaning`.
+    description : str
+        Docstring of the script.
+    """
+
+    def __init__(self, script: str | Path, description: str) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
+        comments = re.findall(
+            r"^(\w+) = .*?  # (.+)$", Path(script).read_text(encoding="utf-8"), re.MULTILINE
+        )
+        self.meanings = {name: meaning.replace("%", "%%") for name, meaning in comments}
+
+    def addFlag(self, name: str, **options) -> None:
+        """Add a flag that is spelled like its constant."""
+        self.add_argument(f"--{name}", **{"help": self.meanings.get(name)} | options)
 
 
 def leave(code: int, line: str) -> None:

@@ -2,7 +2,9 @@
 
 import argparse
 import errno
+import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +99,17 @@ def testAMissingBackEndIsToldWithThePipCommand():
     )
     assert ran.stdout.startswith("PipelineError Keras or its back end tensorflow cannot be imported")
     assert ran.stdout.strip().endswith("pip install keras tensorflow")
+
+
+@pytest.mark.parametrize("name", ["prepareData", "trainingAndValidation", "predictData"])
+def testEveryConstantIsAFlagWhoseHelpIsItsComment(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # no line breaks in the help
+    script = importlib.import_module(name)
+    with pytest.raises(SystemExit):
+        script.parseArguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    source = (ROOT / f"{name}.py").read_text()
+    block = source.split(" parameters\n", 1)[1].split("\n# ---", 1)[0]
+    for line in block.splitlines():
+        constant, meaning = re.fullmatch(r"(\w+) = .*?  # (.+)", line).groups()
+        assert f"--{constant}" in text and meaning in text
