@@ -230,6 +230,10 @@ def inspectPair(pair: Pair, labels: list[int]) -> float:
     if positive in (0, 1):
         missing = "no positive voxel" if positive == 0 else "nothing but positive voxels"
         print(f"Warning: {pair.mask.path}: {missing} (positiveLabel {','.join(map(str, labels))})")
+    elif positive > 0.5:
+        print(
+            f"Warning: {pair.mask.path}: more than half of the voxels are positive; is positiveLabel right?"
+        )
     return positive
 
 

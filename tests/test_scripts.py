@@ -493,12 +493,16 @@ def testPrepareProposesTheFolderItWrote(data, capfd):
 
 def testPrepareWarnsOfMasksAndSubVolumesWithoutContent(data, capfd):
     writeNrrd(data / "trainingMasks" / "segm_01.nrrd", np.full(SHAPE, 255, np.uint8))
+    writeNrrd(data / "trainingMasks" / "segm_02.nrrd", np.zeros(SHAPE, np.uint8))
+    writeNrrd(data / "validationMasks" / "segm_03.nrrd", 255 - makeVolume(3)[1])
     image = makeVolume(3)[0]
     image[8:16] = 7
     writeNrrd(data / "validationImages" / "data_03.nrrd", image)
     callMain(prepareData, prepareFlags(data))
     text = capfd.readouterr().out
     assert re.search(r"Warning: .*segm_01.nrrd: no positive voxel \(positiveLabel 0\)", text)
+    assert re.search(r"Warning: .*segm_02.nrrd: nothing but positive voxels \(positiveLabel 0\)", text)
+    assert re.search(r"Warning: .*segm_03.nrrd: more than half of the voxels are positive", text)
     assert re.search(r"Warning: .*data_03.nrrd: sub-volume at \(8, 0, 0\) is constant", text)
     images = np.load(data / "pythonFiles" / "validationDataImage.npy")
     assert not images[3:6].any() and np.isfinite(images).all()
