@@ -1,0 +1,63 @@
+"""The device line, with back ends and drivers that this machine may not have."""
+
+import types
+
+import pytest
+
+import engine.devices
+from engine.devices import describeDevice, processorName
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """Set the back end and the GPUs that it sees."""
+
+    def pretend(name, gpus):
+        keras = types.SimpleNamespace(backend=types.SimpleNamespace(backend=lambda: name))
+        monkeypatch.setattr(engine.devices, "loadKeras", lambda: keras)
+        library = types.SimpleNamespace(
+            config=types.SimpleNamespace(
+                list_physical_devices=lambda kind: [types.SimpleNamespace(name=gpu) for gpu in gpus],
+                experimental=types.SimpleNamespace(get_device_details=lambda gpu: {"device_name": gpu.name}),
+            ),
+            devices=lambda: (
+                [types.SimpleNamespace(device_kind=gpu, platform="gpu") for gpu in gpus]
+                or [types.SimpleNamespace(device_kind="cpu", platform="cpu")]
+            ),
+        )
+        monkeypatch.setattr(engine.devices.importlib, "import_module", lambda wanted: library)
+
+    return pretend
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Set what the driver's tool answers; None = not installed."""
+
+    def pretend(answer):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        if answer is not None:
+            (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{answer}'\n")
+            (tmp_path / "nvidia-smi").chmod(0o755)
+
+    return pretend
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "jax"])
+def testGpuIsNamedWithItsMemory(name, backend, driver):
+    backend(name, ["NVIDIA RTX A4000"])
+    driver("16376 MiB")
+    assert describeDevice() == f"GPU NVIDIA RTX A4000 (16376 MiB), {name}"
+
+
+def testGpuWithoutTheDriversToolIsNamedAlone(backend, driver):
+    backend("jax", ["NVIDIA RTX A4000"])
+    driver(None)
+    assert describeDevice() == "GPU NVIDIA RTX A4000, jax"
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "jax", "torch"])
+def testCpuIsNamedWithItsCores(name, backend):
+    backend(name, [])
+    text = describeDevice()
+    assert text.startswith(f"CPU ({processorName()}, ") and text.endswith(f" cores), {name}")
