@@ -62,10 +62,11 @@ def drawPrediction(
     path : path
         The picture.
     voxelSize : tuple, optional
-        Voxel sides and their units, for the aspect and the axes; default: voxels.
+        Voxel sides and units, for aspect and axes; without it, or with a side of 0 or less: voxels.
     """
     plt = _loadPyplot()
-    sides, units = voxelSize or ((1.0, 1.0, 1.0), ("voxel",) * 3)
+    isKnown = voxelSize is not None and min(voxelSize[0]) > 0
+    sides, units = voxelSize if isKnown else ((1.0, 1.0, 1.0), ("voxel",) * 3)
     lengths = [count * side for count, side in zip(image.shape, sides, strict=True)]
     widths = [max(lengths[across], max(lengths) / 8) for across, _, _ in PLANES]
     height = 20 * max(lengths[up] for _, up, _ in PLANES) / sum(widths) + 1.5

@@ -41,9 +41,10 @@ def testPredictionAndReferenceAreSeenWhereTheyAre(tmp_path, ball):
 
 
 @pytest.mark.parametrize("shape", [(24, 20, 1), (1, 20, 16), (300, 8, 8), (1, 1, 1)])
-def testFlatAndLongVolumesAreDrawn(tmp_path, shape):
+@pytest.mark.parametrize("sides", [(0.5, 0.5, 2.0), (0.0, 1.0, 1.0), (1.0, -1.0, 1.0)])
+def testFlatAndLongVolumesAreDrawnWhateverTheSpacing(tmp_path, shape, sides):
     image = np.random.default_rng(0).random(shape)
-    drawPrediction(image, image, image > 0.5, tmp_path / "a.png", ((0.5, 0.5, 2.0), ("nm",) * 3))
+    drawPrediction(image, image, image > 0.5, tmp_path / "a.png", (sides, ("nm",) * 3))
     width, height = Image.open(tmp_path / "a.png").size
     assert 1000 < width < 2000 and 400 < height < 2000
 
