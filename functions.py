@@ -5,17 +5,18 @@ positive: precipitate or pore. Method: Gaudez et al., J. Synchrotron Rad. 29 (20
 doi 10.1107/S1600577522006816.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from engine.blocks import predictInBlocks
 from engine.devices import loadKeras
 from engine.errors import PipelineError
+from engine.layout import Geometry, Layout
 from engine.models import Weights, readArchitecture, readWeights
 from engine.nrrdFiles import NrrdVolume, openVolume
 from engine.plan import VARIABLES, Layer, sideMultiple, weightedLayers
+from engine.prediction import Sink, Stream, predictVolume
 
 ROTATION_AXES = ((0, 1), (1, 2), (0, 2))  # published order of the axis pairs
 SIDE_MULTIPLE = 8  # sides of sub-volumes: the published network halves them three times
@@ -127,9 +128,17 @@ def readDataToPredict(
 
 def refuseNonFinite(image: np.ndarray, fileName: str | Path) -> None:
     """Raise PipelineError naming the file and the number of voxels that are NaN or infinite."""
-    if image.dtype.kind != "f":
-        return
-    count = image.size - sum(int(np.count_nonzero(np.isfinite(plane))) for plane in slowestFirst(image))
+    for _ in countNonFinite(slowestFirst(image), fileName):
+        pass
+
+
+def countNonFinite(blocks: Iterable[np.ndarray], fileName: str | Path) -> Iterator[np.ndarray]:
+    """Pass blocks of a volume on; raise PipelineError after the last one if voxels were NaN or infinite."""
+    count = 0
+    for block in blocks:
+        if block.dtype.kind == "f":
+            count += block.size - int(np.count_nonzero(np.isfinite(block)))
+        yield block
     if count:
         raise PipelineError(
             f"{count} voxels are NaN or infinite",
@@ -159,17 +168,26 @@ def copyInOrder(image: np.ndarray) -> np.ndarray:
 
 
 def measureMoments(image: np.ndarray) -> tuple[float, float]:
-    """Measure mean and standard deviation in float64, plane by plane: no copy of the volume is made.
+    """Measure mean and standard deviation in float64, plane by plane: no copy of the volume is made."""
+    return mergeMoments(slowestFirst(image))
 
-    Two passes, as the textbook formula asks: sums of squares minus the squared mean would cancel.
+
+def mergeMoments(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Measure mean and standard deviation of a volume that comes block by block, in one pass.
+
+    Source: Chan, Golub & LeVeque, Am. Stat. 37 (1983) 242, doi 10.1080/00031305.1983.10483115; a sum of
+    squares minus the squared mean would cancel.
     """
-    planes = slowestFirst(image)
-    mean = sum(float(plane.sum(dtype=np.float64)) for plane in planes) / image.size
-    squares = 0.0
-    for plane in planes:
-        deviation = (plane.astype(np.float64) - mean).ravel()
-        squares += float(deviation @ deviation)
-    return mean, (squares / image.size) ** 0.5
+    count, mean, squares = 0, 0.0, 0.0
+    for block in blocks:
+        values = block.astype(np.float64).ravel(order="K")
+        middle = float(values.mean())
+        values -= middle
+        difference, known = middle - mean, count
+        count += values.size
+        mean += difference * values.size / count
+        squares += float(values @ values) + difference**2 * known * values.size / count
+    return mean, (squares / count) ** 0.5
 
 
 def prep_img(x: np.ndarray, mean: float | None = None, std: float | None = None) -> np.ndarray:
@@ -470,26 +488,42 @@ def setWeights(model, plan: list[Layer], weights: Weights) -> None:
 
 
 def predictProbability(
-    image: np.ndarray, plan: list[Layer], weights: Weights, probability: np.ndarray, memoryBudget: float
+    volume: NrrdVolume,
+    region: Sequence[tuple[int, int]],
+    moments: tuple[float, float],
+    geometry: Geometry,
+    layout: Layout,
+    stream: Stream,
+    sink: Sink,
 ) -> None:
-    """Predict the probability of every voxel, equal to one pass of the network over the whole image.
+    """Predict the probability of every voxel of a region, equal to one pass of the network over all of it.
 
     Parameters
     ----------
-    image : array
-        (x, y, z) float32, z-scored; any side length: sides that the network cannot halve are extended by
-        mirroring at the far end and cropped again.
-    plan, weights
-        The network, from `readModel`.
-    probability : array
-        (x, y, z) float32, filled in place.
-    memoryBudget : float
-        Memory that the network may take, GiB.
+    volume : NrrdVolume
+        Grey values, read slab by slab.
+    region : three (start, stop) pairs
+        Half-open ranges along x, y, z; any side length: sides that the network cannot halve are extended by
+        mirroring at the far end, and what was added is left out again.
+    moments : tuple of float
+        Mean and standard deviation of the region: the published z-score.
+    geometry, layout
+        The region as (plane z, row y, column x), and how it is cut.
+    stream : Stream
+        The network on a back end.
+    sink : Sink
+        Takes float32 probabilities (z, y, x).
     """
-    model = buildModel(plan, weights)
-    padding = [(0, -side % sideMultiple(plan)) for side in image.shape]
-    extended = np.pad(image, padding, mode="symmetric") if np.any(padding) else image
-    predictInBlocks(model.predict_on_batch, extended, plan, probability, memoryBudget)
+    (left, _), (top, _), (first, last) = region
+
+    def readPlanes(
+        plane: int, rows: tuple[int, int], columns: tuple[int, int], slab: int
+    ) -> Iterator[np.ndarray]:
+        part = (left + columns[0], left + columns[1]), (top + rows[0], top + rows[1]), (first + plane, last)
+        for block in volume.slabs(part, slab):  # (x, y, z)
+            yield prep_img(block.T, *moments)  # (z, y, x)
+
+    predictVolume(readPlanes, geometry, layout, stream, sink)
 
 
 # --------------------------------------------------------------------------------------------------- scores
@@ -512,17 +546,20 @@ def scoreVoxels(probability: np.ndarray, reference: np.ndarray, threshold: float
     dict
         tp, fp, fn, tn (counts), precision, recall, dice, iou.
     """
-    tp = fp = fn = 0
-    for plane, label in zip(
-        slowestFirst(probability),
-        np.moveaxis(reference, int(np.argmax(np.abs(probability.strides))), 0),
-        strict=True,
-    ):
-        positive = plane >= threshold
-        tp += int(np.count_nonzero(positive & label))
-        fp += int(np.count_nonzero(positive & ~label))
-        fn += int(np.count_nonzero(~positive & label))
-    return {"tp": tp, "fp": fp, "fn": fn, "tn": reference.size - tp - fp - fn} | scoreCounts(tp, fp, fn)
+    references = np.moveaxis(reference, int(np.argmax(np.abs(probability.strides))), 0)
+    return scoreBlocks(zip(slowestFirst(probability), references, strict=True), threshold)
+
+
+def scoreBlocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]], threshold: float = 0.5) -> dict[str, float]:
+    """Score a prediction that comes block by block: pairs of probability and reference, as `scoreVoxels`."""
+    tp = fp = fn = size = 0
+    for probability, reference in blocks:
+        positive = probability >= threshold
+        tp += int(np.count_nonzero(positive & reference))
+        fp += int(np.count_nonzero(positive & ~reference))
+        fn += int(np.count_nonzero(~positive & reference))
+        size += reference.size
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": size - tp - fp - fn} | scoreCounts(tp, fp, fn)
 
 
 def scoreCounts(tp: float, fp: float, fn: float) -> dict[str, float]:

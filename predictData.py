@@ -9,14 +9,20 @@ Out: the probability as float32 NRRD with the geometry of the input, a picture (
 
 import argparse
 import itertools
+import math
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.backends import Backend, baseMemory, chooseBackend, openStream
 from engine.console import (
     ScriptParser,
     commandLine,
+    describeDuration,
     describeShape,
     freeMemoryGiB,
     packageVersions,
@@ -26,25 +32,22 @@ from engine.console import (
     runScript,
 )
 from engine.contracts import describeNormalization, findContract
-from engine.devices import describeDevice
 from engine.errors import PipelineError
-from engine.figures import drawPrediction
+from engine.figures import MidSlices, drawPrediction
 from engine.files import digestFile, writeJson
-from engine.nrrdFiles import (
-    NrrdVolume,
-    checkRegion,
-    createVolume,
-    cropHeader,
-    openVolume,
-    voxelSize,
-)
-from engine.plan import sideMultiple
+from engine.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
+from engine.nrrdFiles import NrrdVolume, checkRegion, cropHeader, openVolume, voxelSize
+from engine.partialVolume import decodeProbability, describeScale, openPartial, readJournal
+from engine.plan import haloOf, sideMultiple
+from engine.prediction import Stream, timeSlab
+from engine.stream import Step, describeStream
 from functions import (
+    countNonFinite,
+    mergeMoments,
     parseLabels,
     predictProbability,
-    readDataToPredict,
     readModel,
-    scoreVoxels,
+    scoreBlocks,
     selectPositive,
 )
 
@@ -64,7 +67,14 @@ y1 = None  # the same along y
 y2 = None  # the same along y
 z1 = None  # the same along z
 z2 = None  # the same along z
-memoryBudget = 0.0  # GiB that the network may take; 0 = half of the free memory, at most 8
+engine = "auto"  # auto, openvino (CPU) or keras (GPU, or CPU without OpenVINO)
+precision = "auto"  # of the network: auto, float32, bfloat16 or float16
+memoryBudget = 0.0  # GiB that the whole process may take; 0 = half of the free memory, at most 8
+outputType = (
+    "float32"  # of the result: float32, or uint8 or uint16 with the probability scaled to the full range
+)
+outputEncoding = "raw"  # of the result: raw or gzip
+dryRun = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
 
 
@@ -83,7 +93,12 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("y2", type=int, default=y2)
     parser.addFlag("z1", type=int, default=z1)
     parser.addFlag("z2", type=int, default=z2)
+    parser.addFlag("engine", default=engine)
+    parser.addFlag("precision", default=precision)
     parser.addFlag("memoryBudget", type=float, default=memoryBudget)
+    parser.addFlag("outputType", default=outputType, choices=("float32", "uint8", "uint16"))
+    parser.addFlag("outputEncoding", default=outputEncoding, choices=("raw", "gzip"))
+    parser.addFlag("dryRun", action="store_true", default=dryRun)
     return completeArguments(parser.parse_args(argv))
 
 
@@ -98,8 +113,6 @@ def completeArguments(arguments: argparse.Namespace) -> argparse.Namespace:
     if arguments.nameReference is None:
         beside = arguments.nameInput.with_name(f"{stem}_mask.nrrd")
         arguments.nameReference = beside if beside.is_file() else Path("none")
-    if not arguments.memoryBudget:
-        arguments.memoryBudget = round(min(freeMemoryGiB() / 2, 8), 2)
     return arguments
 
 
@@ -114,28 +127,35 @@ def main(arguments: argparse.Namespace) -> None:
     plan, weights = readModel(arguments.modelFile, arguments.weightFile)
     contract = findContract(arguments.weightFile or arguments.modelFile)
     labels = parseLabels(arguments.positiveLabel or (contract or {}).get("positiveLabel") or [0])
-    printStart(arguments, volume, region, contract)
+    size = tuple(stop - start for start, stop in reversed(region))  # planes z, rows y, columns x
+    geometry = Geometry(size, sideMultiple(plan), haloOf(plan))
+    backend = chooseBackend(arguments.engine, arguments.precision)
+    run = prepareRun(arguments, volume, region, backend, geometry, describeStream(plan, weights))
+    printStart(arguments, volume, region, contract, run)
+    checkDisk(arguments, run)
+    stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
+    if arguments.dryRun:
+        printEstimate(stream, run)
+        return
 
-    image = readDataToPredict(arguments.nameInput, *itertools.chain(*region))[0, ..., 0]  # (x, y, z)
-    if not image.any():
+    grey = MidSlices(tuple(reversed(size)))
+    moments = mergeMoments(countNonFinite(listPlanes(volume, region, grey), volume.path))
+    if moments[1] == 0:
         print("Warning: all voxels of the region have the same grey value; it becomes zeros")
-    if min(image.shape) < sideMultiple(plan):
-        thin = f"{describeShape(image.shape)} voxels are fewer than {sideMultiple(plan)} along a side"
-        print(f"Warning: {thin}; the missing ones are mirrored (is this really a volume?)")
-    header = cropHeader(volume.header, region, np.dtype(np.float32))
-    with createVolume(arguments.nameOutput, image.shape, np.float32, header) as probability:
-        predictProbability(image, plan, weights, probability, arguments.memoryBudget)
+    header = cropHeader(volume.header, region, np.dtype(arguments.outputType))
+    header |= describeScale(arguments.outputType)
+    target = arguments.nameOutput, grey.shape, arguments.outputType, header, run.journal
+    with openPartial(*target, arguments.outputEncoding) as sink:
+        predictProbability(volume, region, moments, geometry, run.layout, stream, sink)
+    del stream
 
-    probability = openVolume(arguments.nameOutput).read()
-    mask = scores = None
-    if reference is not None:
-        mask = selectPositive(reference.read(region), labels)
-        scores = scoreVoxels(probability, mask, THRESHOLD)
+    scores, slices = judge(arguments.nameOutput, reference, region, labels)
+    if scores:
         printScores(scores, arguments)
     picture, record = (arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json"))
-    drawPrediction(image, probability, mask, picture, voxelSize(volume.header))
-    writeJson(record, describeRun(arguments, volume, region, scores))
-    print(f"Predicted {image.size / 1e6:.1f} Mvoxel in {time.time() - begin:.1f} s. Written:")
+    drawPrediction(grey, *slices, picture, voxelSize(volume.header))
+    writeJson(record, describeRun(arguments, region, scores, run))
+    print(f"Predicted {math.prod(size) / 1e6:.1f} Mvoxel in {time.time() - begin:.1f} s. Written:")
     for path in (arguments.nameOutput, picture, record):
         print(f"  {relativePath(path)}")
 
@@ -148,14 +168,15 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     if arguments.nameOutput.suffix.lower() != ".nrrd":
         raise PipelineError("nameOutput must end with .nrrd", file=arguments.nameOutput)
     inputs = {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
-    inputs |= {"nameInput": volume.path, "the data file of nameInput": volume.dataPath}
+    inputs |= {"nameInput": volume.path}
+    inputs |= {f"the data file {path.name} of nameInput": path for path in volume.dataPaths}
     inputs |= {"the contract of modelFile": arguments.modelFile.with_suffix(".json")}
     outputs = [arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json")]
     for written, (name, path) in itertools.product((arguments.nameOutput, *outputs), inputs.items()):
         if path and path.exists() and path.resolve() == written.resolve():
             raise PipelineError(f"nameOutput would replace {name}", file=written)
-    if not arguments.memoryBudget > 0:
-        raise PipelineError("memoryBudget must be above 0 GiB", received=arguments.memoryBudget)
+    if not arguments.memoryBudget >= 0:
+        raise PipelineError("memoryBudget must not be below 0 GiB", received=arguments.memoryBudget)
 
 
 def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolume | None:
@@ -173,12 +194,94 @@ def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolu
     return reference
 
 
+class Run(NamedTuple):
+    """What is decided before the first voxel is read."""
+
+    backend: Backend
+    geometry: Geometry
+    layout: Layout
+    steps: list[Step]
+    journal: dict[str, Any]
+    digests: dict[str, str]
+    differences: list[str]  # from an unfinished result under the same name
+
+
+def prepareRun(
+    arguments: argparse.Namespace,
+    volume: NrrdVolume,
+    region: tuple,
+    backend: Backend,
+    geometry: Geometry,
+    steps: list[Step],
+) -> Run:
+    """Decide how the volume is cut, or go on as an interrupted run did."""
+    inputs = {
+        volume.path,
+        *volume.dataPaths,
+        arguments.modelFile,
+        arguments.weightFile or arguments.modelFile,
+    }
+    digests = (
+        {} if arguments.dryRun else {str(relativePath(path)): digestFile(path) for path in sorted(inputs)}
+    )
+    names = ("memoryBudget", "outputType", "outputEncoding")
+    identity = {name: getattr(arguments, name) for name in names} | {
+        "region": [list(axis) for axis in region],
+        "engine": backend.engine,
+        "precision": backend.precision,
+        "digests": digests,
+    }
+    journal, differences = readJournal(arguments.nameOutput, identity)
+    if journal:
+        layout = Layout(*journal["layout"])
+    else:
+        budget = arguments.memoryBudget or round(min(freeMemoryGiB() / 2, 8), 2)
+        layout = chooseLayout(geometry, steps, backend.byteCount, budget, baseMemory(backend))
+        journal = {"identity": identity, "layout": list(layout), "progress": {}}
+    return Run(backend, geometry, layout, steps, journal, digests, differences)
+
+
+def listPlanes(volume: NrrdVolume, region: tuple, slices: MidSlices) -> Iterator[np.ndarray]:
+    """List the planes of a region, and keep its mid-slices by the way."""
+    z = 0
+    for block in volume.slabs(region):  # (x, y, z)
+        slices.add(z, block.T)
+        yield from block.T
+        z += block.shape[2]
+
+
+def judge(
+    result: Path, reference: NrrdVolume | None, region: tuple, labels: list[int]
+) -> tuple[dict | None, tuple[MidSlices, MidSlices | None]]:
+    """Score the written result against the reference and keep the mid-slices of both."""
+    written = openVolume(result)
+    slices = MidSlices(written.shape), MidSlices(written.shape) if reference else None
+
+    def readPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        z, masks = 0, reference.slabs(region) if reference else itertools.repeat(None)
+        for block, mask in zip(written.slabs(), masks, strict=False):
+            probability = decodeProbability(block.T)
+            slices[0].add(z, probability)
+            positive = np.zeros(0, bool)
+            if mask is not None:
+                positive = selectPositive(mask.T, labels)
+                slices[1].add(z, positive)
+            yield probability, positive
+            z += len(probability)
+
+    if reference:
+        return scoreBlocks(readPairs(), THRESHOLD), slices
+    for _ in readPairs():
+        pass
+    return None, slices
+
+
 def printStart(
-    arguments: argparse.Namespace, volume: NrrdVolume, region: tuple, contract: dict | None
+    arguments: argparse.Namespace, volume: NrrdVolume, region: tuple, contract: dict | None, run: Run
 ) -> None:
-    """Print parameters, device, what is read and how it is normalised."""
+    """Print parameters, device, what is read, how it is normalised and how it is cut."""
     printSettings(arguments)
-    print(f"Device: {describeDevice()}")
+    print(f"Device: {run.backend.device}, {run.backend.precision}")
     size = voxelSize(volume.header)
     sides = [] if size is None else [f"{side:g} {unit}".strip() for side, unit in zip(*size, strict=True)]
     voxel = f", voxel {' x '.join(sides)}" if sides else ""
@@ -188,6 +291,51 @@ def printStart(
         f"Region: {' '.join(f'{a} {start}:{stop}' for a, (start, stop) in zip('xyz', region, strict=True))}"
     )
     print(f"Normalisation: {describeNormalization(contract, shape == volume.shape)}")
+    if min(shape) < run.geometry.cell:
+        thin = f"{describeShape(shape)} voxels are fewer than {run.geometry.cell} along a side"
+        print(f"Warning: {thin}; the missing ones are mirrored (is this really a volume?)")
+    tiles = run.layout.rowTiles * run.layout.columnTiles
+    cut = (
+        f"{tiles} tiles ({workFactor(run.geometry, run.layout):.2f} times the work)"
+        if tiles > 1
+        else "one tile"
+    )
+    print(f"Stream: {run.layout.slab} planes at a time, {cut}, {run.layout.memory:.2f} GiB of memory")
+    if run.differences:
+        print(f"An unfinished result is begun anew: {'; '.join(run.differences)}")
+    progress = run.journal["progress"]
+    if progress:
+        print(f"Going on with an unfinished result: tile {progress['tile'] + 1}, plane {progress['planes']}")
+
+
+def checkDisk(arguments: argparse.Namespace, run: Run) -> None:
+    """Print what the result takes on the disk; refuse a disk that is too full, before any work."""
+    byteCount = math.prod(run.geometry.size) * np.dtype(arguments.outputType).itemsize
+    scratch = byteCount if arguments.outputEncoding == "gzip" else 0
+    free = shutil.disk_usage(arguments.nameOutput.parent).free
+    sizes = f"Result: {byteCount / 2**30:.3f} GiB" + (
+        ", as much for a while before it is gzip" if scratch else ""
+    )
+    print(f"{sizes}; {free / 2**30:.1f} GiB of the disk are free")
+    needed = byteCount + scratch - (byteCount if run.journal["progress"] else 0)
+    if needed > free:
+        raise PipelineError(
+            "too little disk for the result",
+            file=arguments.nameOutput,
+            expected=f"{needed / 2**30:.2f} GiB",
+            received=f"{free / 2**30:.2f} GiB",
+        )
+
+
+def printEstimate(stream: Stream, run: Run) -> None:
+    """Print how long the prediction would take, from one timed slab."""
+    section = tileSection(run.geometry, run.layout)
+    seconds = timeSlab(stream, section)
+    slabs = run.layout.rowTiles * run.layout.columnTiles * run.geometry.shape[0] / run.layout.slab
+    speed = math.prod(run.geometry.size) / 1e6 / (slabs * seconds)
+    print(
+        f"Estimate: {describeDuration(slabs * seconds)} at {speed:.2f} Mvoxel/s (one slab: {seconds:.3f} s)"
+    )
 
 
 def printScores(scores: dict, arguments: argparse.Namespace) -> None:
@@ -197,18 +345,18 @@ def printScores(scores: dict, arguments: argparse.Namespace) -> None:
     print(f"Scores against {arguments.nameReference.name} at threshold {THRESHOLD}: {line}")
 
 
-def describeRun(
-    arguments: argparse.Namespace, volume: NrrdVolume, region: tuple, scores: dict | None
-) -> dict:
+def describeRun(arguments: argparse.Namespace, region: tuple, scores: dict | None, run: Run) -> dict:
     """Describe what went into the result."""
-    inputs = {volume.path, volume.dataPath, arguments.modelFile, arguments.weightFile or arguments.modelFile}
     return {
         "command": commandLine(),
         "parameters": plainSettings(arguments),
         "region": [list(axis) for axis in region],
+        "engine": run.backend.engine,
+        "precision": run.backend.precision,
+        "device": run.backend.device,
         "scores": scores,
         "versions": packageVersions(),
-        "inputs": {str(relativePath(path)): digestFile(path) for path in sorted(inputs)},
+        "inputs": run.digests,
     }
 
 

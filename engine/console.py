@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.errors import PipelineError
 from engine.files import FULL_DISK
 
-PACKAGES = ("keras", "tensorflow", "jax", "numpy", "scipy", "pynrrd", "h5py")
+PACKAGES = ("keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "pynrrd", "h5py")
 
 
 def runScript(main: Callable, parseArguments: Callable) -> None:
@@ -86,6 +86,13 @@ def describeShape(shape) -> str:
     return "x".join(map(str, shape))
 
 
+def describeDuration(seconds: float) -> str:
+    """Write a duration as people do: 45 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def relativePath(path: Path) -> Path:
     """Give a path as a user in the current folder would type it."""
     path = path.resolve()
@@ -112,6 +119,16 @@ def freeMemoryGiB() -> float:
             free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) / 2**20
         return min(free, _containerMemoryGiB())
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / 2
+
+
+def residentGiB() -> float:
+    """Memory that this process has now, GiB."""
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def _containerMemoryGiB() -> float:

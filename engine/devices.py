@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from engine.errors import PipelineError
 
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under Windows, AMD
 CUDA_HINT = 'No GPU in use; for an NVIDIA card: pip install "tensorflow[and-cuda]"'
 
 
@@ -61,6 +62,13 @@ def describeDevice() -> str:
     return f"GPU {', '.join(names)}{f' ({memory})' if memory else ''}, {backend}"
 
 
+def hasGpu() -> bool:
+    """Whether Keras would compute on a GPU; where no driver is loaded, Keras is not loaded to find out."""
+    return any(os.path.exists(path) for path in GPU_DRIVERS) and bool(
+        _listGpus(loadKeras().backend.backend())
+    )
+
+
 def _listGpus(backend: str) -> list[str]:
     """Names of the GPUs that the back end sees."""
     if backend == "tensorflow":
@@ -99,3 +107,13 @@ def processorName() -> str:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     return platform.processor() or platform.machine()
+
+
+def compileFunction(function):
+    """Compile a pure function of tensors for the back end; the memory of its first argument is used again."""
+    backend = loadKeras().backend.backend()
+    if backend == "jax":
+        return importlib.import_module("jax").jit(function, donate_argnums=0)
+    if backend == "tensorflow":
+        return importlib.import_module("tensorflow").function(function, autograph=False)
+    return function

@@ -9,6 +9,7 @@ from engine.files import writeAtomically
 COLOURS = ("#0072B2", "#D55E00")  # blue, vermilion: told apart by colour-blind readers too
 PLANES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))  # horizontal axis, vertical axis, axis of the slice
 LEAST_SHOWN = 0.1  # probability below which the grey values show through
+SHOWN_VOXELS = 1500  # along a side of a slice; memory for pictures does not grow with the volume
 REFERENCE_COLOUR = "#00E5FF"  # cyan keeps apart from the reds of the probability and from grey
 
 
@@ -44,10 +45,39 @@ def drawTrainingCurves(history: dict[str, list[float]], path: str | Path) -> Non
     _save(figure, path)
 
 
+class MidSlices:
+    """The three orthogonal mid-slices of a volume that comes plane by plane.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Voxels along (x, y, z).
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape = tuple(shape)
+        self.slices: list[np.ndarray | None] = [None, None, None]
+
+    def add(self, z: int, planes: np.ndarray) -> None:
+        """Take planes (z, y, x) that begin at plane `z`."""
+        x, y, middle = (side // 2 for side in self.shape)
+        for axis, part in ((0, planes[:, :, x].T), (1, planes[:, y].T)):
+            if self.slices[axis] is None:
+                self.slices[axis] = np.zeros((part.shape[0], self.shape[2]), planes.dtype.newbyteorder("="))
+            self.slices[axis][:, z : z + len(planes)] = part
+        if z <= middle < z + len(planes):
+            self.slices[2] = planes[middle - z].T.astype(planes.dtype.newbyteorder("="))
+
+    def slice(self, axis: int) -> np.ndarray:
+        """Mid-slice across an axis, (vertical, horizontal); thinned out where no screen could show it."""
+        part = self.slices[axis].T
+        return part[tuple(slice(None, None, -(-side // SHOWN_VOXELS)) for side in part.shape)]
+
+
 def drawPrediction(
-    image: np.ndarray,
-    probability: np.ndarray,
-    reference: np.ndarray | None,
+    image: MidSlices,
+    probability: MidSlices,
+    reference: MidSlices | None,
     path: str | Path,
     voxelSize: tuple[tuple[float, ...], tuple[str, ...]] | None = None,
 ) -> None:
@@ -55,10 +85,10 @@ def drawPrediction(
 
     Parameters
     ----------
-    image, probability : array
-        (x, y, z) grey values and probability in 0..1.
-    reference : array or None
-        (x, y, z) bool, outlined where given.
+    image, probability : MidSlices
+        Grey values, and probability in 0..1.
+    reference : MidSlices or None
+        Of bool, outlined where given.
     path : path
         The picture.
     voxelSize : tuple, optional
@@ -73,10 +103,11 @@ def drawPrediction(
     figure, axes = plt.subplots(
         2, 3, figsize=(13, min(max(height, 5), 16)), width_ratios=widths, layout="constrained"
     )
-    shades = dict(zip(("vmin", "vmax"), np.percentile(_thinOut(image), (0.5, 99.5)), strict=True))
+    shown = np.concatenate([image.slice(axis).ravel() for axis in range(3)])
+    shades = dict(zip(("vmin", "vmax"), np.percentile(shown, (0.5, 99.5)), strict=True))
     for (upper, lower), (across, up, normal) in zip(axes.T, PLANES, strict=True):
         middle = image.shape[normal] // 2
-        grey, share = (np.take(array, middle, normal).T for array in (image, probability))  # (up, across)
+        grey, share = (array.slice(normal) for array in (image, probability))  # (up, across)
         place = {"origin": "lower", "extent": (0, lengths[across], 0, lengths[up])}
         for axis in (upper, lower):
             axis.imshow(grey, cmap="gray", interpolation="nearest", **shades, **place)
@@ -87,7 +118,7 @@ def drawPrediction(
             overlay, "autumn_r", vmin=0, vmax=1, alpha=0.65, interpolation="nearest", **place
         )
         if reference is not None:
-            outline = np.take(reference, middle, normal).T
+            outline = reference.slice(normal)
             if min(outline.shape) > 1 and outline.any() and not outline.all():
                 extent = place["extent"]
                 lower.contour(outline, [0.5], colors=REFERENCE_COLOUR, linewidths=1.1, extent=extent)
@@ -105,12 +136,6 @@ def _loadPyplot():
     import matplotlib.pyplot as plt
 
     return plt
-
-
-def _thinOut(image: np.ndarray) -> np.ndarray:
-    """Take at most about a million voxels: enough for percentiles."""
-    step = max(1, round((image.size / 1e6) ** (1 / 3)))
-    return image[::step, ::step, ::step]
 
 
 def _save(figure, path: str | Path) -> None:

@@ -1,0 +1,86 @@
+"""Which back end predicts, in which precision: OpenVINO on a CPU, Keras on a GPU."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.console import residentGiB
+from engine.devices import describeDevice, hasGpu, processorName
+from engine.errors import PipelineError
+from engine.prediction import Stream
+from engine.stream import Step
+
+ENGINES = ("auto", "keras", "openvino")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+LIBRARIES = {
+    "openvino": 0.14,
+    "keras": 0.75,
+}  # GiB that loading and compiling takes (benchmarks/prediction.py)
+
+
+class Backend(NamedTuple):
+    """What predicts."""
+
+    engine: str  # openvino or keras
+    precision: str  # float32, bfloat16 or float16
+    device: str  # in words
+
+    @property
+    def byteCount(self) -> int:
+        """Bytes of a stored number."""
+        return 4 if self.precision == "float32" else 2
+
+
+def chooseBackend(engine: str, precision: str) -> Backend:
+    """Choose what predicts fastest here.
+
+    Parameters
+    ----------
+    engine : str
+        'auto': Keras where its back end sees a GPU, else OpenVINO.
+    precision : str
+        'auto': bfloat16 on a GPU or where the processor multiplies matrices in it (AMX), else float32.
+        AVX512-BF16 alone is no reason: there bfloat16 is slower (benchmarks/RESULTS.md).
+
+    Raises
+    ------
+    PipelineError
+        An unknown name.
+    """
+    for name, value, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise PipelineError(f"no such {name}", expected=" or ".join(known), received=value)
+    isGpu = engine != "openvino" and hasGpu()
+    if engine == "auto":
+        engine = "keras" if isGpu else "openvino"
+    if precision == "auto":
+        precision = "bfloat16" if isGpu or (engine == "openvino" and _hasMatrixUnit()) else "float32"
+    device = describeDevice() if engine == "keras" else f"CPU ({processorName()}), openvino"
+    return Backend(engine, precision, device)
+
+
+def openStream(backend: Backend, steps: list[Step], slab: int, section: tuple[int, int]) -> Stream:
+    """Build the network on a back end, for slabs of one shape.
+
+    Raises
+    ------
+    PipelineError
+        The back end is not installed.
+    """
+    if backend.engine == "keras":
+        from engine.kerasStream import KerasStream as StreamOfBackend
+    else:
+        from engine.openvinoStream import OpenvinoStream as StreamOfBackend
+    return StreamOfBackend(steps, slab, section, backend.precision)
+
+
+def baseMemory(backend: Backend) -> float:
+    """GiB that the process takes before it holds any plane, with the libraries of the back end."""
+    return residentGiB() + LIBRARIES[backend.engine]
+
+
+def _hasMatrixUnit() -> bool:
+    """Whether the processor has AMX with bfloat16."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
