@@ -182,7 +182,8 @@ def mergeMoments(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
     for block in blocks:
         values = block.astype(np.float64).ravel(order="K")
         middle = float(values.mean())
-        values -= middle
+        with np.errstate(invalid="ignore"):  # infinite grey values: refused by `countNonFinite`
+            values -= middle
         difference, known = middle - mean, count
         count += values.size
         mean += difference * values.size / count

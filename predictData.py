@@ -70,9 +70,7 @@ z2 = None  # the same along z
 engine = "auto"  # auto, openvino (CPU) or keras (GPU, or CPU without OpenVINO)
 precision = "auto"  # of the network: auto, float32, bfloat16 or float16
 memoryBudget = 0.0  # GiB that the whole process may take; 0 = half of the free memory, at most 8
-outputType = (
-    "float32"  # of the result: float32, or uint8 or uint16 with the probability scaled to the full range
-)
+outputType = "float32"  # of the result: float32, or uint8 or uint16 for the probability in 255 or 65535 steps
 outputEncoding = "raw"  # of the result: raw or gzip
 dryRun = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
@@ -167,6 +165,8 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
         raise PipelineError("no such folder", file=folder, remedy="create it or choose another --nameOutput")
     if arguments.nameOutput.suffix.lower() != ".nrrd":
         raise PipelineError("nameOutput must end with .nrrd", file=arguments.nameOutput)
+    if arguments.nameOutput.is_dir():
+        raise PipelineError("nameOutput is a folder", file=arguments.nameOutput)
     inputs = {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
     inputs |= {"nameInput": volume.path}
     inputs |= {f"the data file {path.name} of nameInput": path for path in volume.dataPaths}
@@ -361,4 +361,4 @@ def describeRun(arguments: argparse.Namespace, region: tuple, scores: dict | Non
 
 
 if __name__ == "__main__":
-    runScript(main, parseArguments)
+    runScript(main, parseArguments, "the same command goes on where it stopped.")

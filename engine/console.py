@@ -15,10 +15,11 @@ from pathlib import Path
 from engine.errors import PipelineError
 from engine.files import FULL_DISK
 
+KEPT = "nothing half-written was kept under a final name."
 PACKAGES = ("keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "pynrrd", "h5py")
 
 
-def runScript(main: Callable, parseArguments: Callable) -> None:
+def runScript(main: Callable, parseArguments: Callable, afterInterrupt: str = KEPT) -> None:
     """Run a script and leave with 0, 2 (something the user can correct, one line) or 130 (Ctrl-C)."""
     logging.basicConfig(format="Warning: %(message)s")  # what engine/ has to tell; level WARNING
     try:
@@ -26,7 +27,7 @@ def runScript(main: Callable, parseArguments: Callable) -> None:
     except PipelineError as error:
         leave(2, f"Error: {error}")
     except KeyboardInterrupt:
-        leave(130, "Interrupted: nothing half-written was kept under a final name.")
+        leave(130, f"Interrupted: {afterInterrupt}")
     except MemoryError as error:
         leave(2, f"Error: out of memory ({error}); close other programs or take a smaller volume or region")
     except OSError as error:

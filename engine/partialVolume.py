@@ -7,7 +7,6 @@ its name when it is whole.
 
 import contextlib
 import gzip
-import logging
 import math
 import os
 import time
@@ -34,7 +33,6 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-LOGGER = logging.getLogger(__name__)
 COMMIT_SECONDS = 5.0  # between two entries of the journal: what a kill can cost
 COMPRESSION = 1  # of gzip: noise does not shrink much further, and level 6 takes four times as long
 
@@ -60,13 +58,9 @@ class PartialVolume:
         self, path: Path, shape: tuple[int, int, int], dtype: np.dtype, offset: int, journal: dict[str, Any]
     ) -> None:
         self.path, self.shape, self.dtype, self.offset, self.journal = path, shape, dtype, offset, journal
-        self._file: BinaryIO = open(path, "r+b", buffering=0)  # noqa: SIM115
-        self._committed = time.monotonic()
-
-    @property
-    def progress(self) -> dict[str, Any]:
-        """What `commit` was given last; empty at the start."""
-        return self.journal["progress"]
+        self.file: BinaryIO = open(path, "r+b", buffering=0)  # noqa: SIM115
+        self.progress: dict[str, Any] = journal["progress"]  # where to begin
+        self._latest, self._committed = self.progress, time.monotonic()
 
     def write(self, planes: np.ndarray, plane: int, row: int, column: int) -> None:
         """Write probabilities (plane, row, column) float32 where they belong; the offsets are voxels."""
@@ -82,34 +76,47 @@ class PartialVolume:
 
     def _writeAt(self, position: int, voxels: np.ndarray) -> None:
         """Write all bytes of an array at a place of the file."""
-        self._file.seek(position)
+        self.file.seek(position)
         left = memoryview(np.ascontiguousarray(voxels)).cast("B")
         while left:
-            left = left[self._file.write(left) :]
+            left = left[self.file.write(left) :]
 
-    def commit(self, progress: dict[str, Any], isDue: bool = False) -> None:
+    def commit(self, progress: dict[str, Any]) -> None:
         """Note what is done, at most every few seconds; the planes are on the disk before the note is."""
-        if not isDue and time.monotonic() - self._committed < COMMIT_SECONDS:
-            return
-        os.fsync(self._file.fileno())
-        self.journal["progress"] = progress
-        writeJson(journalName(self.path), self.journal)
+        self._latest = progress
+        if time.monotonic() - self._committed >= COMMIT_SECONDS:
+            self._writeJournal()
+
+    def _writeJournal(self) -> None:
+        """Write the journal once the planes that it vouches for are on the disk."""
+        os.fsync(self.file.fileno())
+        writeJson(journalName(self.path), self.journal | {"progress": self._latest})
         self._committed = time.monotonic()
 
     def lock(self) -> None:
-        """Make sure that no other process writes the same result."""
+        """Make sure that no other process writes the same result, until the file is closed."""
         if fcntl is None:
             return
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PipelineError("another process is writing this result", file=self.path) from None
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            isOurs = os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            isOurs = False
         except OSError:  # a file system without locks
-            LOGGER.debug("no lock on %s", self.path)
+            return
+        if not isOurs:
+            raise PipelineError("another process is writing this result", file=self.path)
+
+    def interrupt(self) -> None:
+        """Note what is done for the next run; keep nothing where nothing was done."""
+        if self._latest:
+            self._writeJournal()
+        else:
+            self.path.unlink()
 
     def finish(self, path: Path, header: dict) -> None:
         """Give the whole file its name, or compress it under its name."""
-        os.fsync(self._file.fileno())
+        os.fsync(self.file.fileno())
         if header["encoding"] == "raw":
             os.replace(self.path, path)
         else:
@@ -117,10 +124,6 @@ class PartialVolume:
             self.path.unlink()
         flushToDisk(path.parent)
         journalName(self.path).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Close the file, which gives the lock back."""
-        self._file.close()
 
 
 def partialName(path: Path) -> Path:
@@ -203,20 +206,23 @@ def openPartial(
     header = describeData(header, shape, dtype)
     text = formatHeader(header)
     with _explained(path):
-        if not journal["progress"]:
-            partial.touch()
+        partial.touch()
         volume = PartialVolume(partial, shape, dtype, len(text), journal)
-    try:
+    with volume.file:
         volume.lock()
-        with _explained(path):
-            if not journal["progress"]:
-                journalName(partial).unlink(missing_ok=True)  # of another input: it must not vouch for this
-                partial.write_bytes(text)
-                reserveSpace(partial, len(text) + math.prod(shape) * dtype.itemsize)
-            yield volume
-            volume.finish(path, header if encoding == "raw" else header | {"encoding": encoding})
-    finally:
-        volume.close()
+        try:
+            with _explained(path):
+                if not journal["progress"]:
+                    journalName(partial).unlink(
+                        missing_ok=True
+                    )  # of another input: it must not vouch for this
+                    partial.write_bytes(text)
+                    reserveSpace(partial, len(text) + math.prod(shape) * dtype.itemsize)
+                yield volume
+                volume.finish(path, header if encoding == "raw" else header | {"encoding": encoding})
+        except KeyboardInterrupt:
+            volume.interrupt()
+            raise
 
 
 @contextlib.contextmanager

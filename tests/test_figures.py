@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.figures import drawPrediction, drawTrainingCurves
+from engine.figures import MidSlices, drawPrediction, drawTrainingCurves
 
 
 def countColour(path, isColour) -> int:
@@ -21,6 +21,28 @@ def isRed(red, green, blue):
     return (red > 150) & (green < 90) & (blue < 90)
 
 
+def slicesOf(volume, count=3):
+    """Mid-slices of a volume (x, y, z) that comes `count` planes at a time."""
+    slices = MidSlices(volume.shape)
+    for z in range(0, volume.shape[2], count):
+        slices.add(z, volume[:, :, z : z + count].T)
+    return slices
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+@pytest.mark.parametrize("shape", [(24, 20, 16), (5, 1, 7), (1, 1, 1)])
+def testMidSlicesAreThoseOfTheVolume(shape, count):
+    volume = np.random.default_rng(0).integers(0, 1000, shape).astype(">u2")
+    slices = slicesOf(volume, count)
+    for axis in range(3):
+        assert np.array_equal(slices.slice(axis), np.take(volume, shape[axis] // 2, axis).T)
+
+
+def testMidSlicesOfHugeVolumesAreThinnedOut():
+    slices = slicesOf(np.random.default_rng(0).random((4000, 2, 3)))
+    assert slices.slice(1).shape == (3, 1334) and slices.slice(0).shape == (3, 2)
+
+
 @pytest.fixture
 def ball():
     """Make a dark ball in the middle of a noisy volume (24, 20, 16) and its mask."""
@@ -31,9 +53,11 @@ def ball():
 
 def testPredictionAndReferenceAreSeenWhereTheyAre(tmp_path, ball):
     image, mask = ball
-    drawPrediction(image, mask.astype(np.float32), mask, tmp_path / "both.png")
-    drawPrediction(image, mask.astype(np.float32), None, tmp_path / "alone.png")
-    drawPrediction(image, np.zeros(mask.shape, np.float32), mask, tmp_path / "missed.png")
+    drawPrediction(slicesOf(image), slicesOf(mask.astype(np.float32)), slicesOf(mask), tmp_path / "both.png")
+    drawPrediction(slicesOf(image), slicesOf(mask.astype(np.float32)), None, tmp_path / "alone.png")
+    drawPrediction(
+        slicesOf(image), slicesOf(np.zeros(mask.shape, np.float32)), slicesOf(mask), tmp_path / "missed.png"
+    )
     red = {name: countColour(tmp_path / f"{name}.png", isRed) for name in ("both", "alone", "missed")}
     cyan = {name: countColour(tmp_path / f"{name}.png", isCyan) for name in ("both", "alone", "missed")}
     assert red["alone"] > 2 * red["missed"] + 1000
@@ -44,7 +68,9 @@ def testPredictionAndReferenceAreSeenWhereTheyAre(tmp_path, ball):
 @pytest.mark.parametrize("sides", [(0.5, 0.5, 2.0), (0.0, 1.0, 1.0), (1.0, -1.0, 1.0)])
 def testFlatAndLongVolumesAreDrawnWhateverTheSpacing(tmp_path, shape, sides):
     image = np.random.default_rng(0).random(shape)
-    drawPrediction(image, image, image > 0.5, tmp_path / "a.png", (sides, ("nm",) * 3))
+    drawPrediction(
+        slicesOf(image), slicesOf(image), slicesOf(image > 0.5), tmp_path / "a.png", (sides, ("nm",) * 3)
+    )
     width, height = Image.open(tmp_path / "a.png").size
     assert 1000 < width < 2000 and 400 < height < 2000
 

@@ -1,0 +1,184 @@
+"""predictData.py killed at any moment goes on and ends with the bytes of an uninterrupted run."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.nrrdFiles import writeVolume
+from engine.partialVolume import journalName, partialName
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = (40, 56, 120)
+
+PREDICT = """
+import os, signal, sys
+import engine.partialVolume, engine.files
+from pathlib import Path
+
+engine.partialVolume.COMMIT_SECONDS = 0.0
+count, left = int(sys.argv[1]), [int(sys.argv[1])]
+
+def countdown(half=lambda: None):
+    left[0] -= 1
+    if left[0] == 0:
+        half()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def wrap(holder, name):
+    original = getattr(holder, name)
+    def wrapped(*arguments, **options):
+        countdown()
+        return original(*arguments, **options)
+    setattr(holder, name, wrapped)
+
+writeAt = engine.partialVolume.PartialVolume._writeAt
+def writeOrDie(self, position, voxels):
+    countdown(lambda: writeAt(self, position, voxels[: len(voxels) // 2]))
+    writeAt(self, position, voxels)
+engine.partialVolume.PartialVolume._writeAt = writeOrDie
+for holder, name in ((os, "fsync"), (os, "replace"), (os, "posix_fallocate"), (Path, "unlink")):
+    wrap(holder, name)
+import predictData
+from engine.console import runScript
+runScript(predictData.main, lambda: predictData.parseArguments(sys.argv[2:]), "by the test")
+if count > 10**8:
+    print("events", count - left[0])
+"""
+NEVER = 10**9
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory):
+    """Write a volume of blobs in noise."""
+    folder = tmp_path_factory.mktemp("resume")
+    generator = np.random.default_rng(8)
+    image = generator.normal(30000, 900, SHAPE)
+    for x, y, z in generator.integers(4, 36, (25, 3)) * np.array([1, 1, 3]):
+        image[x - 3 : x + 3, y - 3 : y + 3, z - 3 : z + 3] -= 9000
+    writeVolume(folder / "scan.nrrd", image.astype(np.uint16), {"spacings": np.ones(3)})
+    return folder
+
+
+def startPredict(volume, output, count, *flags):
+    """Start the script; it kills itself at the count-th write, flush, rename or deletion."""
+    command = [sys.executable, "-c", PREDICT, count, "--nameInput", volume / "scan.nrrd"]
+    command += ["--nameOutput", output, "--nameReference", "none", *flags]
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def runPredict(*arguments):
+    """Run the script to its end; return its exit code and what it printed."""
+    with startPredict(*arguments) as process:
+        text = process.communicate(timeout=300)[0]
+    return process.returncode, text
+
+
+def uninterrupted(volume, *flags):
+    """Bytes of the result of an uninterrupted run, and the number of its events."""
+    output = volume / "whole.nrrd"
+    code, text = runPredict(volume, output, NEVER, *flags)
+    assert code == 0, text
+    content = output.read_bytes()
+    output.unlink()
+    return content, int(text.split("events ")[1])
+
+
+def killUntilDone(volume, folder, counts, *flags):
+    """Kill one run after the other; return the result and how often a run went on where one had stopped."""
+    output, resumed = folder / "out.nrrd", 0
+    for count in [*counts, NEVER]:
+        code, text = runPredict(volume, output, count, *flags)
+        resumed += "Going on with an unfinished result" in text
+        assert code in (0, -signal.SIGKILL), text
+    assert code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["out.json", "out.nrrd", "out.png"]
+    return output.read_bytes(), resumed
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [(), ("--memoryBudget", "0.32", "--outputType", "uint8", "--outputEncoding", "gzip", "--x1", "3")],
+    ids=["one tile", "tiles, integers, gzip"],
+)
+def testKilledPredictionGoesOnToTheSameBytes(volume, tmp_path, flags):
+    expected, events = uninterrupted(volume, *flags)
+    received, resumed = killUntilDone(volume, tmp_path, [events // 2, events // 4], *flags)
+    assert received == expected
+    assert resumed == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def testRandomKillsChangeNothing(volume, tmp_path, seed):
+    generator = np.random.default_rng(seed)
+    flags = [(), ("--memoryBudget", "0.32"), ("--outputEncoding", "gzip", "--outputType", "uint16")][seed]
+    expected, events = uninterrupted(volume, *flags)
+    counts = [*generator.integers(1, events + 1, 8), events, events - 1, events - 2, 1, 2, 3]
+    received, _ = killUntilDone(volume, tmp_path, map(int, counts), *flags)
+    assert received == expected
+
+
+@pytest.mark.slow
+def testKillsFromOutsideAtRandomTimesChangeNothing(volume, tmp_path):
+    generator = np.random.default_rng(5)
+    expected, _ = uninterrupted(volume)
+    output = tmp_path / "out.nrrd"
+    for delay in generator.uniform(0.2, 3.0, 8):
+        with startPredict(volume, output, NEVER) as process:
+            time.sleep(delay)
+            process.kill()
+            process.communicate()
+        if output.exists():
+            assert output.read_bytes() == expected
+    assert killUntilDone(volume, tmp_path, [])[0] == expected
+
+
+def testOtherInputsAreNamedAndBegunAnew(volume, tmp_path):
+    _, events = uninterrupted(volume)
+    expected, _ = uninterrupted(volume, "--z2", "100")
+    output = tmp_path / "out.nrrd"
+    runPredict(volume, output, events // 2)
+    assert json.loads(journalName(partialName(output)).read_text())["progress"]["planes"] > 8
+    code, text = runPredict(volume, output, NEVER, "--z2", "100")
+    assert code == 0
+    assert "begun anew: region was [[0, 40], [0, 56], [0, 120]], is [[0, 40], [0, 56], [0, 100]]" in text
+    assert "Going on" not in text and output.read_bytes() == expected
+
+
+def testInterruptedPredictionSaysSoAndGoesOn(volume, tmp_path):
+    output = tmp_path / "out.nrrd"
+    output.write_bytes(b"the old result")
+    code = (
+        "import time, engine.partialVolume as p; write = p.PartialVolume.write\n"
+        "p.PartialVolume.write = lambda *a: (write(*a), time.sleep(0.3))\n"
+        "import runpy, sys; sys.argv[0] = 'predictData.py'\n"
+        "runpy.run_path('predictData.py', run_name='__main__')"
+    )
+    flags = ["--nameInput", volume / "scan.nrrd", "--nameOutput", output, "--nameReference", "none"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, flags)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        limit = time.monotonic() + 60
+        while not partialName(output).exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.strip() == "Interrupted: the same command goes on where it stopped."
+    assert output.read_bytes() == b"the old result"
+    assert json.loads(journalName(partialName(output)).read_text())["progress"]["planes"] > 0
+    expected, _ = uninterrupted(volume)
+    assert killUntilDone(volume, tmp_path, [])[0] == expected
