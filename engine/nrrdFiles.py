@@ -1,32 +1,25 @@
-"""NRRD volumes: checked before they are read, read by region, written under their name when they are whole.
+"""NRRD volumes: checked before they are read, written under their name when they are whole.
 
-Arrays are (x, y, z): index order 'F' of pynrrd, the first axis changes fastest in the file. Raw data are
-mapped. Compressed data are streamed, because pynrrd holds them three times in memory, unpacks without limit,
-stops after the first member of a gzip file and applies a positive byte skip twice.
+Arrays are (x, y, z): index order 'F' of pynrrd, the first axis changes fastest in the file. The data may
+follow the header, or lie in a file of their own or in several; nrrdData.py reads them.
 """
 
-import bz2
 import contextlib
-import gzip
 import logging
 import math
 import os
 import re
-import zlib
-from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from engine.errors import PipelineError
 from engine.files import reserveSpace, writeAtomically
+from engine.nrrdData import CHUNK_BYTES, COMPRESSED, SKIP_REMEDY, NrrdVolume, checkRegion
 from engine.nrrdHeaders import (
     ENCODINGS,
-    Region,
-    completeRegion,
     cropHeader,
     describeData,
     formatHeader,
@@ -46,80 +39,12 @@ __all__ = [
 ]
 
 LOGGER = logging.getLogger(__name__)
-CHUNK_BYTES = 1 << 22
 EXPANSION = {"gzip": 1032, "bzip2": 2_000_000}  # most bytes that one compressed byte can stand for
-SKIP_REMEDY = "correct the sizes, or write 'byte skip: -1' into the header if the voxels are the last bytes"
-SEVERAL_FILES = r"LIST(\s.*)?|.*%\d*d.*(\s[+-]?\d+){3,4}"
+INTEGER = r"[+-]?[0-9]{1,9}"
+NUMBERED = rf"([^%\s]*)%(0?(?:[1-9][0-9]?)?)d([^%\s]*)\s+({INTEGER})\s+({INTEGER})\s+({INTEGER})(?:\s+(\S+))?"
+LIKE_NUMBERED = r".*%\S*\s+[+-]?[0-9]+(\s.*)?"  # meant as the form above, if not right
 
 # -------------------------------------------------- open: everything is checked, no voxel is read
-
-
-@dataclass(frozen=True, eq=False)
-class NrrdVolume:
-    """A volume whose header is consistent and whose data are where it says; made by `openVolume`.
-
-    Parameters
-    ----------
-    path, dataPath : Path
-        The file that was asked for, and the one with the voxels; the same if the header is attached.
-    header : OrderedDict
-        Fields as pynrrd parses them, spelled with spaces ('byte skip'), and the key/values as strings.
-    shape : tuple of int
-        Voxels along (x, y, z).
-    dtype : np.dtype
-        Type of a voxel, with the byte order of the file.
-    encoding : str
-        'raw', 'gzip', 'bzip2' or 'text'.
-    offset : int
-        Byte of the data file where the (encoded) voxels start.
-    byteSkip : int
-        Bytes to leave out after decompression; -1 means that the voxels come last.
-    """
-
-    path: Path
-    header: OrderedDict
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    dataPath: Path
-    encoding: str
-    offset: int
-    byteSkip: int = 0
-
-    @property
-    def byteCount(self) -> int:
-        """Bytes of all voxels, decoded."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def read(self, region: Region | None = None) -> np.ndarray:
-        """Read a region.
-
-        Parameters
-        ----------
-        region : three (start, stop) pairs, optional
-            Half-open ranges along x, y, z; None for an end, or for the region, means all of it.
-
-        Returns
-        -------
-        np.ndarray
-            (x, y, z) in the type of the file; for raw data a read-only view on the mapped file, no copy.
-
-        Raises
-        ------
-        PipelineError
-            The region is empty or leaves the volume, the data are damaged, or memory is too small for them.
-        """
-        region = checkRegion(self, region)
-        read = {"raw": _readRaw, "text": _readText}.get(self.encoding, _readCompressed)
-        try:
-            return read(self, region)
-        except PipelineError:
-            raise
-        except MemoryError as error:
-            raise PipelineError(
-                "does not fit in memory", file=self.path, remedy="choose a smaller region"
-            ) from error
-        except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
-            raise PipelineError(f"the data are truncated or damaged: {error}", file=self.dataPath) from error
 
 
 def openVolume(path: str | Path) -> NrrdVolume:
@@ -133,7 +58,7 @@ def openVolume(path: str | Path) -> NrrdVolume:
     Returns
     -------
     NrrdVolume
-        With `.header`, `.shape` (x, y, z), `.dtype` and `.read(region)`.
+        With `.header`, `.shape` (x, y, z), `.dtype`, `.read(region)` and `.slabs(region)`.
 
     Raises
     ------
@@ -146,12 +71,12 @@ def openVolume(path: str | Path) -> NrrdVolume:
         header, headerBytes = readHeader(path)
         shape, dtype = tuple(header["sizes"].tolist()), voxelType(path, header)
         encoding = _checkEncoding(path, header)
-        dataPath = _findDataFile(path, header)
-        offset = _skipLines(dataPath, 0 if "data file" in header else headerBytes, header.get("line skip", 0))
+        byteSkip = header.get("byte skip", 0) if encoding in COMPRESSED else 0
         volume = NrrdVolume(
-            path, header, shape, dtype, dataPath, encoding, offset, header.get("byte skip", 0)
+            path, header, shape, dtype, encoding, _findDataFiles(path, header), offsets=(), byteSkip=byteSkip
         )
-        return _locateData(volume)
+        start = 0 if "data file" in header else headerBytes
+        return replace(volume, offsets=_locateData(volume, start))
     except OSError as error:
         raise PipelineError(
             f"cannot be read: {error.strerror or error}", file=error.filename or path
@@ -172,15 +97,57 @@ def _checkEncoding(path: Path, header: dict) -> str:
     return encoding
 
 
-def _findDataFile(path: Path, header: dict) -> Path:
-    """File with the voxels; a header must not make the program read files elsewhere on the computer."""
-    name = header.get("data file")
-    if name is None:
-        return path
-    if re.fullmatch(SEVERAL_FILES, name):
-        raise PipelineError(
-            "data spread over several files cannot be read yet", file=path, received=f"data file {name}"
-        )
+# -------------------------------------------------- open: the names of the data files
+
+
+def _findDataFiles(path: Path, header: dict) -> tuple[Path, ...]:
+    """Files with the voxels, in their order; the first that is missing ends the search."""
+    field = header.get("data file")
+    if field is None:
+        return (path,)
+    if isinstance(field, list):
+        names, subDimension = field[1:], field[0].removeprefix("LIST").strip()
+        _checkFileCount(path, header, len(names), subDimension or "2")
+    elif re.fullmatch(LIKE_NUMBERED, field):
+        names = _numberNames(path, header, field)
+    else:
+        names = [field]
+    return tuple(_findDataFile(path, name) for name in names)
+
+
+def _numberNames(path: Path, header: dict, field: str) -> Iterable[str]:
+    """Names by '<name with %d or %03d> <min> <max> <step> [<sub-dimension>]', the last number included."""
+    match = re.fullmatch(NUMBERED, field)
+    if match is None:
+        rule, expected = "the numbered data files cannot be understood", "like slice%03d.raw 1 60 1"
+        raise PipelineError(rule, file=path, expected=expected, received=field)
+    before, width, after, *limits, subDimension = match.groups()
+    first, last, step = map(int, limits)
+    if step == 0:
+        raise PipelineError("the step of the numbered data files is 0", file=path, received=field)
+    numbers = range(first, last + (1 if step > 0 else -1), step)
+    _checkFileCount(path, header, len(numbers), subDimension or "2")
+    return (f"{before}{number:{width}d}{after}" for number in numbers)
+
+
+def _checkFileCount(path: Path, header: dict, count: int, subDimension: str) -> None:
+    """Require one file a row (sub-dimension 1), one a plane (2) or slabs of as many planes each (3)."""
+    _, height, depth = header["sizes"].tolist()
+    if subDimension not in ("1", "2", "3"):
+        rule = "the sub-dimension of the data files is not that of rows, planes or slabs"
+        raise PipelineError(rule, file=path, expected="1, 2 or 3", received=subDimension)
+    if subDimension == "3":
+        fits, expected = count > 0 and depth % count == 0, f"a number that divides {depth} planes"
+    else:
+        files = height * depth if subDimension == "1" else depth
+        fits, expected = count == files, f"{files}, one a {'row' if subDimension == '1' else 'plane'}"
+    if not fits:
+        rule = "the number of data files does not fit the sizes"
+        raise PipelineError(rule, file=path, expected=expected, received=count)
+
+
+def _findDataFile(path: Path, name: str) -> Path:
+    """Path of a data file; a header must not make the program read files elsewhere on the computer."""
     folder = os.path.abspath(path.parent)
     target = os.path.normpath(os.path.join(folder, name))
     if os.path.commonpath((folder, target)) != folder:
@@ -188,6 +155,9 @@ def _findDataFile(path: Path, header: dict) -> Path:
     if not os.path.isfile(target):
         raise PipelineError("the data file is missing", file=path, received=name)
     return Path(target)
+
+
+# -------------------------------------------------- open: the place of the voxels in them
 
 
 def _skipLines(path: Path, offset: int, lineCount: int) -> int:
@@ -201,144 +171,38 @@ def _skipLines(path: Path, offset: int, lineCount: int) -> int:
         return file.tell()
 
 
-def _locateData(volume: NrrdVolume) -> NrrdVolume:
-    """Apply the byte skip unless data must be decompressed first; compare the data's length with sizes."""
-    available = volume.dataPath.stat().st_size - volume.offset
-    if volume.encoding in EXPANSION:
-        available *= EXPANSION[volume.encoding]
-    else:
-        skip = available - volume.byteCount if volume.byteSkip == -1 else volume.byteSkip
-        volume = replace(volume, offset=volume.offset + skip, byteSkip=0)
-        available -= max(skip, 0)
-    needed = 2 * math.prod(volume.shape) - 1 if volume.encoding == "text" else volume.byteCount
+def _locateData(volume: NrrdVolume, start: int) -> tuple[int, ...]:
+    """Byte of each data file where the (encoded) voxels start; compare the files' lengths with the sizes."""
+    offsets, surplus = [], 0
+    for dataPath in volume.dataPaths:
+        offset = _skipLines(dataPath, start, volume.header.get("line skip", 0))
+        available = dataPath.stat().st_size - offset
+        if volume.encoding not in COMPRESSED:
+            skip = volume.header.get("byte skip", 0)
+            skip = available - volume.fileByteCount if skip == -1 else skip
+            offset, available = offset + skip, available - max(skip, 0)
+        surplus += _judgeLength(volume, dataPath, available * EXPANSION.get(volume.encoding, 1))
+        offsets.append(offset)
+    if surplus > 0:
+        place = volume.dataPath if len(volume.dataPaths) == 1 else volume.path
+        LOGGER.warning("%s: %d bytes after the voxels are not used", place, surplus)
+    return tuple(offsets)
+
+
+def _judgeLength(volume: NrrdVolume, dataPath: Path, available: int) -> int:
+    """Refuse a data file that is too short; return surplus of raw data whose header says where they start."""
+    needed = volume.fileByteCount
+    if volume.encoding == "text":
+        needed = 2 * (needed // volume.dtype.itemsize) - 1
     if available < needed:
-        rule = f"the data are truncated: too few bytes for {' x '.join(map(str, volume.shape))} voxels"
-        raise PipelineError(
-            rule, file=volume.dataPath, expected=f"{needed} or more", received=max(available, 0)
-        )
-    if volume.encoding == "raw" and available > needed:
-        _judgeSurplus(volume, available)
-    return volume
-
-
-def _judgeSurplus(volume: NrrdVolume, available: int) -> None:
-    """Refuse a longer data file unless its header says where in it the voxels start."""
-    if "data file" in volume.header and not {"byte skip", "line skip"} & volume.header.keys():
-        rule, expected = "the data file is longer than the sizes say", f"{volume.byteCount} bytes"
-        raise PipelineError(
-            rule, file=volume.dataPath, expected=expected, received=available, remedy=SKIP_REMEDY
-        )
-    LOGGER.warning(
-        "%s: %d bytes after the voxels are not used", volume.dataPath, available - volume.byteCount
-    )
-
-
-def checkRegion(volume: NrrdVolume, region: Region | None) -> tuple[tuple[int, int], ...]:
-    """Complete a region and require that it lies in the volume.
-
-    Parameters
-    ----------
-    volume : NrrdVolume
-        The volume to cut from.
-    region : three (start, stop) pairs or None
-        As for `NrrdVolume.read`.
-
-    Returns
-    -------
-    tuple
-        Three pairs of int.
-
-    Raises
-    ------
-    PipelineError
-        A range is empty or leaves the volume.
-    """
-    ranges = completeRegion(volume.shape, region)
-    for axis, (start, stop), size in zip("xyz", ranges, volume.shape, strict=True):
-        inside = 0 <= start and stop <= size
-        if not inside or start >= stop:
-            rule = f"the range along {axis} {'is empty' if inside else 'leaves the volume'}"
-            raise PipelineError(
-                rule, file=volume.path, expected=f"a part of 0:{size}", received=f"{start}:{stop}"
-            )
-    return ranges
-
-
-# -------------------------------------------------- read
-
-
-def _slices(region: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
-    """Index of a region."""
-    return tuple(slice(start, stop) for start, stop in region)
-
-
-def _readRaw(volume: NrrdVolume, region: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """View on the mapped file."""
-    mapped = np.memmap(volume.dataPath, volume.dtype, "r", volume.offset, volume.shape, order="F")
-    return np.asarray(mapped[_slices(region)])
-
-
-def _readText(volume: NrrdVolume, region: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Numbers between spaces or commas; NumPy's own text reader lets 300 wrap around to 44 in 8 bits."""
-    with open(volume.dataPath, "rb") as file:
-        file.seek(volume.offset)
-        words = file.read().replace(b",", b" ").split()
-    if len(words) != math.prod(volume.shape):
-        rule, expected = "the text must hold one number a voxel", math.prod(volume.shape)
-        raise PipelineError(rule, file=volume.dataPath, expected=expected, received=len(words))
-    convert = int if volume.dtype.kind in "iu" else float
-    values = np.array([convert(word) for word in words], volume.dtype)
-    return values.reshape(volume.shape, order="F")[_slices(region)]
-
-
-def _readCompressed(volume: NrrdVolume, region: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Keep the region of a stream read to its end: only so is it known that nothing is missing or shifted."""
-    (first, last), planeBytes = region[2], volume.byteCount // volume.shape[2]
-    skip = volume.byteSkip if volume.byteSkip >= 0 else max(0, _countDecoded(volume) - volume.byteCount)
-    step = max(1, CHUNK_BYTES // planeBytes)  # planes at a time
-    result = np.empty([stop - start for start, stop in region], volume.dtype, order="F")
-    with _openDecoded(volume) as stream:
-        _discard(stream, skip + first * planeBytes)
-        for z in range(first, last, step):
-            count = min(step, last - z)
-            planes = np.frombuffer(_readExactly(stream, count * planeBytes), volume.dtype)
-            planes = planes.reshape((*volume.shape[:2], count), order="F")  # (x, y, count)
-            result[:, :, z - first : z - first + count] = planes[_slices(region[:2])]
-        _discard(stream, (volume.shape[2] - last) * planeBytes)
-        if stream.read(1):
-            raise PipelineError(
-                "the data are longer than the sizes say", file=volume.dataPath, remedy=SKIP_REMEDY
-            )
-    return result
-
-
-@contextlib.contextmanager
-def _openDecoded(volume: NrrdVolume) -> Iterator[BinaryIO]:
-    """Stream of decompressed bytes."""
-    with open(volume.dataPath, "rb") as file:
-        file.seek(volume.offset)
-        with gzip.GzipFile(fileobj=file) if volume.encoding == "gzip" else bz2.BZ2File(file) as stream:
-            yield stream
-
-
-def _countDecoded(volume: NrrdVolume) -> int:
-    """Bytes of the whole decompressed stream."""
-    with _openDecoded(volume) as stream:
-        return sum(map(len, iter(lambda: stream.read(CHUNK_BYTES), b"")))
-
-
-def _readExactly(stream: BinaryIO, byteCount: int) -> bytes:
-    """Next bytes, all of them or an error."""
-    piece = stream.read(byteCount)
-    if len(piece) < byteCount:
-        raise EOFError("there are fewer bytes than the sizes say")
-    return piece
-
-
-def _discard(stream: BinaryIO, byteCount: int) -> None:
-    """Pass over bytes, which must exist."""
-    while byteCount > 0:
-        byteCount -= len(_readExactly(stream, min(byteCount, CHUNK_BYTES)))
+        part = f"1/{len(volume.dataPaths)} of " if len(volume.dataPaths) > 1 else ""
+        rule = f"the data are truncated: too few bytes for {part}{' x '.join(map(str, volume.shape))} voxels"
+        raise PipelineError(rule, file=dataPath, expected=f"{needed} or more", received=max(available, 0))
+    surplus = available - needed if volume.encoding == "raw" else 0
+    if surplus > 0 and "data file" in volume.header and not {"byte skip", "line skip"} & volume.header.keys():
+        rule, expected = "the data file is longer than the sizes say", f"{needed} bytes"
+        raise PipelineError(rule, file=dataPath, expected=expected, received=available, remedy=SKIP_REMEDY)
+    return surplus
 
 
 # -------------------------------------------------- write

@@ -99,7 +99,8 @@ def readHeader(path: Path) -> tuple[OrderedDict, int]:
     Returns
     -------
     header : OrderedDict
-        Fields as pynrrd parses them, in one spelling ('byte skip'), and the key/values as strings.
+        Fields as pynrrd parses them, in one spelling ('byte skip'), and the key/values as strings; 'data
+        file' is a list of lines if it names files one by one: ['LIST', name, name, ...].
     byteCount : int
         Length of the header with its empty line.
 
@@ -110,9 +111,11 @@ def readHeader(path: Path) -> tuple[OrderedDict, int]:
     """
     lines, byteCount = _readLines(path)
     fields, keyValues = _splitLines(path, lines[1:])
+    listed = fields.get("data file", "").split()[:1] == ["LIST"]
     for name in ("type", "dimension", "sizes", "encoding"):
         if name not in fields:
-            raise PipelineError(f"the header has no field '{name}'", file=path)
+            remedy = "'data file: LIST' must be the last field" if listed else None
+            raise PipelineError(f"the header has no field '{name}'", file=path, remedy=remedy)
     if not all(re.fullmatch(r"[+-]?[0-9]{1,18}", size) for size in fields["sizes"].split()):
         raise PipelineError("sizes must be whole numbers", file=path, received=fields["sizes"])
     try:
@@ -120,6 +123,8 @@ def readHeader(path: Path) -> tuple[OrderedDict, int]:
     except (nrrd.NRRDError, ValueError, IndexError) as error:
         raise PipelineError(f"the header cannot be understood: {error}", file=path) from error
     header["sizes"] = np.array(fields["sizes"].split(), dtype=np.int64)  # pynrrd's came through float64
+    if listed:
+        header["data file"] = fields["data file"].split("\n")
     header.update((key, value) for key, value in keyValues.items() if key not in header)
     _checkScalarVolume(path, header)
     _checkGeometry(path, header)
@@ -152,7 +157,8 @@ def _decode(line: bytes) -> str:
 def _splitLines(path: Path, lines: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Fields, and key/values; a key/value under a field's name has no meaning in NRRD and is left out."""
     fields, keyValues = {}, {}
-    for line in lines:
+    unread = iter(lines)
+    for line in unread:
         if line.startswith("#"):
             continue
         match = re.match(r"(.+?)(: |:=)(.*)", line) or re.match(r"(.+?)(:)(.*)", line)
@@ -169,8 +175,8 @@ def _splitLines(path: Path, lines: list[str]) -> tuple[dict[str, str], dict[str,
             )
         elif known is None:
             keyValues[name] = value
-        if fields.get("data file", "").startswith("LIST"):
-            break  # the lines that follow are file names
+        if known == "data file" and separator == ":" and value.split()[:1] == ["LIST"]:
+            fields[known] = "\n".join((value, *unread))  # the lines that follow are file names
     if re.fullmatch(r"none|\((nan|[,\s])+\)", fields.get("space origin", ""), re.IGNORECASE):
         del fields["space origin"]  # unknown; pynrrd writes 'none' but cannot read it
     return fields, keyValues

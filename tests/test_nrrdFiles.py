@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from engine import nrrdFiles
+from engine import nrrdData, nrrdFiles
 from engine.errors import PipelineError
 from engine.nrrdFiles import checkRegion, createVolume, cropHeader, openVolume, voxelSize, writeVolume
 from engine.nrrdHeaders import ENCODINGS, TYPES
@@ -108,7 +108,7 @@ def testEveryNameOfATypeIsRead(tmp_path, name):
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "text"])
 @pytest.mark.parametrize("chunkBytes", [1, 40, 1 << 22])
 def testEveryRegionIsACutOfTheWhole(tmp_path, monkeypatch, encoding, chunkBytes):
-    monkeypatch.setattr(nrrdFiles, "CHUNK_BYTES", chunkBytes)
+    monkeypatch.setattr(nrrdData, "CHUNK_BYTES", chunkBytes)
     path = tmp_path / "a.nrrd"
     nrrd.write(str(path), EXPECTED.astype(">i2"), {"encoding": encoding})
     volume = openVolume(path)
@@ -296,10 +296,6 @@ HEADER_REFUSALS = [
     ({"encoding": "bzip2"}, "the data are truncated or damaged"),
     ({"encoding": "text", "sizes": "5 1 1"}, "the text must hold one number a voxel"),
     ({"Sizes": "5 4 3"}, "the header gives 'Sizes' twice"),
-    ({"data file": "LIST"}, "data spread over several files cannot be read yet"),
-    ({"data file": "LIST 2"}, "data spread over several files cannot be read yet"),
-    ({"data file": "slice%03d.raw 1 3 1"}, "data spread over several files cannot be read yet"),
-    ({"data file": "slice%d.raw 1 3 1 2"}, "data spread over several files cannot be read yet"),
     ({"data file": "absent.raw"}, "the data file is missing (received absent.raw)"),
     ({"data file": "."}, "the data file is missing"),
     ({"data file": "a\0b"}, "the data file is missing"),
@@ -327,12 +323,6 @@ def testHeaderIsRefused(tmp_path, changes, text):
     path = writeText(folder / "a.nrrd", headerLines(**changes), DATA)
     message = refusal(path)
     assert text in message and str(folder) in message
-
-
-def testLinesAfterListAreFileNamesNotFields(tmp_path):
-    assert "several files" in refusal(
-        writeText(tmp_path / "a.nhdr", [*headerLines(data_file="LIST"), "1.raw", "2.raw"])
-    )
 
 
 def testSkipTellsWhereALongerDataFileStarts(tmp_path):
@@ -418,7 +408,7 @@ def testTextThatIsNoNumberOfTheTypeIsRefused(tmp_path, words, dtype):
 
 def testTooLittleMemoryIsTold(tmp_path, monkeypatch):
     path = writeText(tmp_path / "a.nrrd", headerLines(encoding="gzip"), gzip.compress(DATA))
-    monkeypatch.setattr(nrrdFiles.np, "empty", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(nrrdData.np, "empty", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
     assert "does not fit in memory; choose a smaller region" in refusal(path)
 
 
