@@ -167,7 +167,7 @@ def listVolumes(folder: Path) -> list[Path]:
         raise PipelineError("no such folder", file=folder)
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
     volumes = [path for path in files if path.suffix.lower() in (".nrrd", ".nhdr")]
-    dataFiles = {os.path.abspath(openVolume(path).dataPath) for path in volumes}
+    dataFiles = {os.path.abspath(data) for path in volumes for data in openVolume(path).dataPaths}
     for path in files:
         if path not in volumes and os.path.abspath(path) not in dataFiles:
             raise PipelineError(
@@ -251,7 +251,7 @@ def describeRun(parts: list[Part], arguments: argparse.Namespace) -> dict:
     for part in parts:
         for pair in part.pairs:
             for kind, volume in zip(("Images", "Masks"), pair, strict=True):
-                for path in dict.fromkeys((volume.path, volume.dataPath)):
+                for path in dict.fromkeys((volume.path, *volume.dataPaths)):
                     name = os.path.relpath(path, volume.path.parent)
                     inputs[f"{part.name}{kind}/{name}"] = digestFile(path)
         shape = [part.sampleCount, *part.shape, 1]

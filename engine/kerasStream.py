@@ -84,7 +84,7 @@ class KerasStream:
             for name, window in zip(step.inputs, windowsOf(step, self.slab), strict=True)
         )
         if step.kind == "pool":
-            return ops.max_pool(first, 2)
+            return ops.max_pool(first, (2, 2, 2), (2, 2, 2))  # JAX needs the strides
         for tensor in coarse:
             for axis in (1, 2, 3):
                 tensor = ops.repeat(tensor, 2, axis=axis)

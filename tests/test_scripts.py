@@ -484,6 +484,29 @@ def testPrepareReadsDetachedHeadersInAFolderNamedFromHere(data, monkeypatch):
     np.testing.assert_allclose(images[:9], cutPlain(image, zScore), atol=2e-5)
 
 
+def testScriptsReadAVolumeOfOneFileASlice(data, models, tmp_path):
+    image = makeVolume(1)[0]
+    folder = data / "trainingImages"
+    (folder / "data_01.nrrd").unlink()
+    names = [f"slice{z}.raw" for z in range(image.shape[2])]
+    for z, name in enumerate(names):
+        image[:, :, z].T.tofile(folder / name)
+    sizes = " ".join(map(str, image.shape))
+    header = f"NRRD0004\ntype: uint16\ndimension: 3\nsizes: {sizes}\nendian: little\nencoding: raw\n"
+    (folder / "data_01.nhdr").write_text(header + "data file: LIST\n" + "\n".join(names) + "\n")
+    callMain(prepareData, prepareFlags(data))
+    images = np.load(data / "pythonFiles" / "trainingDataImage.npy")
+    np.testing.assert_allclose(images[:9], cutPlain(image, zScore), atol=2e-5)
+    inputs = json.loads((data / "pythonFiles" / "parameters.json").read_text())["inputs"]
+    assert {f"trainingImages/{name}" for name in names} < set(inputs)
+    writeNrrd(tmp_path / "one.nrrd", image)
+    for source, result in ((folder / "data_01.nhdr", "list"), (tmp_path / "one.nrrd", "single")):
+        callMain(predictData, predictFlags(source, tmp_path / f"{result}.nrrd", models / "good.h5"))
+    assert np.array_equal(
+        nrrd.read(str(tmp_path / "list.nrrd"))[0], nrrd.read(str(tmp_path / "single.nrrd"))[0]
+    )
+
+
 def testPrepareProposesTheFolderItWrote(data, capfd):
     (data / "my data").mkdir()
     callMain(prepareData, [*prepareFlags(data), "--learningData", data / "my data"])
