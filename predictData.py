@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.backends import Backend, baseMemory, chooseBackend, openStream
+from engine.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
 from engine.console import (
     ScriptParser,
     commandLine,
     describeDuration,
     describeShape,
-    freeMemoryGiB,
     packageVersions,
     plainSettings,
     printSettings,
@@ -52,6 +51,7 @@ from functions import (
 )
 
 FOLDER = Path(__file__).resolve().parent
+MANY_SLABS = 100  # from which on timing two of them in advance is worth it
 THRESHOLD = 0.5  # probability from which on a voxel counts as positive in the scores
 
 # ------------------------------------------------------------------------------------------------ parameters
@@ -132,8 +132,9 @@ def main(arguments: argparse.Namespace) -> None:
     printStart(arguments, volume, region, contract, run)
     checkDisk(arguments, run)
     stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
-    if arguments.dryRun:
+    if arguments.dryRun or countSlabs(run) >= MANY_SLABS:
         printEstimate(stream, run)
+    if arguments.dryRun:
         return
 
     grey = MidSlices(tuple(reversed(size)))
@@ -235,7 +236,7 @@ def prepareRun(
     if journal:
         layout = Layout(*journal["layout"])
     else:
-        budget = arguments.memoryBudget or round(min(freeMemoryGiB() / 2, 8), 2)
+        budget = arguments.memoryBudget or availableMemory(backend)
         layout = chooseLayout(geometry, steps, backend.byteCount, budget, baseMemory(backend))
         journal = {"identity": identity, "layout": list(layout), "progress": {}}
     return Run(backend, geometry, layout, steps, journal, digests, differences)
@@ -327,15 +328,18 @@ def checkDisk(arguments: argparse.Namespace, run: Run) -> None:
         )
 
 
+def countSlabs(run: Run) -> float:
+    """Slabs of all tiles."""
+    return run.layout.rowTiles * run.layout.columnTiles * run.geometry.shape[0] / run.layout.slab
+
+
 def printEstimate(stream: Stream, run: Run) -> None:
     """Print how long the prediction would take, from one timed slab."""
     section = tileSection(run.geometry, run.layout)
     seconds = timeSlab(stream, section)
-    slabs = run.layout.rowTiles * run.layout.columnTiles * run.geometry.shape[0] / run.layout.slab
-    speed = math.prod(run.geometry.size) / 1e6 / (slabs * seconds)
-    print(
-        f"Estimate: {describeDuration(slabs * seconds)} at {speed:.2f} Mvoxel/s (one slab: {seconds:.3f} s)"
-    )
+    duration = countSlabs(run) * seconds
+    speed = math.prod(run.geometry.size) / 1e6 / duration
+    print(f"Estimate: {describeDuration(duration)} at {speed:.2f} Mvoxel/s (one slab: {seconds:.3f} s)")
 
 
 def printScores(scores: dict, arguments: argparse.Namespace) -> None:

@@ -1,16 +1,22 @@
 """Which back end predicts, in which precision: OpenVINO on a CPU, Keras on a GPU."""
 
+import importlib.util
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.console import residentGiB
-from engine.devices import describeDevice, hasGpu, processorName
+from engine.console import freeMemoryGiB, residentGiB
+from engine.devices import describeDevice, freeGpuGiB, hasGpu, processorName
 from engine.errors import PipelineError
+from engine.openvinoStream import HINT
 from engine.prediction import Stream
 from engine.stream import Step
 
+LOGGER = logging.getLogger(__name__)
+GPU_SHARE = 0.7  # of its free memory, and of that only what the layout needs
 ENGINES = ("auto", "keras", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+GPU_CONTEXT = 1.0  # GiB
 LIBRARIES = {
     "openvino": 0.14,
     "keras": 0.66,
@@ -23,6 +29,7 @@ class Backend(NamedTuple):
     engine: str  # openvino or keras
     precision: str  # float32, bfloat16 or float16
     device: str  # in words
+    isGpu: bool
 
     @property
     def byteCount(self) -> int:
@@ -51,11 +58,14 @@ def chooseBackend(engine: str, precision: str) -> Backend:
             raise PipelineError(f"no such {name}", expected=" or ".join(known), received=value)
     isGpu = engine != "openvino" and hasGpu()
     if engine == "auto":
-        engine = "keras" if isGpu else "openvino"
+        isInstalled = importlib.util.find_spec("openvino") is not None
+        engine = "keras" if isGpu or not isInstalled else "openvino"
+        if not isGpu and not isInstalled:
+            LOGGER.warning("OpenVINO is not installed; Keras takes several times as long (%s)", HINT)
     if precision == "auto":
         precision = "bfloat16" if isGpu or (engine == "openvino" and _hasMatrixUnit()) else "float32"
     device = describeDevice() if engine == "keras" else f"CPU ({processorName()}), openvino"
-    return Backend(engine, precision, device)
+    return Backend(engine, precision, device, isGpu)
 
 
 def openStream(backend: Backend, steps: list[Step], slab: int, section: tuple[int, int]) -> Stream:
@@ -74,8 +84,13 @@ def openStream(backend: Backend, steps: list[Step], slab: int, section: tuple[in
 
 
 def baseMemory(backend: Backend) -> float:
-    """GiB that the process takes before it holds any plane, with the libraries of the back end."""
-    return residentGiB() + LIBRARIES[backend.engine]
+    """GiB that are taken before any plane is held, with the libraries of the back end."""
+    return GPU_CONTEXT if backend.isGpu else residentGiB() + LIBRARIES[backend.engine]
+
+
+def availableMemory(backend: Backend) -> float:
+    """GiB that a prediction may take by default: half of what is free, at most 8; most of a GPU."""
+    return GPU_SHARE * freeGpuGiB() if backend.isGpu else round(min(freeMemoryGiB() / 2, 8), 2)
 
 
 def _hasMatrixUnit() -> bool:

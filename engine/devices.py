@@ -101,6 +101,15 @@ def _gpuMemory() -> str:
     return ""
 
 
+def freeGpuGiB() -> float:
+    """Free memory of the first NVIDIA card, as its driver tells it; 8 GiB where it cannot be asked."""
+    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        return float(answer.stdout.split()[0]) / 1024
+    return 8.0
+
+
 def processorName() -> str:
     """Model name of the processor."""
     with contextlib.suppress(OSError, StopIteration):

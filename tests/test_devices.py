@@ -61,3 +61,19 @@ def testCpuIsNamedWithItsCores(name, backend):
     backend(name, [])
     text = describeDevice()
     assert text.startswith(f"CPU ({processorName()}, ") and text.endswith(f" cores), {name}")
+
+
+def testFreeMemoryOfTheGpuIsWhatTheDriverTells(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 40960\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert engine.devices.freeGpuGiB() == 40
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert engine.devices.freeGpuGiB() == 8
+
+
+def testWithoutADriverNoBackEndIsLoadedToFindAGpu(monkeypatch):
+    monkeypatch.setattr(engine.devices, "GPU_DRIVERS", ("/nowhere",))
+    monkeypatch.setattr(engine.devices, "loadKeras", pytest.fail)
+    assert not engine.devices.hasGpu()

@@ -549,6 +549,50 @@ def testHelpComesWithoutLoadingANetwork(script):
     assert not modules & {"tensorflow", "keras", "jax", "torch", "matplotlib"}
 
 
+def testPredictionOnACpuLoadsNeitherTensorFlowNorKeras(models, tmp_path):
+    writeNrrd(tmp_path / "data.nrrd", makeVolume(4)[0])
+    flags = predictFlags(tmp_path / "data.nrrd", tmp_path / "out.nrrd", models / "good.h5")
+    command = [sys.executable, "-X", "importtime", ROOT / "predictData.py", *map(str, flags)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    modules = set(re.findall(r"\|\s+([\w.]+)$", result.stderr, re.MULTILINE))
+    assert "openvino._pyopenvino" in modules and not modules & {"tensorflow", "keras", "jax"}
+    assert re.search("^Device: CPU .*, openvino, (float32|bfloat16)$", result.stdout, re.MULTILINE)
+
+
+def testDryRunTellsEverythingAndWritesNothing(models, tmp_path, capfd):
+    writeNrrd(tmp_path / "data.nrrd", makeVolume(4)[0])
+    before = snapshot(tmp_path)
+    flags = predictFlags(tmp_path / "data.nrrd", tmp_path / "out.nrrd", models / "good.h5")
+    callMain(predictData, [*flags, "--dryRun", "--z2", "15", "--outputEncoding", "gzip"])
+    text = capfd.readouterr().out
+    for line in (
+        "Input: data.nrrd 24x16x16 uint16.*",
+        "Region: x 0:24 y 0:16 z 0:15",
+        r"Stream: \d+ planes at a time, one tile, 0\.\d\d GiB of memory",
+        r"Result: 0\.000 GiB, as much for a while before it is gzip; [\d.]+ GiB of the disk are free",
+        r"Estimate: \d+ s at [\d.]+ Mvoxel/s \(one slab: [\d.]+ s\)",
+    ):
+        assert re.search(f"^{line}$", text, re.MULTILINE), line
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+def testIntegerResultsAreScoredAsFloatsAre(kind, models, tmp_path, capfd):
+    image, mask = makeVolume(4)
+    writeNrrd(tmp_path / "data.nrrd", image)
+    writeNrrd(tmp_path / "mask.nrrd", mask)
+    results = {}
+    for name in ("float32", kind):
+        flags = predictFlags(tmp_path / "data.nrrd", tmp_path / f"{name}.nrrd", models / "good.h5")
+        callMain(predictData, [*flags, "--outputType", name, "--nameReference", tmp_path / "mask.nrrd"])
+        results[name] = nrrd.read(str(tmp_path / f"{name}.nrrd"))[0]
+        record = json.loads((tmp_path / f"{name}.json").read_text())
+        assert record["scores"]["tp"] + record["scores"]["fn"] == np.count_nonzero(mask == 0)
+    levels = np.iinfo(kind).max
+    assert results[kind].dtype == kind
+    assert abs(results[kind] / levels - results["float32"]).max() < 0.51 / levels
+
+
 def constantsOf(script):
     """Names assigned between the two fences of a script."""
     fence = re.compile(r"# -{30,}( parameters)?$")
