@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from engine.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
 from engine.console import (
@@ -52,6 +53,7 @@ from functions import (
 
 FOLDER = Path(__file__).resolve().parent
 MANY_SLABS = 100  # from which on timing two of them in advance is worth it
+SLAB = 16  # planes read at a time
 THRESHOLD = 0.5  # probability from which on a voxel counts as positive in the scores
 
 # ------------------------------------------------------------------------------------------------ parameters
@@ -203,7 +205,7 @@ class Run(NamedTuple):
     layout: Layout
     steps: list[Step]
     journal: dict[str, Any]
-    digests: dict[str, str]
+    digests: dict[Path, str]
     differences: list[str]  # from an unfinished result under the same name
 
 
@@ -216,23 +218,19 @@ def prepareRun(
     steps: list[Step],
 ) -> Run:
     """Decide how the volume is cut, or go on as an interrupted run did."""
-    inputs = {
-        volume.path,
-        *volume.dataPaths,
-        arguments.modelFile,
-        arguments.weightFile or arguments.modelFile,
-    }
-    digests = (
-        {} if arguments.dryRun else {str(relativePath(path)): digestFile(path) for path in sorted(inputs)}
-    )
     names = ("memoryBudget", "outputType", "outputEncoding")
     identity = {name: getattr(arguments, name) for name in names} | {
         "region": [list(axis) for axis in region],
         "engine": backend.engine,
         "precision": backend.precision,
-        "digests": digests,
     }
-    journal, differences = readJournal(arguments.nameOutput, identity)
+    journal, differences, digests = None, [], {}
+    if not arguments.dryRun:
+        weightFile = arguments.weightFile or arguments.modelFile
+        inputs = {volume.path, *volume.dataPaths, arguments.modelFile, weightFile}
+        digests = {path: digestFile(path) for path in sorted(inputs)}
+        identity |= {path.name: digest for path, digest in digests.items()}
+        journal, differences = readJournal(arguments.nameOutput, identity)
     if journal:
         layout = Layout(*journal["layout"])
     else:
@@ -245,10 +243,17 @@ def prepareRun(
 def listPlanes(volume: NrrdVolume, region: tuple, slices: MidSlices) -> Iterator[np.ndarray]:
     """List the planes of a region, and keep its mid-slices by the way."""
     z = 0
-    for block in volume.slabs(region):  # (x, y, z)
+    for block in watch(volume, region, "Measuring"):  # (x, y, z)
         slices.add(z, block.T)
         yield from block.T
         z += block.shape[2]
+
+
+def watch(volume: NrrdVolume, region: tuple | None, words: str) -> Iterator[np.ndarray]:
+    """Read a region slab by slab, with a progress bar if it takes a while."""
+    count = (region[2][1] - region[2][0] if region else volume.shape[2]) / SLAB
+    bar = {"desc": words, "total": math.ceil(count), "unit": "slab", "leave": False, "delay": 2}
+    return tqdm(volume.slabs(region, SLAB), disable=None, **bar)
 
 
 def judge(
@@ -259,8 +264,8 @@ def judge(
     slices = MidSlices(written.shape), MidSlices(written.shape) if reference else None
 
     def readPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        z, masks = 0, reference.slabs(region) if reference else itertools.repeat(None)
-        for block, mask in zip(written.slabs(), masks, strict=False):
+        z, masks = 0, reference.slabs(region, SLAB) if reference else itertools.repeat(None)
+        for block, mask in zip(watch(written, None, "Reading back"), masks, strict=False):
             probability = decodeProbability(block.T)
             slices[0].add(z, probability)
             positive = np.zeros(0, bool)
@@ -360,7 +365,7 @@ def describeRun(arguments: argparse.Namespace, region: tuple, scores: dict | Non
         "device": run.backend.device,
         "scores": scores,
         "versions": packageVersions(),
-        "inputs": run.digests,
+        "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},
     }
 
 

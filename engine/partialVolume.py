@@ -34,6 +34,7 @@ except ImportError:  # Windows: no lock
     fcntl = None
 
 COMMIT_SECONDS = 5.0  # between two entries of the journal: what a kill can cost
+DIGEST_LENGTH = 64
 COMPRESSION = 1  # of gzip: noise does not shrink much further, and level 6 takes four times as long
 
 
@@ -160,13 +161,20 @@ def readJournal(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any] | 
         return None, ["the journal is damaged"]
     if journal is None or not partial.is_file():
         return None, []
+    if not {"identity", "layout", "progress"} <= journal.keys():
+        return None, ["the journal is damaged"]
     old = journal.get("identity", {})
     differences = [
-        f"{name} was {old.get(name)}, is {identity.get(name)}"
+        f"{name} was {_shorten(old.get(name))}, is {_shorten(identity.get(name))}"
         for name in sorted({*old, *identity})
         if old.get(name) != identity.get(name)
     ]
     return (None, differences) if differences else (journal, [])
+
+
+def _shorten(value: object) -> str:
+    """Write a value of an identity in a message; of a digest, the beginning."""
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == DIGEST_LENGTH else str(value)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """predictData.py killed at any moment goes on and ends with the bytes of an uninterrupted run."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -182,3 +183,17 @@ def testInterruptedPredictionSaysSoAndGoesOn(volume, tmp_path):
     assert json.loads(journalName(partialName(output)).read_text())["progress"]["planes"] > 0
     expected, _ = uninterrupted(volume)
     assert killUntilDone(volume, tmp_path, [])[0] == expected
+
+
+def testChangedInputIsNamed(volume, tmp_path):
+    _, events = uninterrupted(volume)
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    content = (volume / "scan.nrrd").read_bytes()
+    (folder / "scan.nrrd").write_bytes(content)
+    output = tmp_path / "out.nrrd"
+    runPredict(folder, output, events // 2)
+    (folder / "scan.nrrd").write_bytes(content[:-2] + b"\x12\x34")
+    code, text = runPredict(folder, output, NEVER)
+    assert code == 0
+    assert re.search(r"begun anew: scan.nrrd was \w{12}\.\.\., is \w{12}\.\.\.\n", text)
