@@ -61,21 +61,30 @@ def listTiles(geometry: Geometry, layout: Layout) -> list[Tile]:
 
 def tileSection(geometry: Geometry, layout: Layout) -> tuple[int, int]:
     """Rows and columns of every tile with its halo."""
-    (start, stop), (left, right), _, _ = listTiles(geometry, layout)[0]
-    return stop - start, right - left
+    _, height, width = geometry.shape
+    rows, columns = layout.rowTiles, layout.columnTiles
+    return _tileSides(height, rows, geometry)[1], _tileSides(width, columns, geometry)[1]
 
 
 def workFactor(geometry: Geometry, layout: Layout) -> float:
     """Voxels that pass through the network, relative to those of the volume."""
-    tiles = listTiles(geometry, layout)
-    return len(tiles) * math.prod(tileSection(geometry, layout)) / math.prod(geometry.shape[1:])
+    factor = 1.0
+    for side, count in zip(geometry.shape[1:], (layout.rowTiles, layout.columnTiles), strict=True):
+        length, outer = _tileSides(side, count, geometry)
+        factor *= -(-side // length) * outer / side
+    return factor
+
+
+def _tileSides(side: int, count: int, geometry: Geometry) -> tuple[int, int]:
+    """Side of the tiles that an axis is cut into, without and with halo."""
+    length = -(-side // geometry.cell // count) * geometry.cell
+    neighbours = min(-(-side // length) - 1, 2)
+    return length, min(side, length + neighbours * geometry.halo)
 
 
 def _cutAxis(side: int, count: int, geometry: Geometry) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Cut one axis into (outer, core) ranges; the outer ones are equally long and lie inside the volume."""
-    length = -(-side // geometry.cell // count) * geometry.cell
-    neighbours = min(-(-side // length) - 1, 2)
-    outer = min(side, length + neighbours * geometry.halo)
+    length, outer = _tileSides(side, count, geometry)
     for start in range(0, side, length):
         first = min(max(start - geometry.halo, 0), side - outer)
         yield (first, first + outer), (start, min(start + length, side))
@@ -106,14 +115,14 @@ def chooseLayout(
     """
     best, least = None, math.inf
     for slab in _slabChoices(geometry):
+        perArea = measureStream(steps, slab, (geometry.cell, geometry.cell), byteCount) / geometry.cell**2
         for layout in _tileChoices(geometry, slab):
-            memory = base + measureStream(steps, slab, tileSection(geometry, layout), byteCount) / GIB
+            memory = base + perArea * math.prod(tileSection(geometry, layout)) / GIB
             least = min(least, memory)
-            if memory > memoryBudget:
-                continue
-            found = layout._replace(memory=memory)
-            if best is None or _cost(geometry, found) < _cost(geometry, best):
-                best = found
+            if memory <= memoryBudget:  # finer tiles are only more work
+                found = layout._replace(memory=memory)
+                best = min(best or found, found, key=lambda layout: _cost(geometry, layout))
+                break
     if best is None:
         raise PipelineError(
             f"memoryBudget of {memoryBudget:g} GiB is too small",

@@ -206,7 +206,7 @@ class _Operations:
         return tensor if kind == self.ov.Type.f32 else self.opset.convert(tensor, kind)
 
     def _asTensor(self, array: np.ndarray, shape: list[int], kind):
-        """Tensor on the memory of an array."""
+        """Tensor on the memory of an array, which must outlive it."""
         if kind == self.ov.Type.bf16:
             return self.ov.Tensor(array.reshape(shape), shape, kind)
         return self.ov.Tensor(array.reshape(shape), shared_memory=True)
