@@ -210,10 +210,10 @@ def prep_img(x: np.ndarray, mean: float | None = None, std: float | None = None)
         mean, std = measureMoments(x)
     scale = np.float32(1 / std) if std > 0 else np.float32(0)
     normalised = np.empty(x.shape, np.float32)
-    for y in range(x.shape[1]):  # tile by tile, as in copyInOrder: float64 stays in the cache
-        tile = np.ascontiguousarray(x[:, y])
-        np.subtract(tile, mean, out=normalised[:, y], dtype=np.float64, casting="same_kind")
-        normalised[:, y] *= scale
+    axis = 0 if x.flags.c_contiguous else 1  # tile by tile, as in copyInOrder: float64 stays in the cache
+    for tile, result in zip(np.moveaxis(x, axis, 0), np.moveaxis(normalised, axis, 0), strict=True):
+        np.subtract(np.ascontiguousarray(tile), mean, out=result, dtype=np.float64, casting="same_kind")
+        result *= scale
     return normalised
 
 

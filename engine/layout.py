@@ -14,7 +14,7 @@ from engine.rings import planesOf
 from engine.stream import Step, listWindows
 
 GIB = 2**30
-SLABS_ON_THEIR_WAY = 6  # float32: two being read, one being fed, one predicted, two being written
+SLABS_ON_THEIR_WAY = 7  # float32: two being read, one being fed, one predicted, three being written
 ALLOCATOR = 1.04  # what the process takes, over what is asked for
 SLABS = (32, 16, 8)  # planes that enter at a time; 16 is as fast as 32, 8 is 7 % slower, memory is smaller
 
