@@ -80,7 +80,8 @@ def predictVolume(
             for plane, planes in _streamTile(readPlanes, geometry, stream, tile, start, reader):
                 if len(written) == WAITING:
                     written.popleft().result()
-                written.append(writer.submit(_write, sink, planes, kept, plane, tile, number))
+                latest = written[-1] if written else None
+                written.append(writer.submit(_write, latest, sink, planes, kept, plane, tile, number))
                 bar.update(len(planes) * area)
         for write in written:
             write.result()
@@ -108,9 +109,17 @@ def timeSlab(stream: Stream, section: tuple[int, int]) -> float:
 
 
 def _write(
-    sink: Sink, planes: np.ndarray, kept: tuple[slice, slice], plane: int, tile: Tile, number: int
+    before: Future | None,
+    sink: Sink,
+    planes: np.ndarray,
+    kept: tuple[slice, slice],
+    plane: int,
+    tile: Tile,
+    number: int,
 ) -> None:
     """Hand over what is kept of some planes; a device finishes them here, while it is fed the next ones."""
+    if before:
+        before.result()  # after a failure nothing more may be noted as done
     sink.write(np.asarray(planes)[:, *kept], plane, tile.rows[0], tile.columns[0])
     sink.commit({"tile": number, "planes": plane + len(planes)})
 
