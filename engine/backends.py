@@ -64,6 +64,8 @@ def chooseBackend(engine: str, precision: str) -> Backend:
             LOGGER.warning("OpenVINO is not installed; Keras takes several times as long (%s)", HINT)
     if precision == "auto":
         precision = "bfloat16" if isGpu or (engine == "openvino" and _hasMatrixUnit()) else "float32"
+    if (engine, precision, isGpu) == ("keras", "float16", False):
+        raise PipelineError("Keras has no float16 on a CPU", expected="float32 or bfloat16")
     device = describeDevice() if engine == "keras" else f"CPU ({processorName()}), openvino"
     return Backend(engine, precision, device, isGpu)
 

@@ -15,6 +15,7 @@ from engine.stream import Step, listWindows
 
 GIB = 2**30
 SLABS_ON_THEIR_WAY = 7  # float32: two being read, one being fed, one predicted, three being written
+SAMPLE = 64  # cells along a side of the section that memory is extrapolated from
 ALLOCATOR = 1.04  # what the process takes, over what is asked for
 SLABS = (32, 16, 8)  # planes that enter at a time; 16 is as fast as 32, 8 is 7 % slower, memory is smaller
 
@@ -115,14 +116,15 @@ def chooseLayout(
     """
     best, least = None, math.inf
     for slab in _slabChoices(geometry):
-        perArea = measureStream(steps, slab, (geometry.cell, geometry.cell), byteCount) / geometry.cell**2
-        for layout in _tileChoices(geometry, slab):
+        perArea = measureStream(steps, slab, (SAMPLE * geometry.cell,) * 2, byteCount)
+        perArea /= (SAMPLE * geometry.cell) ** 2
+        for counts in itertools.product(*(_countChoices(side, geometry.cell) for side in geometry.shape[1:])):
+            layout = Layout(slab, *counts, 0.0)
             memory = base + perArea * math.prod(tileSection(geometry, layout)) / GIB
             least = min(least, memory)
-            if memory <= memoryBudget:  # finer tiles are only more work
+            if memory <= memoryBudget:
                 found = layout._replace(memory=memory)
                 best = min(best or found, found, key=lambda layout: _cost(geometry, layout))
-                break
     if best is None:
         raise PipelineError(
             f"memoryBudget of {memoryBudget:g} GiB is too small",
@@ -140,29 +142,14 @@ def _slabChoices(geometry: Geometry) -> list[int]:
     return choices or [geometry.cell]
 
 
-def _tileChoices(geometry: Geometry, slab: int) -> Iterator[Layout]:
-    """Layouts from one tile on, each finer than the last along the axis that costs the least work."""
-    counts = [1, 1]
-    finest = [side // geometry.cell for side in geometry.shape[1:]]
-    while True:
-        yield Layout(slab, *counts, 0.0)
-        finer = []
-        for axis in range(2):
-            if counts[axis] < finest[axis]:
-                choice = [count + (index == axis) for index, count in enumerate(counts)]
-                finer.append((_outerVoxels(geometry, choice), axis == 1, choice))
-        if not finer:
-            return
-        counts = min(finer)[2]
-
-
-def _outerVoxels(geometry: Geometry, counts: list[int]) -> int:
-    """Voxels of a plane that pass through the network at a time."""
-    return math.prod(tileSection(geometry, Layout(geometry.cell, *counts, 0.0)))
+def _countChoices(side: int, cell: int) -> list[int]:
+    """Numbers of tiles along an axis that differ in the length of a tile."""
+    cells = side // cell
+    return sorted({-(-cells // length) for length in range(1, cells + 1)})
 
 
 def _cost(geometry: Geometry, layout: Layout) -> float:
-    """Relative time: work, and the planes of the last slab that lie after the volume."""
+    """Relative time: work, and what of the first and the last slab lies outside the volume."""
     planes = geometry.shape[0]
     slower = {8: 1.07}.get(layout.slab, 1.0)
     return workFactor(geometry, layout) * slower * (planes + layout.slab / 2) / planes

@@ -17,6 +17,7 @@ from engine.stream import Step, upKernel, windowsOf
 HINT = "pip install openvino"
 TYPES = {"float32": ("f32", np.float32), "bfloat16": ("bf16", np.uint16), "float16": ("f16", np.float16)}
 VECTOR_LANES = 16  # float32 numbers in a register of AVX-512, and columns of a tile of AMX
+LEAST_PACKED = 8  # columns; OpenVINO 2026.4 computes two of them wrongly with a kernel of four and stride 2
 TO_CHANNEL_FIRST, TO_CHANNEL_LAST = (0, 4, 1, 2, 3), (0, 2, 3, 4, 1)
 
 
@@ -138,7 +139,8 @@ class _Operations:
 
     def _build(self, step: Step, planes: int, sides: tuple[int, int], isPooled: bool) -> tuple[list, list]:
         """Parameters and results of the model of one step."""
-        opset, pack = self.opset, 2 if 2 * step.channels <= VECTOR_LANES and sides[1] % 2 == 0 else 1
+        isPacked = 2 * step.channels <= VECTOR_LANES and sides[1] % 2 == 0 and sides[1] >= LEAST_PACKED
+        opset, pack = self.opset, 2 if isPacked else 1
         kernel, *coarse = step.kernels
         inputType = self.ov.Type.f32 if step.level == 0 and kernel.shape[3] == 1 else self.type
         parameter, tensor = self._input((planes + 2, *sides, kernel.shape[3]), inputType)

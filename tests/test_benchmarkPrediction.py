@@ -186,7 +186,7 @@ def imitateCommands(monkeypatch):
 
     def imitate(folder, command):
         shape = [int(side) for side in command[3].rsplit("/", 1)[1].split("-")[0].split("x")]
-        voxels = 512 if "--x2" in command else math.prod(shape)
+        voxels = math.prod((*shape[:2], 8) if "--z2" in command else shape)
         log = "Stream: 16 planes at a time, 6 tiles (1.50 times the work), 0.75 GiB of memory\n"
         return prediction.Outcome(0.5 + voxels / 1e6, 0.25, log, {})
 
@@ -196,16 +196,16 @@ def imitateCommands(monkeypatch):
 
 def testStartUpIsTakenOffWholeCommands(arguments, tmp_path, monkeypatch, capsys):
     imitateCommands(monkeypatch)
-    arguments.shape = [100, 100, 200]
+    arguments.shape = [100, 100, 208]  # 200 planes besides the 8 of the start-up
     precision = prediction.chooseBackend("openvino", "auto").precision
     prediction.printCommand(arguments, tmp_path, {precision: 2.0})
-    arguments.depths = [100, 400]
+    arguments.depths = [108, 408]
     prediction.printDepth(arguments, tmp_path, {})
     commands, depths = readTables(capsys.readouterr().out)
-    times = ["2.50", "0.50", "2.00", "1.00", "50 %", "0.25"]
+    times = ["2.58", "0.58", "2.00", "1.00", "50 %", "0.25"]
     assert commands == [[f"uint16, {encoding}", precision, *times] for encoding in ("raw", "gzip")]
-    expected = [["100x100x100", "1.00", "1.00", "1.000", "0.25"]]
-    assert depths == [*expected, ["100x100x400", "4.00", "1.00", "1.000", "0.25"]]
+    expected = [["100x100x108", "1.00", "1.00", "1.000", "0.25"]]
+    assert depths == [*expected, ["100x100x408", "4.00", "1.00", "1.000", "0.25"]]
 
 
 def testBudgetsAreComparedWithThePeak(arguments, tmp_path, monkeypatch, capsys):
@@ -254,8 +254,8 @@ def testTaskRunsInAProcessOfItsOwn(tmp_path):
 def testCommandPredictsAndItsLayoutIsRead(tmp_path):
     pytest.importorskip("openvino")
     path = prediction.makeFile(tmp_path, SHAPE)
-    outcome = prediction.runCommand(tmp_path, prediction.predictCommand(path, *prediction.CORNER))
-    assert nrrd.read_header(str(tmp_path / "result.nrrd"))["sizes"].tolist() == [8, 8, 8]
+    outcome = prediction.runCommand(tmp_path, prediction.predictCommand(path, "--z2", "8"))
+    assert nrrd.read_header(str(tmp_path / "result.nrrd"))["sizes"].tolist() == [*SHAPE[:2], 8]
     slab, tiles, memory = prediction.readLayout(outcome.log)
     assert (slab, tiles) == (8, 1)
     assert 0 < memory < 1
