@@ -84,7 +84,7 @@ def testKerasStreamEqualsOnePass(width, levels, size, slab, rowTiles, columnTile
 sides = st.integers(1, 27)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=18, deadline=None, derandomize=True)
 @given(
     width=st.sampled_from([2, 3, 8]),
     levels=st.integers(1, 3),
@@ -110,7 +110,7 @@ def testTwoColumnsEqualOnePass(levels, size):
     compareWithOnePass(network, networks.randomVolume(*size), makeLayout(8))
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(
     levels=st.integers(1, 3),
     size=st.tuples(st.integers(1, 40), sides, sides),
@@ -125,9 +125,10 @@ def testKerasStreamEqualsOnePassForAnyShapeSlabAndTiles(levels, size, cells, til
     compareWithOnePass(network, volume, makeLayout(cells * network.cell, *tiles), openKeras)
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("side", [0, 2])
+@pytest.mark.parametrize(
+    ("levels", "axis", "side"),
+    [*itertools.product([1, 2, 3, 4], [0, 1, 2], [0, 2]), (5, 0, 2), (5, 1, 0), (5, 2, 2)],
+)
 def testEdgeOfTheViewIsSeen(levels, axis, side):
     """A network whose output comes from the voxels furthest away that it can see, cut where that shows."""
     tap = [1, 1, 1]

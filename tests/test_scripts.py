@@ -568,7 +568,7 @@ def testDryRunTellsEverythingAndWritesNothing(models, tmp_path, capfd):
     for line in (
         "Input: data.nrrd 24x16x16 uint16.*",
         "Region: x 0:24 y 0:16 z 0:15",
-        r"Stream: \d+ planes at a time, one tile, 0\.\d\d GiB of memory",
+        r"Stream: \d+ planes at a time, one tile, \d+\.\d\d GiB of memory",
         r"Result: 0\.000 GiB, as much for a while before it is gzip; [\d.]+ GiB of the disk are free",
         r"Estimate: \d+ s at [\d.]+ Mvoxel/s \(one slab: [\d.]+ s\)",
     ):
