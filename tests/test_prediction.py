@@ -341,6 +341,24 @@ def testRunInterruptedOverAndOverArrives():
     assert sink.progress == {"tile": 5, "planes": 29}
 
 
+@pytest.mark.parametrize(("place", "first"), [(3, 0), (5, 16), (9, 48), (19, 128)])
+def testResumedRunReadsOnlyWhatItsFirstPlanesDependOn(place, first):
+    geometry, layout = Geometry((160, 4, 4), 4, 20), makeLayout(8)
+    volume, stream = networks.randomVolume(160, 4, 4), DelayStream(8, 0)
+    sink = ArraySink(volume.shape, failAt=place)
+    with pytest.raises(SinkError):
+        predictVolume(streams.readFrom(volume), geometry, layout, stream, sink)
+    asked = []
+
+    def readPlanes(plane, *others):
+        asked.append(plane)
+        return streams.readFrom(volume)(plane, *others)
+
+    predictVolume(readPlanes, geometry, layout, stream, sink.afterKill())
+    assert sink.progress["planes"] == 8 * place
+    assert asked == [first]  # whole slabs, 20 planes of halo and a cell of 4 before
+
+
 def testRunThatIsDoneDoesNothing():
     geometry, layout = Geometry((9, 8, 24), 2, 4), makeLayout(4, 1, 3)
     sink = ArraySink(geometry.size)
@@ -446,6 +464,34 @@ def testBlocksAreAskedForInOrderAndLittleAheadOfTheWriting(delay):
     assert asked == inside
     order = [placeOf(commit) for commit in sink.commits]
     assert order == sorted(order)
+
+
+def testReadingWaitsForAWriterThatIsStuck():
+    volume, asked, released = networks.randomVolume(160, 4, 4), [], threading.Event()
+    sink = ArraySink(volume.shape)
+    write = sink.write
+
+    def readPlanes(*request):
+        for block in streams.readFrom(volume)(*request):
+            asked.append(len(block))
+            yield block
+
+    def writeLate(*arguments):
+        released.wait(20)
+        write(*arguments)
+
+    sink.write = writeLate
+    geometry, layout = Geometry(volume.shape, 4, 4), makeLayout(8)
+    work = threading.Thread(
+        target=predictVolume, args=(readPlanes, geometry, layout, DelayStream(8, 0), sink), daemon=True
+    )
+    work.start()
+    work.join(0.7)
+    held = len(asked)
+    released.set()
+    work.join(20)
+    assert held <= AHEAD + 1
+    np.testing.assert_array_equal(sink.array, volume)
 
 
 def placeOf(progress):

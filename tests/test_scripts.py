@@ -1303,8 +1303,9 @@ def testJaxRunsAllThreeScriptsAndAgreesWithTensorFlow(tmp_path):
     results = {}
     for backend in ("jax", "tensorflow"):
         output = folder / f"{backend}.nrrd"
-        text = runCommand(folder, *predict, "--nameOutput", output, KERAS_BACKEND=backend).stdout
-        assert re.search(rf"^Device: .*, {backend}$", text, re.MULTILINE)
+        flags = ["--nameOutput", output, "--engine", "keras"]
+        text = runCommand(folder, *predict, *flags, KERAS_BACKEND=backend).stdout
+        assert re.search(rf"^Device: .*, {backend}, float32$", text, re.MULTILINE)
         results[backend] = nrrd.read(str(output))[0]
     np.testing.assert_allclose(results["jax"], results["tensorflow"], atol=1e-4)
     assert results["jax"].std() > 1e-3
