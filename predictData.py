@@ -11,7 +11,6 @@ import argparse
 import itertools
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from engine.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
 from engine.console import (
     ScriptParser,
+    Stopwatch,
     commandLine,
     describeDuration,
     describeShape,
@@ -118,7 +118,7 @@ def completeArguments(arguments: argparse.Namespace) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Check everything, predict, write, score, draw."""
-    begin = time.time()
+    clock = Stopwatch()
     volume = openVolume(arguments.nameInput)
     limits = [(getattr(arguments, f"{axis}1"), getattr(arguments, f"{axis}2")) for axis in "xyz"]
     region = checkRegion(volume, tuple(limits))
@@ -130,7 +130,9 @@ def main(arguments: argparse.Namespace) -> None:
     size = tuple(stop - start for start, stop in reversed(region))  # planes z, rows y, columns x
     geometry = Geometry(size, sideMultiple(plan), haloOf(plan))
     backend = chooseBackend(arguments.engine, arguments.precision)
+    clock.lap("opening")
     run = prepareRun(arguments, volume, region, backend, geometry, describeStream(plan, weights))
+    clock.lap("digests")
     printStart(arguments, volume, region, contract, run)
     checkDisk(arguments, run)
     stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
@@ -138,25 +140,33 @@ def main(arguments: argparse.Namespace) -> None:
         printEstimate(stream, run)
     if arguments.dryRun:
         return
+    clock.lap("building the network")
 
     grey = MidSlices(tuple(reversed(size)))
     moments = mergeMoments(countNonFinite(listPlanes(volume, region, grey), volume.path))
     if moments[1] == 0:
         print("Warning: all voxels of the region have the same grey value; it becomes zeros")
+    clock.lap("statistics")
     header = cropHeader(volume.header, region, np.dtype(arguments.outputType))
     header |= describeScale(arguments.outputType)
     target = arguments.nameOutput, grey.shape, arguments.outputType, header, run.journal
     with openPartial(*target, arguments.outputEncoding) as sink:
         predictProbability(volume, region, moments, geometry, run.layout, stream, sink)
     del stream
+    clock.lap("prediction")
 
     scores, slices = judge(arguments.nameOutput, reference, region, labels)
+    clock.lap("reading back")
     if scores:
         printScores(scores, arguments)
     picture, record = (arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json"))
     drawPrediction(grey, *slices, picture, voxelSize(volume.header))
-    writeJson(record, describeRun(arguments, region, scores, run))
-    print(f"Predicted {math.prod(size) / 1e6:.1f} Mvoxel in {time.time() - begin:.1f} s. Written:")
+    clock.lap("picture")
+    writeJson(record, describeRun(arguments, region, scores, run) | {"seconds": clock.seconds})
+    seconds = (
+        f"{sum(clock.seconds.values()):.1f} s, {clock.seconds['prediction']:.1f} s of it for the network"
+    )
+    print(f"Predicted {math.prod(size) / 1e6:.1f} Mvoxel in {seconds}. Written:")
     for path in (arguments.nameOutput, picture, record):
         print(f"  {relativePath(path)}")
 

@@ -5,10 +5,11 @@
 
 Table 1 times the network alone, volume and probability in memory. Every side runs in a process of its own, so
 that its peak memory is its own; the process warms up and times one prediction, and the sides take turns.
-Table 2 times predictData.py from file to file; "start-up" is the same command on the first 8 planes of the
-same file, "net" is the rest of the time, for the rest of the planes. Table 3 makes the volume deeper, table 4
-wider and the memory smaller. Where Keras sees a GPU, a table for it follows. The volume is synthetic: a noisy
-cylinder along z with dark spheres in it.
+Table 2 times predictData.py from file to file; "net" is what the command notes in the record of its result for
+all that grows with the volume: digests, statistics, prediction with reading and writing, reading back;
+"start-up" is the rest of the seconds of the process. Table 3 makes the volume deeper, table 4 wider and the
+memory smaller. Where Keras sees a GPU, a table for it follows. The volume is synthetic: a noisy cylinder along
+z with dark spheres in it.
 """
 
 import argparse
@@ -39,7 +40,7 @@ WINDOWS = (96, 128)  # sides of MONAI's windows
 PRODUCTS = {"float32": ("numpy", "openvino"), "bfloat16": ("openvino", "torch"), "float16": ("openvino",)}
 PRODUCT_SIDE = 4096
 LARGE_BUDGET, BUDGETS = 4.9, (1, 2, 4)  # GiB, of table 4
-FEW = 8  # planes: with so few of them start-up is left
+WORK = ("digests", "statistics", "prediction", "reading back")  # parts of a command that grow with the volume
 DISK_BYTES = {"1": 24, "2": 9, "3": 7, "4": 7, "gpu": 9}  # a voxel of what `listShapes` gives
 
 
@@ -86,20 +87,22 @@ def predictCommand(path: Path, *flags: str, engine: str = "openvino") -> list[st
     return [*script, *names, "--nameReference", "none", "--engine", engine, *flags]
 
 
-def timeFiles(paths: dict[str, Path], repeats: int, engine: str = "openvino") -> dict[str, tuple]:
-    """Predict files, whole and the first planes of each, in turn; {name: (outcomes, start-up in seconds)}."""
-    sides = {}
-    for name, path in paths.items():
-        for part, flags in (("whole", []), ("start-up", ["--z2", str(FEW)])):
-            sides[f"{name}, {part}"] = partial(
-                runCommand, path.parent, predictCommand(path, *flags, engine=engine)
-            )
+def predictFile(path: Path, *flags: str, engine: str = "openvino") -> Outcome:
+    """Predict a file by the whole command; the answer is what it noted: seconds of its parts."""
+    outcome = runCommand(path.parent, predictCommand(path, *flags, engine=engine))
+    return outcome._replace(answer=json.loads(path.with_name("result.json").read_text())["seconds"])
+
+
+def timeFiles(paths: dict[str, Path], repeats: int, engine: str = "openvino") -> dict[str, list[Outcome]]:
+    """Predict files in turn."""
+    sides = {name: partial(predictFile, path, engine=engine) for name, path in paths.items()}
     runInTurn(sides, 1)  # to warm up
-    outcomes = runInTurn(sides, repeats)
-    return {
-        name: (outcomes[f"{name}, whole"], measure.median(outcomes[f"{name}, start-up"], "seconds"))
-        for name in paths
-    }
+    return runInTurn(sides, repeats)
+
+
+def netSeconds(runs: list[Outcome]) -> float:
+    """Seconds without start-up."""
+    return statistics.median(sum(run.answer[part] for part in WORK) for run in runs)
 
 
 # -------------------------------------------------------------------------------------- table 1: the network
@@ -221,21 +224,16 @@ def makeFile(folder: Path, shape: list[int], encoding: str = "raw") -> Path:
     return path
 
 
-def restMvoxel(shape: tuple[int, int, int]) -> float:
-    """Voxels that a whole command predicts and its start-up does not."""
-    return shape[0] * shape[1] * (shape[2] - FEW) / 1e6
-
-
 def printCommand(arguments: argparse.Namespace, folder: Path, rates: dict[str, float]) -> None:
     """Print the table of whole commands."""
     precision, rows = chooseBackend("openvino", "auto").precision, []
     paths = {encoding: makeFile(folder, arguments.shape, encoding) for encoding in ("raw", "gzip")}
-    for encoding, (runs, startUp) in timeFiles(paths, arguments.repeats).items():
-        seconds = measure.median(runs, "seconds")
-        speed = restMvoxel(arguments.shape) / (seconds - startUp)
+    for encoding, runs in timeFiles(paths, arguments.repeats).items():
+        seconds, net = measure.median(runs, "seconds"), netSeconds(runs)
+        speed = math.prod(arguments.shape) / 1e6 / net
         share = f"{100 * speed / rates[precision]:.0f} %" if precision in rates else "-"
-        row = [f"uint16, {encoding}", precision, f"{seconds:.2f}", f"{startUp:.2f}"]
-        row += [f"{seconds - startUp:.2f}", f"{speed:.2f}", share]
+        row = [f"uint16, {encoding}", precision, f"{seconds:.2f}", f"{seconds - net:.2f}"]
+        row += [f"{net:.2f}", f"{speed:.2f}", share]
         rows.append([*row, f"{measure.median(runs, 'peakGiB'):.2f}"])
     head = "input | precision | seconds | start-up | net | Mvoxel/s net | share of the network | peak GiB"
     printTable(f"Whole command, {describeShape(arguments.shape)} voxels, file to file", head, rows)
@@ -246,9 +244,9 @@ def printDepth(arguments: argparse.Namespace, folder: Path, rates: dict[str, flo
     shapes = {describeShape(shape): shape for shape in listShapes("3", arguments)}
     rows, base = [], None
     paths = {name: makeFile(folder, shape) for name, shape in shapes.items()}
-    for name, (runs, startUp) in timeFiles(paths, arguments.repeats).items():
-        net = measure.median(runs, "seconds") - startUp
-        speed = restMvoxel(shapes[name]) / net
+    for name, runs in timeFiles(paths, arguments.repeats).items():
+        net = netSeconds(runs)
+        speed = math.prod(shapes[name]) / 1e6 / net
         base = base or speed
         row = [name, f"{net:.2f}", f"{speed:.2f}", f"{base / speed:.3f}"]
         rows.append([*row, f"{measure.median(runs, 'peakGiB'):.2f}"])
@@ -297,12 +295,12 @@ def printGpu(arguments: argparse.Namespace, folder: Path, rates: dict[str, float
         )
         for precision in ("bfloat16", "float32")
     }
-    timed = {name: (runs, 0.0) for name, runs in runInTurn(sides, arguments.repeats).items()}
+    timed = runInTurn(sides, arguments.repeats)
     paths = {f"{describeShape(shape)}, file to file, net": makeFile(folder, shape)}
     timed |= timeFiles(paths, arguments.repeats, "keras")
     rows = []
-    for (name, (runs, startUp)), size in zip(timed.items(), (arrays, arrays, shape), strict=True):
-        net = measure.median(runs, "seconds") - startUp
+    for (name, runs), size in zip(timed.items(), (arrays, arrays, shape), strict=True):
+        net = netSeconds(runs) if runs[0].answer.keys() >= set(WORK) else measure.median(runs, "seconds")
         row = [name, f"{net:.2f}", f"{math.prod(size) / 1e6 / net:.1f}"]
         rows.append([*row, f"{measure.median(runs, 'peakGiB'):.2f}"])
     printTable(f"GPU: {device}", "volume | seconds | Mvoxel/s | peak GiB of the host", rows)

@@ -9,6 +9,7 @@ import platform
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,20 @@ class ScriptParser(argparse.ArgumentParser):
     def addFlag(self, name: str, **options) -> None:
         """Add a flag that is spelled like its constant."""
         self.add_argument(f"--{name}", **{"help": self.meanings.get(name)} | options)
+
+
+class Stopwatch:
+    """Seconds that the parts of a run take, one after the other; `seconds` holds them by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begin = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """End a part: it took all the time since the one before it."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + round(now - self._begin, 3)
+        self._begin = now
 
 
 def leave(code: int, line: str) -> None:

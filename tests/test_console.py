@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from engine.console import (
+    Stopwatch,
     commandLine,
     describeShape,
     freeMemoryGiB,
@@ -113,3 +115,12 @@ def testEveryConstantIsAFlagWhoseHelpIsItsComment(name, capsys, monkeypatch):
     for line in block.splitlines():
         constant, meaning = re.fullmatch(r"(\w+) = .*?  # (.+)", line).groups()
         assert f"--{constant}" in text and meaning in text
+
+
+def testStopwatchAddsUpThePartsOfARun(monkeypatch):
+    instants = iter([1.0, 1.5, 4.0, 4.25])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(instants))
+    clock = Stopwatch()
+    for part in ("reading", "writing", "reading"):
+        clock.lap(part)
+    assert clock.seconds == {"reading": 0.75, "writing": 2.5}
