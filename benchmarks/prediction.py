@@ -5,11 +5,11 @@
 
 Table 1 times the network alone, volume and probability in memory. Every side runs in a process of its own, so
 that its peak memory is its own; the process warms up and times one prediction, and the sides take turns.
-Table 2 times predictData.py from file to file; "net" is what the command notes in the record of its result for
-all that grows with the volume: digests, statistics, prediction with reading and writing, reading back;
+Table 2 times predictData.py from file to file; "net" is what the command notes in the record of its result
+for all that grows with the volume (digests, statistics, prediction with reading and writing, reading back),
 "start-up" is the rest of the seconds of the process. Table 3 makes the volume deeper, table 4 wider and the
-memory smaller. Where Keras sees a GPU, a table for it follows. The volume is synthetic: a noisy cylinder along
-z with dark spheres in it.
+memory smaller. Where Keras sees a GPU, a table for it follows. The volume is synthetic: a noisy cylinder
+along z with dark spheres in it.
 """
 
 import argparse
