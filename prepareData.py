@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from engine.arrays import copyInOrder, measureMoments, refuseNonFinite
 from engine.console import (
     ScriptParser,
     describeShape,
@@ -32,16 +33,13 @@ from engine.nrrdFiles import NrrdVolume, openVolume
 from functions import (
     ROTATION_AXES,
     chooseSubVolumeSide,
-    copyInOrder,
     cutSubVolumes,
-    measureMoments,
     parseLabels,
     placeSubVolumes,
     prep_img,
     quarterTurns,
     readDataImage,
     readDataMask,
-    refuseNonFinite,
     rotateSubVolume,
 )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import measure
 import numpy as np
 
+from engine.arrays import mergeMoments
 from engine.backends import baseMemory, chooseBackend, openStream
 from engine.devices import describeDevice, hasGpu
 from engine.layout import Geometry, chooseLayout, tileSection
@@ -27,7 +28,7 @@ from engine.openvinoStream import TYPES, loadOpenvino
 from engine.plan import Layer, haloOf, sideMultiple, variableShapes
 from engine.prediction import predictVolume
 from engine.stream import EPSILON, Step, describeStream, upKernel
-from functions import buildModel, mergeMoments, readModel
+from functions import buildModel, readModel
 
 MODELS = measure.ROOT / "modelAndWeights"
 MATRIX, SPHERE, OUTSIDE, NOISE = 28200, 24000, 20000, 2500  # grey values, about those of test-file/

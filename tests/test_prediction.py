@@ -20,11 +20,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from streams import TOLERANCE, ArraySink, DelayStream, SinkError, makeLayout
 
+from engine.arrays import measureMoments
 from engine.kerasStream import KerasStream
 from engine.layout import Geometry, listTiles, tileSection
 from engine.nrrdFiles import openVolume
 from engine.prediction import predictVolume, timeSlab
-from functions import measureMoments, predictProbability, prep_img, readModel, scoreVoxels, selectPositive
+from functions import predictProbability, prep_img, readModel, scoreVoxels, selectPositive
 
 ROOT = Path(__file__).resolve().parents[1]
 
