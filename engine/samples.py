@@ -1,0 +1,123 @@
+"""The sub-volumes that prepareData.py wrote: read piece by piece, never held or mapped as a whole."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import PipelineError
+from engine.plan import Layer, sideMultiple
+
+Place = Sequence[slice]
+
+
+class Samples:
+    """Images and masks of one set.
+
+    A file is mapped only while a piece of it is read: pages of a mapped file count as memory of the process,
+    which would grow with the set. How many positive voxels lie in every plane is counted once, so that one of
+    them is found by reading a single plane.
+
+    Parameters
+    ----------
+    images, masks : path
+        .npy files, (sample, x, y, z, 1) float32 and bool.
+    """
+
+    def __init__(self, images: Path, masks: Path) -> None:
+        self.images, self.masks = images, masks
+        self._known = {path: _identify(path) for path in (images, masks)}
+        count, *sides, _ = openArray(images).shape
+        self.count, self.sides = count, tuple(sides)
+        counts = [np.count_nonzero(self._open(masks)[index], axis=(1, 2, 3)) for index in range(count)]
+        self.positives = np.array(counts)  # (sample, x)
+
+    def read(self, index: int, place: Place = (slice(None),) * 3) -> tuple[np.ndarray, np.ndarray]:
+        """Read a piece of a sample: grey values (x, y, z) float32 and mask bool."""
+        image, mask = (self._open(path)[index, *place, 0] for path in (self.images, self.masks))
+        return np.array(image), np.array(mask)
+
+    def positiveVoxel(self, index: int, rank: int) -> tuple[int, int, int]:
+        """Find the voxel with this number among the positive ones of a sample."""
+        ends = np.cumsum(self.positives[index])
+        x = int(np.searchsorted(ends, rank, "right"))
+        plane = np.flatnonzero(self._open(self.masks)[index, x])
+        y, z = np.unravel_index(plane[rank - ends[x] + self.positives[index, x]], self.sides[1:])
+        return x, int(y), int(z)
+
+    def _open(self, path: Path) -> np.ndarray:
+        """Map a file; PipelineError where it is another one than at the start."""
+        if _identify(path) != self._known[path]:
+            raise PipelineError(
+                "was changed while it was learnt from", file=path, remedy="repeat the command"
+            )
+        return openArray(path)
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change; None where there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def openSamples(folder: str | Path, part: str, plan: list[Layer]) -> Samples:
+    """Open the sub-volumes that prepareData.py wrote and check that they can be learnt.
+
+    Parameters
+    ----------
+    folder : path
+        Usually pythonFiles/.
+    part : str
+        training or validation.
+    plan : list of Layer
+        The network to train.
+
+    Raises
+    ------
+    PipelineError
+        A file is missing, damaged or of another type; shapes differ; sides that the network cannot halve.
+    """
+    paths = [Path(folder) / f"{part}Data{kind}.npy" for kind in ("Image", "Mask")]
+    images, masks = map(openArray, paths)
+    file, multiple = paths[0], sideMultiple(plan)
+    if images.shape != masks.shape:
+        raise PipelineError(
+            "images and masks differ in shape", file=file, received=f"{images.shape} and {masks.shape}"
+        )
+    if images.ndim != 5 or images.shape[-1] != 1 or not images.size:
+        raise PipelineError(
+            "is no set of sub-volumes", file=file, expected="(sample, x, y, z, 1)", received=images.shape
+        )
+    if images.dtype != np.float32 or masks.dtype != bool:
+        raise PipelineError(
+            "another type",
+            file=file,
+            expected="float32 and bool",
+            received=f"{images.dtype} and {masks.dtype}",
+        )
+    if any(side % multiple for side in images.shape[1:4]):
+        raise PipelineError(
+            f"this network halves every side {multiple.bit_length() - 1} times",
+            file=file,
+            expected=f"multiples of {multiple}",
+            received=images.shape[1:4],
+            remedy="prepare other sub-volumes or train with a smaller --levelCount",
+        )
+    return Samples(*paths)
+
+
+def openArray(path: Path) -> np.ndarray:
+    """Memory-map an .npy file; objects in it are never unpickled."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            return array
+        array.close()
+        raise ValueError("it is an archive of several")
+    except FileNotFoundError as error:
+        raise PipelineError("no such file", file=path, remedy="run prepareData.py first") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise PipelineError(f"is no readable .npy file: {error}", file=path) from error

@@ -1,0 +1,107 @@
+"""The state of an unfinished training: two files in turn, so that one is whole at any moment."""
+
+import hashlib
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.errors import PipelineError
+from engine.files import writeAtomically
+
+LOGGER = logging.getLogger(__name__)
+DIGEST_BYTES = 32
+RECORD = "record"  # name of the JSON text among the arrays
+
+
+class TrainingState:
+    """Two files beside the model; the newer one that is whole counts.
+
+    Parameters
+    ----------
+    modelFile : path
+        Names the files: .state-NAME-0 and .state-NAME-1 in the same folder.
+    """
+
+    def __init__(self, modelFile: Path) -> None:
+        self.paths = [modelFile.with_name(f".state-{modelFile.stem}-{number}") for number in (0, 1)]
+        self._saved = 0
+
+    def save(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Replace the older file.
+
+        Parameters
+        ----------
+        record : dict
+            What JSON can hold.
+        arrays : dict
+            {name: array}.
+
+        Raises
+        ------
+        PipelineError
+            The disk is full; both files are as before.
+        """
+        buffer, number = io.BytesIO(), self._saved + 1
+        text = np.frombuffer(json.dumps(record | {"number": number}).encode(), np.uint8)
+        np.savez(buffer, **{RECORD: text}, **arrays)
+        content = buffer.getvalue()
+        with writeAtomically(self.paths[number % 2]) as temporary:
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        self._saved = number
+
+    def load(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """Read the newer of the files that are whole; a damaged one is reported.
+
+        Raises
+        ------
+        PipelineError
+            There are files and all of them are damaged.
+        """
+        existing = [path for path in self.paths if path.exists()]
+        found = [state for state in map(_readState, existing) if state]
+        if existing and not found:
+            raise PipelineError(
+                "the state of the unfinished training is damaged",
+                file=existing[0],
+                remedy="--restart begins anew",
+            )
+        if not found:
+            return None
+        newest = max(found, key=lambda state: state[0]["number"])
+        self._saved = newest[0].pop("number")
+        return newest
+
+    def remove(self) -> None:
+        """Delete the files: the training is finished, or begins anew."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+        self._saved = 0
+
+
+def _readState(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Read one file; None, and a warning, where it is damaged."""
+    content = path.read_bytes()
+    if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
+        LOGGER.warning("%s is damaged and left out", path.name)
+        return None
+    with np.load(io.BytesIO(content[DIGEST_BYTES:]), allow_pickle=False) as file:
+        arrays = dict(file)
+    return json.loads(arrays.pop(RECORD).tobytes()), arrays
+
+
+def refuseAnother(saved: dict, wanted: dict) -> None:
+    """Refuse to go on where a parameter or the data differ from those of the unfinished training."""
+    differences = [
+        name if name.endswith(".npy") else f"{name} {saved.get(name)} -> {wanted.get(name)}"
+        for name in {**saved, **wanted}
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise PipelineError(
+            f"an unfinished training differs in {', '.join(differences)}",
+            remedy="repeat its command to go on, or --restart to begin anew",
+        )
