@@ -6,17 +6,21 @@ doi 10.1107/S1600577522006816.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import permutations
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from engine.arrays import measureMoments, refuseNonFinite, slowestFirst
 from engine.devices import loadKeras
 from engine.errors import PipelineError
 from engine.layout import Geometry, Layout
 from engine.models import Weights, readArchitecture, readWeights
 from engine.nrrdFiles import NrrdVolume, openVolume
-from engine.plan import VARIABLES, Layer, sideMultiple, weightedLayers
+from engine.plan import VARIABLES, Layer, weightedLayers
 from engine.prediction import Sink, Stream, predictVolume
+from engine.samples import Samples
 
 ROTATION_AXES = ((0, 1), (1, 2), (0, 2))  # published order of the axis pairs
 SIDE_MULTIPLE = 8  # sides of sub-volumes: the published network halves them three times
@@ -126,69 +130,7 @@ def readDataToPredict(
     return prep_img(region)[np.newaxis, ..., np.newaxis]
 
 
-def refuseNonFinite(image: np.ndarray, fileName: str | Path) -> None:
-    """Raise PipelineError naming the file and the number of voxels that are NaN or infinite."""
-    for _ in countNonFinite(slowestFirst(image), fileName):
-        pass
-
-
-def countNonFinite(blocks: Iterable[np.ndarray], fileName: str | Path) -> Iterator[np.ndarray]:
-    """Pass blocks of a volume on; raise PipelineError after the last one if voxels were NaN or infinite."""
-    count = 0
-    for block in blocks:
-        if block.dtype.kind == "f":
-            count += block.size - int(np.count_nonzero(np.isfinite(block)))
-        yield block
-    if count:
-        raise PipelineError(
-            f"{count} voxels are NaN or infinite",
-            file=fileName,
-            remedy="replace them by a grey value and repeat",
-        )
-
-
 # -------------------------------------------------------------------------------------------- normalisation
-
-
-def slowestFirst(image: np.ndarray) -> np.ndarray:
-    """View whose first axis has the largest stride, so that a loop over it walks through memory in order."""
-    return np.moveaxis(image, int(np.argmax(np.abs(image.strides))), 0)
-
-
-def copyInOrder(image: np.ndarray) -> np.ndarray:
-    """Copy to C order, (x, z) tile by tile: they fit the cache.
-
-    5 times faster than np.ascontiguousarray on a 192x192x128 cut of a uint16 volume in file order, which took
-    half of the time of prepareData.py (benchmarks/preparation.py).
-    """
-    copy = np.empty(image.shape, image.dtype)
-    for y in range(image.shape[1]):
-        copy[:, y] = image[:, y]
-    return copy
-
-
-def measureMoments(image: np.ndarray) -> tuple[float, float]:
-    """Measure mean and standard deviation in float64, plane by plane: no copy of the volume is made."""
-    return mergeMoments(slowestFirst(image))
-
-
-def mergeMoments(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
-    """Measure mean and standard deviation of a volume that comes block by block, in one pass.
-
-    Source: Chan, Golub & LeVeque, Am. Stat. 37 (1983) 242, doi 10.1080/00031305.1983.10483115; a sum of
-    squares minus the squared mean would cancel.
-    """
-    count, mean, squares = 0, 0.0, 0.0
-    for block in blocks:
-        values = block.astype(np.float64).ravel(order="K")
-        middle = float(values.mean())
-        with np.errstate(invalid="ignore"):  # infinite grey values: refused by `countNonFinite`
-            values -= middle
-        difference, known = middle - mean, count
-        count += values.size
-        mean += difference * values.size / count
-        squares += float(values @ values) + difference**2 * known * values.size / count
-    return mean, (squares / count) ** 0.5
 
 
 def prep_img(x: np.ndarray, mean: float | None = None, std: float | None = None) -> np.ndarray:
@@ -306,67 +248,138 @@ def quarterTurns(shape: Sequence[int], axes: tuple[int, int]) -> int:
     return 1 if shape[axes[0]] == shape[axes[1]] else 2
 
 
-# -------------------------------------------------------------------------------------------- learning data
+# -------------------------------------------------------------------------------------------------- patches
 
 
-def readLearningData(folder: str | Path, part: str, plan: list[Layer]) -> tuple[np.ndarray, np.ndarray]:
-    """Open the sub-volumes that prepareData.py wrote, memory-mapped, and check that they can be learnt.
+def placePatch(
+    generator: np.random.Generator,
+    samples: Samples,
+    patch: Sequence[int],
+    isPositive: bool,
+    index: int | None = None,
+) -> tuple[int, tuple[slice, slice, slice]]:
+    """Choose where a patch is cut: anywhere, or around a positive voxel, each of them equally often.
 
     Parameters
     ----------
-    folder : path
-        Usually pythonFiles/.
-    part : str
-        training or validation.
-    plan : list of Layer
-        The network to train.
+    generator : Generator
+        Source of chance.
+    samples : Samples
+        Sub-volumes to cut from.
+    patch : three int
+        Sides of the patch, voxels, at most those of a sub-volume.
+    isPositive : bool
+        Whether a positive voxel has to lie in the middle half of the patch, or as near to it as the edge
+        allows. Without any positive voxel the patch lies anywhere.
+    index : int, optional
+        The sub-volume; default: any.
 
     Returns
     -------
-    tuple of array
-        Images (sample, x, y, z, 1) float32 and masks, bool, of the same shape.
-
-    Raises
-    ------
-    PipelineError
-        A file is missing, damaged or of another type; shapes differ; sides that the network cannot halve.
+    tuple
+        Number of the sub-volume, and the patch in it.
     """
-    images, masks = (openArray(Path(folder) / f"{part}Data{kind}.npy") for kind in ("Image", "Mask"))
-    file, multiple = Path(folder) / f"{part}DataImage.npy", sideMultiple(plan)
-    if images.shape != masks.shape:
-        raise PipelineError(
-            "images and masks differ in shape", file=file, received=f"{images.shape} and {masks.shape}"
-        )
-    if images.ndim != 5 or images.shape[-1] != 1 or not images.size:
-        raise PipelineError(
-            "is no set of sub-volumes", file=file, expected="(sample, x, y, z, 1)", received=images.shape
-        )
-    if images.dtype != np.float32 or masks.dtype != bool:
-        raise PipelineError(
-            "another type",
-            file=file,
-            expected="float32 and bool",
-            received=f"{images.dtype} and {masks.dtype}",
-        )
-    if any(side % multiple for side in images.shape[1:4]):
-        raise PipelineError(
-            f"this network halves every side {multiple.bit_length() - 1} times",
-            file=file,
-            expected=f"multiples of {multiple}",
-            received=images.shape[1:4],
-            remedy="prepare other sub-volumes or train with a smaller --levelCount",
-        )
-    return images, masks
+    candidates = np.arange(samples.count) if index is None else np.array([index])
+    counts = samples.positives[candidates].sum(axis=1)
+    sides, patch = np.array(samples.sides), np.array(patch)
+    if isPositive and counts.any():
+        index = int(generator.choice(candidates, p=counts / counts.sum()))
+        voxel = samples.positiveVoxel(index, int(generator.integers(samples.positives[index].sum())))
+        corner = voxel - generator.integers(patch // 4, -(-3 * patch // 4))
+    else:
+        index = int(generator.choice(candidates))
+        corner = generator.integers(sides - patch + 1)
+    corner = np.clip(corner, 0, sides - patch)
+    return index, tuple(map(slice, corner.tolist(), (corner + patch).tolist()))
 
 
-def openArray(path: Path) -> np.ndarray:
-    """Memory-map an .npy file; objects in it are never unpickled."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise PipelineError("no such file", file=path, remedy="run prepareData.py first") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise PipelineError(f"is no readable .npy file: {error}", file=path) from error
+class Drawing(NamedTuple):
+    """How a step's samples are drawn; the constants of trainingAndValidation.py."""
+
+    seed: int
+    batchSize: int
+    stepsPerEpoch: int  # 0: an epoch takes every sub-volume once
+    patchSide: int  # 0: whole sub-volumes
+    positiveShare: float
+    turns: bool
+    greyScale: float
+    greyOffset: float
+    greyNoise: float
+
+
+def drawBatch(
+    samples: Samples, drawing: Drawing, epoch: int, step: int, deviceCount: int = 1
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Draw the samples of one step; they follow from seed, epoch and step alone.
+
+    Parameters
+    ----------
+    samples : Samples
+        Sub-volumes to draw from.
+    drawing : Drawing
+        How.
+    epoch, step : int
+        Counted from 0.
+    deviceCount : int
+        Devices that share a step: a smaller last one is filled up with the first samples of the epoch.
+
+    Returns
+    -------
+    list of (array, array)
+        Grey values (x, y, z) float32 and mask bool.
+    """
+    generator = np.random.default_rng((drawing.seed, epoch, step))
+    first, indices = step * drawing.batchSize, [None] * drawing.batchSize
+    if not drawing.stepsPerEpoch:
+        order = np.random.default_rng((drawing.seed, epoch)).permutation(samples.count)
+        last = min(first + drawing.batchSize, samples.count)
+        indices = np.resize(order, -(-last // deviceCount) * deviceCount)[first:]
+    patch = [min(drawing.patchSide or side, side) for side in samples.sides]
+    isPositive = spread(drawing.positiveShare, len(indices), generator)
+    pairs = []
+    for index, isAround in zip(indices, isPositive, strict=True):
+        image, mask = samples.read(*placePatch(generator, samples, patch, isAround, index))
+        if drawing.turns:
+            image, mask = turnPatch(generator, image, mask)
+        pairs.append((varyGrey(generator, image, *drawing[-3:]), mask))
+    return pairs
+
+
+def spread(share: float, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Choose a share of `count` as evenly as whole numbers allow; which ones is left to chance; bool."""
+    return np.diff(np.floor(np.arange(count + 1) * share + generator.random())) > 0
+
+
+def turnPatch(generator: np.random.Generator, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Turn and reflect patches of one shape alike: one of the (at most 48) ways that keep their shape."""
+    shape = arrays[0].shape
+    orders = [order for order in permutations(range(3)) if tuple(shape[axis] for axis in order) == shape]
+    order = orders[generator.integers(len(orders))]
+    backwards = tuple(slice(None, None, -1 if flip else 1) for flip in generator.integers(2, size=3))
+    return [array.transpose(order)[backwards] for array in arrays]
+
+
+def varyGrey(
+    generator: np.random.Generator, image: np.ndarray, scale: float, offset: float, noise: float
+) -> np.ndarray:
+    """Vary contrast, brightness and noise of z-scored grey values.
+
+    Parameters
+    ----------
+    image : array
+        (x, y, z) float32.
+    scale, offset : float
+        Standard deviation of the logarithm of a common factor, and of what is added to all voxels.
+    noise : float
+        Largest standard deviation of white noise; each patch has its own, up to this one.
+    """
+    if not (scale or offset or noise):
+        return image
+    factor, shift, level = np.exp(scale * generator.normal()), offset * generator.normal(), generator.random()
+    varied = image * np.float32(factor) + np.float32(shift)
+    if noise:
+        varied += np.float32(noise * level) * generator.standard_normal(image.shape, np.float32)
+    return varied
 
 
 # ---------------------------------------------------------------------------------------------- the network
@@ -435,7 +448,12 @@ def buildSpotUNet(base_depth: int = 8, levelCount: int = 4):
     keras = loadKeras()
     build = {
         "convolution": lambda layer: keras.layers.Conv3D(
-            layer.filters, layer.kernel, padding="same", activation=layer.activation, name=layer.name
+            layer.filters,
+            layer.kernel,
+            padding="same",
+            activation=layer.activation,
+            name=layer.name,
+            dtype=None if layer.activation == "linear" else "float32",
         ),
         "normalisation": lambda layer: keras.layers.BatchNormalization(name=layer.name),
         "relu": lambda layer: keras.layers.ReLU(name=layer.name),

@@ -1,5 +1,7 @@
 """The published network built anew for the tests, random weights, and a plain NumPy forward pass."""
 
+from pathlib import Path
+
 import numpy as np
 from scipy.ndimage import correlate
 
@@ -146,3 +148,11 @@ def convolve(channels, kernel, bias):
 def weightList(model):
     """Weights of a Keras model's layers in data-flow order."""
     return [layer.get_weights() for layer in model.layers if layer.get_weights()]
+
+
+HAS_SMAPS = Path("/proc/self/maps").exists()
+
+
+def isMapped(path) -> bool:
+    """Whether this process maps a file."""
+    return str(path) in Path("/proc/self/maps").read_text()

@@ -5,25 +5,27 @@ import numpy as np
 import pytest
 
 import functions
+from engine.arrays import copyInOrder, measureMoments, refuseNonFinite
 from engine.errors import PipelineError
 from functions import (
     ROTATION_AXES,
+    Drawing,
     chooseSubVolumeSide,
-    copyInOrder,
     cutSubVolumes,
-    describeUNet,
-    measureMoments,
+    drawBatch,
     parseLabels,
+    placePatch,
     placeSubVolumes,
     prep_img,
     readDataImage,
     readDataMask,
     readDataToPredict,
-    readLearningData,
-    refuseNonFinite,
     rotateSubVolume,
     scoreVoxels,
     selectPositive,
+    spread,
+    turnPatch,
+    varyGrey,
 )
 
 TYPES = ("uint8", "int16", "uint16", "int32", "uint64", "float32", "float64", ">u2", ">f4")
@@ -233,51 +235,143 @@ def testRotationKeepsTheShapeByTurningUnequalSidesBy180Degrees(axes, turns):
     assert rotateSubVolume(box, axes).shape == box.shape
 
 
-# ---------------------------------------------------------------------------------------------- learning data
+# ------------------------------------------------------------------------------------------------- patches
 
 
-def writeLearningData(folder, **changes) -> None:
-    """Two sub-volumes of 8 x 8 x 8 for training, with what `changes` replaces."""
-    arrays = {
-        "Image": np.zeros((2, 8, 8, 8, 1), np.float32),
-        "Mask": np.zeros((2, 8, 8, 8, 1), bool),
-    } | changes
-    for kind, array in arrays.items():
-        np.save(folder / f"trainingData{kind}.npy", array)
+class FakeSamples:
+    """Sub-volumes in memory."""
+
+    def __init__(self, masks):
+        self.masks, self.count, self.sides = masks, len(masks), masks.shape[1:]
+        self.positives = masks.sum(axis=(2, 3))
+
+    def positiveVoxel(self, index, rank):
+        return np.argwhere(self.masks[index])[rank]
+
+    def read(self, index, place):
+        grey = np.arange(self.masks[index].size, dtype=np.float32).reshape(self.sides) + index / 4
+        return grey[place].copy(), self.masks[index][place].copy()
 
 
-def testLearningDataStayOnTheDisk(tmp_path):
-    writeLearningData(tmp_path)
-    images, masks = readLearningData(tmp_path, "training", describeUNet())
-    assert isinstance(images, np.memmap) and isinstance(masks, np.memmap)
+@pytest.fixture
+def samples():
+    masks = np.zeros((4, 16, 24, 32), bool)
+    masks[1, 3, 20, 30] = masks[1, 12, 8, 9] = masks[3, 0, 0, 0] = True
+    return FakeSamples(masks)
 
 
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"Mask": np.zeros((1, 8, 8, 8, 1), bool)}, "images and masks differ in shape"),
-        ({"Image": np.zeros((2, 8, 8, 8, 1))}, "another type.*float64"),
-        ({"Mask": np.zeros((2, 8, 8, 8, 1), np.uint8)}, "another type.*uint8"),
-        ({"Image": np.array([{}], object)}, "no readable .npy file"),
-        (
-            {"Image": np.zeros((1, 8, 8), np.float32), "Mask": np.zeros((1, 8, 8), bool)},
-            "no set of sub-volumes",
-        ),
-        (
-            {"Image": np.zeros((1, 8, 12, 8, 1), np.float32), "Mask": np.zeros((1, 8, 12, 8, 1), bool)},
-            "halves every side 3 times.*multiples of 8.*12",
-        ),
-    ],
-)
-def testLearningDataThatCannotBeLearntAreRefused(tmp_path, changes, text):
-    writeLearningData(tmp_path, **changes)
-    with pytest.raises(PipelineError, match=text):
-        readLearningData(tmp_path, "training", describeUNet())
+DRAWING = Drawing(5, 2, 0, 0, 0.0, False, 0.0, 0.0, 0.0)
 
 
-def testMissingLearningDataNameTheScriptThatWritesThem(tmp_path):
-    with pytest.raises(PipelineError, match=r"trainingDataImage\.npy: no such file; run prepareData\.py"):
-        readLearningData(tmp_path, "training", describeUNet())
+def testPatchesAroundPositiveVoxelsContainThemNearTheMiddle(samples):
+    generator = np.random.default_rng(0)
+    seen, middles = set(), []
+    for _ in range(300):
+        index, place = placePatch(generator, samples, (8, 8, 8), True)
+        assert [piece.stop - piece.start for piece in place] == [8, 8, 8]
+        inside = np.argwhere(samples.masks[index][place]).tolist()
+        assert inside
+        seen.add(index)
+        if index == 1 and len(inside) == 1 and inside[0][0] + place[0].start == 12:
+            middles.append(inside[0][1:])  # along y and z it is far from the edge
+    assert seen == {1, 3}
+    middles = np.array(middles)
+    assert middles.min() == 2 and middles.max() == 5  # the middle half of 8 voxels
+    assert all(len(set(column)) == 4 for column in middles.T)
+
+
+def testEveryPositiveVoxelIsEquallyLikely(samples):
+    generator = np.random.default_rng(1)
+    counts = np.bincount(
+        [placePatch(generator, samples, (8, 8, 8), True)[0] for _ in range(900)], minlength=4
+    )
+    assert abs(counts[1] - 600) < 60 and abs(counts[3] - 300) < 60
+
+
+def testOtherPatchesLieAnywhere(samples):
+    generator = np.random.default_rng(2)
+    places = [placePatch(generator, samples, (8, 16, 32), False) for _ in range(400)]
+    assert {index for index, _ in places} == {0, 1, 2, 3}
+    starts = np.array([[piece.start for piece in place] for _, place in places])
+    assert starts.min(axis=0).tolist() == [0, 0, 0] and starts.max(axis=0).tolist() == [8, 8, 0]
+    empty = FakeSamples(np.zeros((2, 8, 8, 8), bool))
+    assert placePatch(generator, empty, (8, 8, 8), True)[1] == (slice(0, 8),) * 3
+    assert placePatch(generator, samples, (8, 8, 8), True, 0)[0] == 0  # a sub-volume without positive voxels
+
+
+def testTurnsAreAllTheSymmetriesThatKeepTheShapeAndMoveBothAlike():
+    generator = np.random.default_rng(3)
+    for shape, count in (((4, 4, 4), 48), ((4, 4, 6), 16), ((2, 4, 6), 8)):
+        image = np.arange(np.prod(shape)).reshape(shape)
+        seen = set()
+        for _ in range(1000):
+            turned, mask = turnPatch(generator, image, image % 3 == 0)
+            assert turned.shape == shape
+            np.testing.assert_array_equal(mask, turned % 3 == 0)
+            seen.add(turned.tobytes())
+        assert len(seen) == count
+
+
+def testGreyValuesVaryAsAsked():
+    generator = np.random.default_rng(4)
+    image = np.zeros((8, 8, 8), np.float32)
+    assert varyGrey(generator, image, 0, 0, 0) is image
+    image[0] = 1
+    varied = [varyGrey(generator, image, 0.2, 0.1, 0.0) for _ in range(2000)]
+    offsets = [float(array[1, 0, 0]) for array in varied]
+    factors = np.log([float(array[0, 0, 0] - array[1, 0, 0]) for array in varied])
+    assert abs(np.std(offsets) - 0.1) < 0.01 and abs(np.mean(offsets)) < 0.01
+    assert abs(np.std(factors) - 0.2) < 0.02 and abs(np.mean(factors)) < 0.02
+    noises = [varyGrey(generator, image, 0, 0, 0.5)[1:].std() for _ in range(200)]
+    assert 0.4 < max(noises) < 0.56 and min(noises) < 0.05
+    assert varied[0].dtype == np.float32 and image[0, 0, 0] == 1
+
+
+def testAnEpochOfSubVolumesTakesEachOnceInANewOrder(samples):
+    orders = []
+    for epoch in range(6):
+        pairs = [pair for step in range(2) for pair in drawBatch(samples, DRAWING, epoch, step)]
+        orders.append([round(float(image[0, 0, 0] * 4)) for image, _ in pairs])
+        for number, (_, mask) in zip(orders[-1], pairs, strict=True):
+            np.testing.assert_array_equal(mask, samples.masks[number])
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert len({tuple(order) for order in orders}) > 2
+    drawing = DRAWING._replace(batchSize=3)
+    assert [len(drawBatch(samples, drawing, 0, step)) for step in (0, 1)] == [3, 1]
+
+
+def testASmallerLastBatchIsFilledUpForSeveralDevices(samples):
+    samples = FakeSamples(np.zeros((5, 8, 8, 8), bool))
+    drawing = DRAWING._replace(batchSize=4)
+
+    def numbers(step, deviceCount):
+        pairs = drawBatch(samples, drawing, 0, step, deviceCount)
+        return [round(float(image[0, 0, 0] * 4)) for image, _ in pairs]
+
+    assert numbers(0, 2) == numbers(0, 1) and len(numbers(1, 1)) == 1
+    assert numbers(1, 2) == numbers(1, 1) + numbers(0, 1)[:1]
+    assert numbers(1, 4) == numbers(1, 1) + numbers(0, 1)[:3]
+
+
+def testAStepFollowsFromSeedEpochAndStepAlone(samples):
+    drawing = DRAWING._replace(stepsPerEpoch=9, patchSide=8, positiveShare=0.5, turns=True, greyNoise=0.1)
+
+    def draw(drawing, *numbers):
+        return b"".join(array.tobytes() for pair in drawBatch(samples, drawing, *numbers) for array in pair)
+
+    first = draw(drawing, 2, 7)
+    np.random.seed(0)  # noqa: NPY002
+    assert draw(drawing, 2, 7) == first
+    others = [draw(drawing, 2, 6), draw(drawing, 1, 7), draw(drawing._replace(seed=6), 2, 7)]
+    assert first not in others
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 2), (0.5, 3), (0.0, 4), (1.0, 4), (0.3, 10), (0.25, 1)])
+def testPositiveShareIsKeptAsWellAsWholeNumbersAllow(share, count):
+    generator = np.random.default_rng(0)
+    chosen = np.array([spread(share, count, generator) for _ in range(2000)])
+    assert set(chosen.sum(axis=1)) <= {int(np.floor(share * count)), int(np.ceil(share * count))}
+    assert np.abs(chosen.mean(axis=0) - share).max() < 0.05
 
 
 @pytest.mark.parametrize("sizes", [{"base_depth": 0}, {"levelCount": 0}, {"levelCount": 9}])
