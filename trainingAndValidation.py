@@ -1,17 +1,23 @@
 """Train the 3D U-Net on the sub-volumes that prepareData.py wrote.
 
 In:  pythonFiles/trainingDataImage.npy, trainingDataMask.npy and the two validation twins.
-Out: modelAndWeights/: two checkpoints (best validation loss, best validation accuracy), the final model, its
-     contract (.json), the log of every epoch (metrics.log) and trainingCurves.png.
+Out: modelAndWeights/: three checkpoints (best validation loss, accuracy and Dice), the final model, its
+     contract (.json), the log of every epoch (metrics.log), trainingCurves.png and validationExample.png.
 
     python3 trainingAndValidation.py
+
+The same command goes on where it was stopped.
 """
 
 import argparse
-import operator
+import contextlib
+import importlib.util
+import math
+import os
 import shlex
 import sys
-import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +25,7 @@ import numpy as np
 from engine.console import (
     ScriptParser,
     commandLine,
+    describeDuration,
     describeShape,
     packageVersions,
     plainSettings,
@@ -27,35 +34,105 @@ from engine.console import (
     runScript,
 )
 from engine.contracts import findContract
-from engine.devices import CUDA_HINT, describeDevice, loadKeras
+from engine.devices import (
+    CUDA_HINT,
+    Sharing,
+    describeDevice,
+    isOutOfMemory,
+    loadKeras,
+    makeDeterministic,
+    writeScalars,
+)
 from engine.errors import PipelineError
 from engine.figures import drawTrainingCurves
 from engine.files import digestFile, readJson, writeJson
 from engine.models import readWeights
-from engine.plan import countParameters
-from functions import buildSpotUNet, describeUNet, readLearningData, scoreCounts, setWeights
+from engine.plan import countParameters, sideMultiple
+from engine.samples import Samples, openSamples
+from engine.trainingLog import listWarnings, writeLog
+from engine.trainingState import TrainingState, refuseAnother
+from engine.validation import drawExtremes, scoreSamples
+from functions import Drawing, buildSpotUNet, describeUNet, drawBatch, scoreCounts, setWeights
 
 FOLDER = Path(__file__).resolve().parent
 
 # ----------------------------------------------------------------------------------------------- parameters
+recipe = "robust"  # published: exactly the published training; robust: learns from little data
 learningRate = 0.005  # of Adam, > 0
-Nepochs = 200  # passes over the training data, >= 1
-batchSize = 2  # sub-volumes per step, >= 1
+Nepochs = None  # passes over the training data or, with stepsPerEpoch, rounds of so many steps
+batchSize = 2  # sub-volumes or patches per step, >= 1
 base_depth = 8  # features of the first level, >= 1
 levelCount = 4  # levels of the network, 1 to 8
-seed = 1  # of the first weights and of the order of the sub-volumes
+seed = 1  # of the first weights and of everything drawn
 weightStart = ""  # model or weight file to start from; empty: random weights
 learningData = "pythonFiles"  # folder with the .npy files
 metricsFile = "modelAndWeights/metrics.log"  # a row an epoch, separated by spaces
 weightFile = "modelAndWeights/current-best_modelWeight_val-loss.h5"  # smallest validation loss
 weightFileTrain = "modelAndWeights/current-best_modelWeight_val-accuracy.h5"  # highest accuracy
+weightFileDice = "modelAndWeights/current-best_modelWeight_val-dice.h5"  # highest Dice
 modelFile = "modelAndWeights/current-uNet_model.h5"  # after the last epoch
+saveMinutes = 10.0  # between two saved states of a long epoch
+precision = "float32"  # float32, mixed_bfloat16 or mixed_float16 of the training
+jitCompile = None  # compile with XLA; None = as Keras sees fit
+deterministic = False  # the same result to the last bit on a GPU too; slower there
+deviceCount = 0  # GPUs that share every batch; 0 = all that are visible
+tensorBoard = ""  # folder of event files for TensorBoard; empty: none
+restart = False  # forget an unfinished or finished training and begin anew
+# What a recipe consists of; None = as the recipe says.
+stepsPerEpoch = None  # steps of an epoch; 0 = every sub-volume once
+patchSide = None  # voxels, a multiple of 8; side of the patches drawn from sub-volumes; 0 = whole ones
+positiveShare = None  # 0 to 1, of the patches that lie around a positive voxel
+turns = None  # right-angle turns and reflections
+greyScale = None  # standard deviation of the logarithm of a factor on the z-scored grey values
+greyOffset = None  # standard deviation of what is added to them
+greyNoise = None  # largest standard deviation of added white noise
+loss = None  # bce, dice, bce+dice, focal or tversky
+startBias = None  # start the last bias at the log-odds of a positive voxel
+schedule = None  # constant, or cosine: the learning rate falls to a hundredth along half a cosine
+clipNorm = None  # largest norm of a step's gradient; 0 = any
+momentum = None  # 0 to 1, of the moving averages of batch normalisation
+averageBatches = None  # batches from which they are made anew before a validation; 0 = never
 # ----------------------------------------------------------------------------------------------------------
+RECIPES = {
+    "published": {
+        "Nepochs": 200,
+        "stepsPerEpoch": 0,
+        "patchSide": 0,
+        "positiveShare": 0.0,
+        "turns": False,
+        "greyScale": 0.0,
+        "greyOffset": 0.0,
+        "greyNoise": 0.0,
+        "loss": "bce",
+        "startBias": False,
+        "schedule": "constant",
+        "clipNorm": 0.0,
+        "momentum": 0.99,
+        "averageBatches": 0,
+    },
+    "robust": {
+        "Nepochs": 40,
+        "stepsPerEpoch": 50,
+        "patchSide": 64,
+        "positiveShare": 0.5,
+        "turns": True,
+        "greyScale": 0.1,
+        "greyOffset": 0.1,
+        "greyNoise": 0.2,
+        "loss": "bce+dice",
+        "startBias": True,
+        "schedule": "cosine",
+        "clipNorm": 1.0,
+        "momentum": 0.9,
+        "averageBatches": 8,
+    },
+}
 
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
     parser = ScriptParser(__file__, __doc__)
+    parser.addFlag("recipe", choices=tuple(RECIPES), default=recipe)
     parser.addFlag("learningRate", type=float, default=learningRate)
     parser.addFlag("Nepochs", type=int, default=Nepochs)
     parser.addFlag("batchSize", type=int, default=batchSize)
@@ -67,48 +144,97 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("metricsFile", type=Path, default=FOLDER / metricsFile)
     parser.addFlag("weightFile", type=Path, default=FOLDER / weightFile)
     parser.addFlag("weightFileTrain", type=Path, default=FOLDER / weightFileTrain)
+    parser.addFlag("weightFileDice", type=Path, default=FOLDER / weightFileDice)
     parser.addFlag("modelFile", type=Path, default=FOLDER / modelFile)
-    return parser.parse_args(argv)
+    parser.addFlag("saveMinutes", type=float, default=saveMinutes)
+    precisions = ("float32", "mixed_bfloat16", "mixed_float16")
+    parser.addFlag("precision", choices=precisions, default=precision)
+    parser.addFlag("jitCompile", action=argparse.BooleanOptionalAction, default=jitCompile)
+    parser.addFlag("deterministic", action="store_true", default=deterministic)
+    parser.addFlag("deviceCount", type=int, default=deviceCount)
+    parser.addFlag("tensorBoard", type=Path, default=tensorBoard or None)
+    parser.addFlag("restart", action="store_true", default=restart)
+    parser.addFlag("stepsPerEpoch", type=int, default=stepsPerEpoch)
+    parser.addFlag("patchSide", type=int, default=patchSide)
+    parser.addFlag("positiveShare", type=float, default=positiveShare)
+    parser.addFlag("turns", action=argparse.BooleanOptionalAction, default=turns)
+    parser.addFlag("greyScale", type=float, default=greyScale)
+    parser.addFlag("greyOffset", type=float, default=greyOffset)
+    parser.addFlag("greyNoise", type=float, default=greyNoise)
+    parser.addFlag("loss", choices=("bce", "dice", "bce+dice", "focal", "tversky"), default=loss)
+    parser.addFlag("startBias", action=argparse.BooleanOptionalAction, default=startBias)
+    parser.addFlag("schedule", choices=("constant", "cosine"), default=schedule)
+    parser.addFlag("clipNorm", type=float, default=clipNorm)
+    parser.addFlag("momentum", type=float, default=momentum)
+    parser.addFlag("averageBatches", type=int, default=averageBatches)
+    arguments = parser.parse_args(argv)
+    for name, value in RECIPES[arguments.recipe].items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    return arguments
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Load the data, build the network, train it, keep the best, write the contract."""
     checkParameters(arguments)
     plan = describeUNet(arguments.base_depth, arguments.levelCount)
-    data = {part: readLearningData(arguments.learningData, part, plan) for part in ("training", "validation")}
+    data = {part: openSamples(arguments.learningData, part, plan) for part in ("training", "validation")}
+    checkPatches(arguments, plan, data)
     prepared = readJson(arguments.learningData / "parameters.json") or {}
     start = readStart(arguments, plan)
+    identity = identify(arguments)
+    state = TrainingState(arguments.modelFile)
+    if arguments.restart:
+        state.remove()
+    elif isFinished(arguments, identity):
+        state.remove()
+        return
+    saved = state.load()
+    if saved:
+        refuseAnother(saved[0]["identity"], identity)
+    if arguments.deterministic:
+        makeDeterministic()
     printStart(arguments, data)
 
-    import engine.learning  # loads Keras
+    from engine.learning import EpochBar  # loads Keras
+    from engine.training import Training
 
-    keras = loadKeras()
-    keras.utils.set_random_seed(arguments.seed)
-    model = buildSpotUNet(arguments.base_depth, arguments.levelCount)
-    if start:
-        setWeights(model, plan, start["weights"])
-    compileModel(model, arguments.learningRate)
-    best = {
-        "val_loss": engine.learning.BestModel(arguments.weightFile, "val_loss", operator.lt),
-        "val_binary_accuracy": engine.learning.BestModel(
-            arguments.weightFileTrain, "val_binary_accuracy", operator.gt
-        ),
-    }
-    begin = time.time()
-    history = model.fit(
-        engine.learning.SubVolumes(*data["training"], arguments.batchSize, arguments.seed),
-        validation_data=engine.learning.SubVolumes(*data["validation"], arguments.batchSize),
-        epochs=arguments.Nepochs,
-        callbacks=[*best.values(), keras.callbacks.CSVLogger(arguments.metricsFile, separator=" ")],
-        verbose=1 if sys.stdout.isatty() else 2,
-        shuffle=False,  # SubVolumes shuffles by (seed, epoch)
-    ).history
-    refuseFailedTraining(best)
-    engine.learning.saveModel(model, arguments.modelFile)
-    scores = {metric: summariseEpoch(history, checkpoint) for metric, checkpoint in best.items()}
-    writeContract(arguments, plan, prepared, start, scores, time.time() - begin)
-    drawTrainingCurves(history, arguments.modelFile.parent / "trainingCurves.png")
-    printEnd(arguments, scores, time.time() - begin, isFiniteModel(model))
+    with namedMemoryErrors(arguments, data["training"]):
+        parts = assemble(arguments, plan, data, start)
+        training = Training(parts, state, identity, arguments.saveMinutes * 60)
+        if saved:
+            training.resume(*saved)
+            print(
+                f"Going on after epoch {training.progress.epoch}, step {training.progress.step}", flush=True
+            )
+        bar = [EpochBar(arguments.Nepochs)] if sys.stdout.isatty() else []
+        failure = training.run(partial(reportEpoch, arguments), bar)
+        thresholds = finish(arguments, plan, data, training, failure)
+    writeContract(arguments, plan, prepared, start, training, thresholds)
+    printEnd(arguments, training, thresholds)
+    state.remove()
+
+
+@contextlib.contextmanager
+def namedMemoryErrors(arguments: argparse.Namespace, samples: Samples) -> Iterator[None]:
+    """Say what to try where a device runs out of memory."""
+    try:
+        yield
+    except Exception as error:
+        if not isOutOfMemory(error):
+            raise
+        sides = patchOf(arguments, samples)
+        smaller = f"--batchSize {max(arguments.batchSize // 2, 1)}"
+        if arguments.batchSize == 1:
+            smaller = f"--patchSide {max(sides) // 2 // 8 * 8 or 8}"
+        step = f"{arguments.batchSize} x {describeShape(sides)} voxels a step"
+        raise PipelineError(
+            f"the device has too little memory for {step}",
+            remedy=f"try {smaller}, or smaller sub-volumes by prepareData.py",
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------- checks
 
 
 def checkParameters(arguments: argparse.Namespace) -> None:
@@ -116,18 +242,85 @@ def checkParameters(arguments: argparse.Namespace) -> None:
     for name in ("learningRate", "Nepochs", "batchSize"):
         if not getattr(arguments, name) > 0:
             raise PipelineError(f"{name} must be above 0", received=getattr(arguments, name))
-    if arguments.seed < 0:
-        raise PipelineError("seed must not be negative", received=arguments.seed)
-    models = (arguments.weightFile, arguments.weightFileTrain, arguments.modelFile)
+    counts = ("seed", "deviceCount", "stepsPerEpoch", "patchSide", "averageBatches")
+    for name in (*counts, "greyScale", "greyOffset", "greyNoise", "clipNorm", "saveMinutes"):
+        if not getattr(arguments, name) >= 0:
+            raise PipelineError(f"{name} must not be negative", received=getattr(arguments, name))
+    if not 0 <= arguments.positiveShare <= 1:
+        raise PipelineError("positiveShare must lie in 0 to 1", received=arguments.positiveShare)
+    if not 0 <= arguments.momentum < 1:
+        raise PipelineError("momentum must lie in 0 to 1, 1 excluded", received=arguments.momentum)
+    if arguments.seed >= 2**32:
+        raise PipelineError("seed must be below 2 ** 32", received=arguments.seed)
+    if arguments.tensorBoard and not importlib.util.find_spec("tensorflow"):
+        raise PipelineError("--tensorBoard needs TensorFlow", remedy="pip install tensorflow")
+    models = [getattr(arguments, name) for name in MODELS]
     for file in (*models, arguments.metricsFile):
         if not file.parent.is_dir():
             raise PipelineError("no such folder", file=file.parent)
     for file in models:
         if file.suffix != ".h5":
             raise PipelineError("the name of a model must end with .h5", file=file)
-    if len({file.name for file in models}) < len(models):
-        rule = "weightFile, weightFileTrain and modelFile need different names"
-        raise PipelineError(rule, received=", ".join(file.name for file in models))
+    if len({file.name for file in (*models, arguments.metricsFile)}) <= len(models):
+        rule, names = (
+            f"{', '.join(MODELS)} and metricsFile need different names",
+            (*models, arguments.metricsFile),
+        )
+        raise PipelineError(rule, received=", ".join(file.name for file in names))
+    if arguments.weightStart and arguments.weightStart.resolve() in {file.resolve() for file in models}:
+        rule = "this training would replace the weights that it starts from"
+        raise PipelineError(rule, file=arguments.weightStart, remedy="copy them to another name")
+
+
+EXAMPLE = "validationExample.png"
+MODELS = ("weightFile", "weightFileTrain", "weightFileDice", "modelFile")
+
+
+def checkPatches(arguments: argparse.Namespace, plan: list, data: dict[str, Samples]) -> None:
+    """Refuse patches that cannot be halved, batches larger than the set, and a set without positives."""
+    samples, multiple = data["training"], sideMultiple(plan)
+    if arguments.patchSide % multiple:
+        rule = f"this network halves every side {multiple.bit_length() - 1} times"
+        raise PipelineError(
+            rule, expected=f"patchSide a multiple of {multiple}", received=arguments.patchSide
+        )
+    if not arguments.stepsPerEpoch and arguments.batchSize > samples.count:
+        raise PipelineError(
+            "batchSize is larger than the training set", expected=f"at most {samples.count}",
+            received=arguments.batchSize,
+        )  # fmt: skip
+    if not samples.positives.any():
+        raise PipelineError(
+            "no positive voxel in the training masks",
+            file=samples.masks,
+            remedy="is positiveLabel of prepareData.py right?",
+        )
+
+
+def identify(arguments: argparse.Namespace) -> dict:
+    """Describe what a training depends on: parameters, data, back end."""
+    notes = ("saveMinutes", "restart", "tensorBoard", "learningData", "weightStart", "metricsFile", *MODELS)
+    parameters = {name: value for name, value in plainSettings(arguments).items() if name not in notes}
+    files = [arguments.learningData / f"{part}Data{kind}.npy" for part, kind in PARTS]
+    digests = {file.name: digestFile(file) for file in files}
+    if arguments.weightStart:
+        digests["weightStart"] = digestFile(arguments.weightStart)
+    return parameters | digests | {"back end": os.environ.get("KERAS_BACKEND", "tensorflow")}
+
+
+PARTS = [(part, kind) for part in ("training", "validation") for kind in ("Image", "Mask")]
+
+
+def isFinished(arguments: argparse.Namespace, identity: dict) -> bool:
+    """Whether this very training has been finished and its files are as it wrote them; says so."""
+    contract = readJson(arguments.modelFile.with_suffix(".json")) or {}
+    if contract.get("training", {}).get("identity") != identity:
+        return False
+    files = {getattr(arguments, name) for name in MODELS}
+    if any(not file.is_file() or digestFile(file) != contract["files"].get(file.name) for file in files):
+        return False
+    print(f"This training is finished: {relativePath(arguments.modelFile)}; --restart repeats it")
+    return True
 
 
 def readStart(arguments: argparse.Namespace, plan: list) -> dict:
@@ -141,23 +334,101 @@ def readStart(arguments: argparse.Namespace, plan: list) -> dict:
     }
 
 
-def compileModel(model, learningRate: float) -> None:
-    """Set the published optimiser, loss and metrics."""
+# ---------------------------------------------------------------------------------------------- the training
+
+
+def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples], start: dict):
+    """Build and compile the network and whatever its training needs."""
+    from engine.learning import Averages, Batch, readInOrder, stackPairs
+    from engine.training import Checkpoint, Parts
+
     keras = loadKeras()
-    model.compile(
-        optimizer=keras.optimizers.Adam(learningRate),
-        loss=keras.losses.BinaryCrossentropy(),
-        metrics=[
-            keras.metrics.BinaryAccuracy(),
-            keras.metrics.TruePositives(name="tp"),
-            keras.metrics.TrueNegatives(name="tn"),
-            keras.metrics.FalsePositives(name="fp"),
-            keras.metrics.FalseNegatives(name="fn"),
+    keras.utils.set_random_seed(arguments.seed)
+    sharing = Sharing(arguments.deviceCount, arguments.batchSize)
+    if sharing.count > 1:
+        print(f"Every batch is shared by {sharing.count} devices")
+        if arguments.precision == "mixed_float16" and keras.backend.backend() == "tensorflow":
+            rule = "TensorFlow scales the loss of float16 on every device by itself"
+            raise PipelineError(rule, remedy="--precision mixed_bfloat16, or --deviceCount 1")
+    stepCount = arguments.stepsPerEpoch or math.ceil(data["training"].count / arguments.batchSize)
+    drawing = Drawing(*(getattr(arguments, name) for name in Drawing._fields))
+
+    def read(epoch: int, step: int) -> Batch:
+        return stackPairs(drawBatch(data["training"], drawing, epoch, step, sharing.count))
+
+    def readExtra(number: int) -> np.ndarray:
+        return read(arguments.Nepochs + number // stepCount, number % stepCount)[0]
+
+    plain = model = buildSpotUNet(arguments.base_depth, arguments.levelCount)
+    if start:
+        setWeights(plain, plan, start["weights"])
+    elif arguments.startBias:
+        share = np.mean([read(0, step)[1].mean() for step in range(min(stepCount, 8))])
+        share = np.clip(share, 1e-5, 0.5)
+        plain.get_layer("probability").bias.assign([np.log(share / (1 - share))])
+    if sharing.count > 1 or arguments.precision != "float32":
+        keras.config.set_dtype_policy(arguments.precision)
+        with sharing.scope():
+            model = buildSpotUNet(arguments.base_depth, arguments.levelCount)
+            model.set_weights(plain.get_weights())
+            compileModel(model, arguments, stepCount, sharing.count)
+        keras.config.set_dtype_policy("float32")
+    compileModel(plain, arguments, stepCount)
+    return Parts(
+        model,
+        plain,
+        sharing,
+        read,
+        stepCount,
+        arguments.Nepochs,
+        readInOrder(data["validation"]),
+        Averages(plain, readExtra, arguments.averageBatches),
+        [
+            Checkpoint(arguments.weightFile, "val_loss", False),
+            Checkpoint(arguments.weightFileTrain, "val_binary_accuracy", True),
+            Checkpoint(arguments.weightFileDice, "val_dice", True),
         ],
+        completeRow,
     )
 
 
-def printStart(arguments: argparse.Namespace, data: dict) -> None:
+def compileModel(model, arguments: argparse.Namespace, stepCount: int, deviceCount: int = 1) -> None:
+    """Set optimiser, loss and metrics."""
+    import keras
+
+    from engine.learning import SharedAdam, makeLoss, makeMetrics
+
+    isShared = deviceCount > 1 and keras.backend.backend() == "tensorflow"
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = arguments.momentum
+            layer.synchronized = isShared
+    rate = arguments.learningRate
+    if arguments.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, stepCount * arguments.Nepochs, alpha=0.01)
+    optimiser = keras.optimizers.Adam(rate, global_clipnorm=arguments.clipNorm or None)
+    if isShared and arguments.clipNorm:
+        optimiser = SharedAdam(rate, arguments.clipNorm, deviceCount)
+    model.compile(
+        optimizer=optimiser,
+        loss=makeLoss(arguments.loss),
+        metrics=makeMetrics(),
+        jit_compile="auto" if arguments.jitCompile is None else arguments.jitCompile,
+    )
+
+
+def completeRow(row: dict[str, float]) -> dict[str, float]:
+    """Add precision, recall, Dice and IoU of the positive class, from the counts of all voxels."""
+    for prefix in ("", "val_"):
+        scores = scoreCounts(*(row[prefix + name] for name in ("tp", "fp", "fn")))
+        row |= {prefix + name: value for name, value in scores.items() if name != "dice"}
+    return row
+
+
+# ------------------------------------------------------------------------------------------------ the console
+
+
+def printStart(arguments: argparse.Namespace, data: dict[str, Samples]) -> None:
     """Print device, versions, parameters and what there is to learn from."""
     device = describeDevice()
     print(f"Device: {device}")
@@ -165,37 +436,91 @@ def printStart(arguments: argparse.Namespace, data: dict) -> None:
         print(CUDA_HINT)
     print("Versions: " + "  ".join(f"{name} {version}" for name, version in packageVersions().items()))
     printSettings(arguments)
-    for part, (images, masks) in data.items():
-        positiveCount = sum(int(np.count_nonzero(mask)) for mask in masks)
+    for part, samples in data.items():
+        positiveCount, size = int(samples.positives.sum()), samples.count * math.prod(samples.sides)
         print(
-            f"{part.capitalize()}: {len(images)} sub-volumes of {describeShape(images.shape[1:4])} voxels, "
-            f"{positiveCount} positive voxels ({positiveCount / masks.size:.3%})"
+            f"{part.capitalize()}: {samples.count} sub-volumes of {describeShape(samples.sides)} voxels, "
+            f"{positiveCount} positive voxels ({positiveCount / size:.3%})"
         )
+        if part == "training" and arguments.patchSide:
+            print(f"Patches: {describeShape(patchOf(arguments, samples))} voxels")
         if not positiveCount:
             print(
                 f"Warning: no positive voxel in the {part} masks; is positiveLabel of prepareData.py right?"
             )
 
 
-def refuseFailedTraining(best: dict) -> None:
-    """Stop where no epoch gave a finite validation loss: there is nothing worth keeping."""
-    if best["val_loss"].epoch is None:
+def patchOf(arguments: argparse.Namespace, samples: Samples) -> tuple[int, ...]:
+    """Sides of what is drawn from the sub-volumes."""
+    return tuple(min(arguments.patchSide or side, side) for side in samples.sides)
+
+
+def reportEpoch(arguments: argparse.Namespace, training, row: dict[str, float]) -> None:
+    """Write the log and the curves, print a line, warn of what looks wrong."""
+    progress = training.progress
+    writeLog(progress.history, arguments.metricsFile)
+    drawTrainingCurves(progress.history, progress.best, curvesFile(arguments))
+    if arguments.tensorBoard:
+        writeScalars(arguments.tensorBoard, progress.epoch, row)
+    left = progress.seconds / progress.epoch * (arguments.Nepochs - progress.epoch)
+    scores = "  ".join(f"{name} {row[f'val_{name}']:.4f}" for name in ("loss", "dice", "precision", "recall"))
+    mark = "  (best Dice)" if progress.best.get("val_dice") == progress.epoch - 1 else ""
+    print(
+        f"Epoch {progress.epoch}/{arguments.Nepochs}: loss {row['loss']:.4f}  dice {row['dice']:.4f}  "
+        f"validation: {scores}{mark}  {describeDuration(left)} left",
+        flush=True,
+    )
+    for warning in listWarnings(progress.history):
+        print(f"Warning: {warning}", flush=True)
+
+
+def curvesFile(arguments: argparse.Namespace) -> Path:
+    """Name the picture of the curves."""
+    return arguments.modelFile.parent / "trainingCurves.png"
+
+
+# ------------------------------------------------------------------------------------------------ the results
+
+
+def finish(
+    arguments: argparse.Namespace, plan: list, data: dict[str, Samples], training, failure: str
+) -> dict[str, tuple[float, float]]:
+    """Save the last model and choose the threshold of every file; gives {file: (threshold, Dice)}."""
+    from engine.learning import saveModel
+
+    progress, model = training.progress, training.parts.plain
+    if not progress.best:
+        training.state.remove()
         raise PipelineError(
-            "the validation loss was never a finite number; no checkpoint was written",
+            "loss and validation loss were never finite numbers; no checkpoint was written",
             remedy="try a smaller --learningRate",
         )
+    writeLog(progress.history, arguments.metricsFile)
+    drawTrainingCurves(progress.history, progress.best, curvesFile(arguments))
+    if failure:
+        setWeights(model, plan, readWeights(arguments.weightFile, plan))
+        print(f"Warning: {failure}: the training ends; {arguments.modelFile.name} holds its best epoch")
+    saveModel(model, arguments.modelFile)
+    found, thresholds = {}, {}
+    for name in MODELS:
+        file = getattr(arguments, name)
+        digest = digestFile(file)
+        if digest not in found:
+            setWeights(model, plan, readWeights(file, plan))
+            found[digest] = scoreSamples(model, data["validation"])
+        thresholds[file.name] = found[digest].best()
+    setWeights(model, plan, readWeights(arguments.weightFileDice, plan))
+    scores, example = found[digestFile(arguments.weightFileDice)], arguments.modelFile.parent / EXAMPLE
+    drawExtremes(model, data["validation"], scores, example)
+    return thresholds
 
 
-def summariseEpoch(history: dict, checkpoint) -> dict:
-    """Collect the validation scores of the epoch that a checkpoint keeps."""
-    values = {name: float(history[f"val_{name}"][checkpoint.epoch]) for name in ("loss", "binary_accuracy")}
-    counts = [history[f"val_{name}"][checkpoint.epoch] for name in ("tp", "fp", "fn")]
-    return {"epoch": checkpoint.epoch + 1} | values | scoreCounts(*counts)
-
-
-def writeContract(arguments, plan, prepared: dict, start: dict, scores: dict, seconds: float) -> None:
+def writeContract(
+    arguments: argparse.Namespace, plan: list, prepared: dict, start: dict, training, thresholds: dict
+) -> None:
     """Write beside the model what a prediction has to know of it."""
-    files = (arguments.modelFile, arguments.weightFile, arguments.weightFileTrain)
+    progress = training.progress
+    names = ("loss", "binary_accuracy", "tp", "fp", "fn", "precision", "recall", "dice", "iou")
     contract = {
         "architecture": {
             "base_depth": arguments.base_depth,
@@ -204,47 +529,48 @@ def writeContract(arguments, plan, prepared: dict, start: dict, scores: dict, se
         },
         "normalization": prepared.get("parameters", {}).get("normalization"),
         "positiveLabel": prepared.get("parameters", {}).get("positiveLabel"),
-        "bestValidation": scores,
+        "thresholds": {name: threshold for name, (threshold, _) in thresholds.items()},
+        "diceAtThreshold": {name: dice for name, (_, dice) in thresholds.items()},
+        "bestValidation": {
+            metric: {"epoch": epoch + 1} | {name: progress.history[epoch][f"val_{name}"] for name in names}
+            for metric, epoch in progress.best.items()
+        },
         "training": {
             "command": commandLine(),
             "parameters": plainSettings(arguments),
+            "identity": training.identity,
             "device": describeDevice(),
-            "seconds": round(seconds, 1),
+            "seconds": progress.seconds,
+            "epochSeconds": progress.epochSeconds,
             "versions": packageVersions(),
             "startedFrom": start.get("record"),
         },
         "data": prepared,
-        "files": {file.name: digestFile(file) for file in files},
+        "files": {getattr(arguments, name).name: digestFile(getattr(arguments, name)) for name in MODELS},
     }
     writeJson(arguments.modelFile.with_suffix(".json"), contract)
 
 
-def isFiniteModel(model) -> bool:
-    """Whether all weights are finite numbers."""
-    return all(np.isfinite(weight).all() for weight in model.get_weights())
-
-
-def printEnd(arguments: argparse.Namespace, scores: dict, seconds: float, isFinite: bool) -> None:
+def printEnd(arguments: argparse.Namespace, training, thresholds: dict) -> None:
     """Print the best epochs, the files and the command that comes next."""
-    if not isFinite:
+    progress = training.progress
+    for metric, epoch in progress.best.items():
+        row = progress.history[epoch]
         print(
-            f"Warning: {arguments.modelFile.name} holds NaN: the training diverged after its best epoch; "
-            f"{arguments.weightFile.name} is good, a smaller --learningRate may give a better one"
+            f"Best {metric}: epoch {epoch + 1}, loss {row['val_loss']:.4f}, "
+            f"accuracy {row['val_binary_accuracy']:.4f}, validation Dice {row['val_dice']:.3f}"
         )
-    for metric, score in scores.items():
-        print(
-            f"Best {metric}: epoch {score['epoch']}, loss {score['loss']:.4f}, "
-            f"accuracy {score['binary_accuracy']:.4f}, validation Dice {score['dice']:.3f}"
-        )
-    print(f"Trained for {seconds / 60:.1f} min. Written to {relativePath(arguments.modelFile.parent)}:")
-    for file in (arguments.weightFile, arguments.weightFileTrain, arguments.modelFile):
-        print(f"  {file.name}")
-    print(f"  {arguments.modelFile.stem}.json  {arguments.metricsFile.name}  trainingCurves.png")
-    flags = ["--modelFile", arguments.modelFile, "--weightFile", arguments.weightFile]
-    command = ["python3", "predictData.py", *(flags if isFinite else ["--modelFile", arguments.weightFile])]
-    words = (str(relativePath(word)) if isinstance(word, Path) else word for word in command)
-    print(f"Next: {shlex.join(words)}")
+    threshold, dice = thresholds[arguments.weightFileDice.name]
+    print(f"Best threshold of {arguments.weightFileDice.name}: {threshold:g} (validation Dice {dice:.3f})")
+    folder = relativePath(arguments.modelFile.parent)
+    print(f"Trained for {progress.seconds / 60:.1f} min. Written to {folder}:")
+    for name in MODELS:
+        print(f"  {getattr(arguments, name).name}")
+    print(f"  {arguments.modelFile.stem}.json  {arguments.metricsFile.name}  trainingCurves.png  {EXAMPLE}")
+    words = ["--modelFile", arguments.modelFile, "--weightFile", arguments.weightFileDice]
+    words = (str(relativePath(word)) if isinstance(word, Path) else word for word in words)
+    print(f"Next: {shlex.join(['python3', 'predictData.py', *words])}")
 
 
 if __name__ == "__main__":
-    runScript(main, parseArguments)
+    runScript(main, parseArguments, "the same command goes on where it stopped.")

@@ -8,12 +8,13 @@ import os
 import platform
 import re
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.errors import PipelineError
+from engine.errors import PipelineError, StoppedBySignal
 from engine.files import FULL_DISK
 
 KEPT = "nothing half-written was kept under a final name."
@@ -21,12 +22,15 @@ PACKAGES = ("keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "pynrrd"
 
 
 def runScript(main: Callable, parseArguments: Callable, afterInterrupt: str = KEPT) -> None:
-    """Run a script and leave with 0, 2 (something the user can correct, one line) or 130 (Ctrl-C)."""
+    """Run a script and leave with 0, 2 (the user can correct it, one line), 130 (Ctrl-C) or 143 (SIGTERM)."""
     logging.basicConfig(format="Warning: %(message)s")  # what engine/ has to tell; level WARNING
+    before = signal.signal(signal.SIGTERM, _raiseStopped)
     try:
         main(parseArguments())
     except PipelineError as error:
         leave(2, f"Error: {error}")
+    except StoppedBySignal as stop:
+        leave(stop.code, f"Stopped: {afterInterrupt}")
     except KeyboardInterrupt:
         leave(130, f"Interrupted: {afterInterrupt}")
     except MemoryError as error:
@@ -35,6 +39,13 @@ def runScript(main: Callable, parseArguments: Callable, afterInterrupt: str = KE
         if error.errno not in FULL_DISK:
             raise
         leave(2, f"Error: {error.filename or 'output'}: the disk is full; free some space and repeat")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raiseStopped(number: int, frame: object) -> None:
+    """Handle SIGTERM like Ctrl-C: what is open is closed, what is unfinished is removed."""
+    raise StoppedBySignal(number)
 
 
 class ScriptParser(argparse.ArgumentParser):

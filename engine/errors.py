@@ -1,4 +1,4 @@
-"""The one error that a user can correct."""
+"""The one error that a user can correct, and the end that a user or a scheduler asks for."""
 
 from pathlib import Path
 
@@ -38,3 +38,11 @@ class PipelineError(ValueError):
         if remedy:
             line += f"; {remedy}"
         super().__init__(" ".join(line.split()))
+
+
+class StoppedBySignal(Exception):
+    """Work that a signal ended after what it did was saved; the exit status is 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        self.code = 128 + number
+        super().__init__(f"signal {number}")

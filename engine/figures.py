@@ -13,35 +13,87 @@ SHOWN_VOXELS = 1500  # along a side of a slice; memory for pictures does not gro
 REFERENCE_COLOUR = "#00E5FF"  # cyan keeps apart from the reds of the probability and from grey
 
 
-def drawTrainingCurves(history: dict[str, list[float]], path: str | Path) -> None:
-    """Draw loss and accuracy of training and validation over the epochs as PNG.
+def drawTrainingCurves(history: list[dict[str, float]], best: dict[str, int], path: str | Path) -> None:
+    """Draw loss, Dice, precision, recall and learning rate over the epochs as PNG.
 
     Parameters
     ----------
-    history : dict
-        Values of every epoch: loss, val_loss, binary_accuracy, val_binary_accuracy.
+    history : list of dict
+        A row an epoch: loss, dice, precision, recall, the same with val_ in front, learning_rate.
+    best : dict
+        {metric: epoch, from 0}; marked.
     path : path
         The picture.
     """
     plt = _loadPyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    epochs = np.arange(1, len(history["loss"]) + 1)
-    titles = (("loss", "Loss (binary cross-entropy)"), ("binary_accuracy", "Accuracy at threshold 0.5"))
-    for axis, (name, title) in zip(axes, titles, strict=True):
-        for prefix, label, colour in zip(("", "val_"), ("training", "validation"), COLOURS, strict=True):
-            axis.plot(
-                epochs,
-                history[prefix + name],
-                color=colour,
-                label=label,
-                marker="." if len(epochs) < 30 else "",
-            )
-        axis.set(xlabel="Epoch", title=title, xlim=(min(0.5, epochs[0]), epochs[-1] + 0.5))
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained", sharex=True)
+    epochs = np.arange(1, len(history) + 1)
+    style = {"marker": "." if len(epochs) < 30 else ""}
+
+    def plot(axis, name: str, label: str, colour: str, line: str = "-") -> None:
+        axis.plot(epochs, [row[name] for row in history], line, color=colour, label=label, **style)
+
+    for axis, name, title in ((axes[0, 0], "loss", "Loss"), (axes[0, 1], "dice", "Dice at threshold 0.5")):
+        plot(axis, name, "training", COLOURS[0])
+        plot(axis, f"val_{name}", "validation", COLOURS[1])
+        axis.set_title(title)
+        if f"val_{name}" in best:
+            epoch = best[f"val_{name}"]
+            value = history[epoch][f"val_{name}"]
+            axis.plot(epoch + 1, value, "*", color="black", markersize=11, label=f"best: epoch {epoch + 1}")
+    for name, line in (("precision", "-"), ("recall", "--")):
+        plot(axes[1, 0], name, f"{name}, training", COLOURS[0], line)
+        plot(axes[1, 0], f"val_{name}", f"{name}, validation", COLOURS[1], line)
+    axes[1, 0].set_title("Precision and recall at threshold 0.5")
+    plot(axes[1, 1], "learning_rate", "learning rate", "black")
+    axes[1, 1].set_title("Learning rate")
+    losses = [row[name] for row in history for name in ("loss", "val_loss")]
+    if np.isfinite(losses).all() and min(losses) > 0:
+        axes[0, 0].set_yscale("log")
+    for axis in axes.flat:
         axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlim(min(0.5, epochs[0]), epochs[-1] + 0.5)
         axis.grid(alpha=0.3)
+    for axis in axes.flat[:3]:
         axis.legend()
-    if min(history["loss"] + history["val_loss"]) > 0:
-        axes[0].set_yscale("log")
+    for axis in (axes[0, 1], axes[1, 0]):
+        axis.set_ylim(-0.02, 1.02)
+    for axis in axes[1]:
+        axis.set_xlabel("Epoch")
+    _save(figure, path)
+
+
+def drawValidationExample(
+    examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], threshold: float, path: str | Path
+) -> None:
+    """Draw sub-volumes, one a row: grey values, label and prediction in the slice with most positive voxels.
+
+    Parameters
+    ----------
+    examples : list
+        (title, grey values, mask, probability), arrays (x, y, z).
+    threshold : float
+        Probability from which on a voxel counts as positive.
+    path : path
+        The picture.
+    """
+    plt = _loadPyplot()
+    figure, grid = plt.subplots(
+        len(examples), 3, figsize=(12, 4.2 * len(examples)), layout="constrained", squeeze=False
+    )
+    for axes, (title, image, mask, probability) in zip(grid, examples, strict=True):
+        z = int(np.argmax(np.count_nonzero(mask, axis=(0, 1))))
+        grey, label, share = (array[:, :, z].T for array in (image, mask, probability))
+        shades = dict(zip(("vmin", "vmax"), np.percentile(grey, (0.5, 99.5)), strict=True))
+        for axis, words in zip(axes, (f"{title}, slice z = {z}", "label", "prediction"), strict=True):
+            axis.imshow(grey, cmap="gray", origin="lower", interpolation="nearest", **shades)
+            axis.set(title=words, xlabel="x (voxel)", ylabel="y (voxel)")
+        style = {"origin": "lower", "interpolation": "nearest", "vmin": 0, "vmax": 1, "alpha": 0.65}
+        axes[1].imshow(np.ma.masked_equal(label, 0), cmap="autumn_r", **style)
+        drawn = axes[2].imshow(np.ma.masked_less(share, LEAST_SHOWN), cmap="autumn_r", **style)
+        if share.min() < threshold <= share.max():
+            axes[2].contour(share, [threshold], colors=REFERENCE_COLOUR, linewidths=0.9)
+        figure.colorbar(drawn, ax=axes[2], label=f"probability, {threshold:g} outlined", shrink=0.8)
     _save(figure, path)
 
 

@@ -1,77 +1,258 @@
-"""Learning data and checkpoints for Keras; imported only when a network is trained."""
+"""What Keras needs for a training besides the network: batches, losses, metrics, averages, model files.
+
+Imported only when a network is trained.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import keras
 import numpy as np
+from keras import ops
 
+from engine.devices import compileFunction, sumOverDevices
+from engine.errors import PipelineError
 from engine.files import writeAtomically
+from engine.samples import Samples
+
+VOXEL_AXES = (1, 2, 3, 4)
+Batch = tuple[np.ndarray, ...]
 
 
-class SubVolumes(keras.utils.PyDataset):
-    """Batches of memory-mapped sub-volumes, in an order that follows from (seed, epoch) alone.
+class Batches(keras.utils.PyDataset):
+    """Numbered batches; the next one is read while a step is computed.
 
     Parameters
     ----------
-    images, masks : array
-        (sample, x, y, z, 1) float32 and bool, usually memory-mapped; only the batch in use is read.
-    batchSize : int
-        Samples per batch; the last one may be smaller.
-    seed : int, optional
-        Shuffles every epoch anew; None keeps the order of the files.
+    read : callable
+        Number of a batch -> arrays for Keras.
+    numbers : range
+        Which ones.
     """
 
-    def __init__(
-        self, images: np.ndarray, masks: np.ndarray, batchSize: int, seed: int | None = None
-    ) -> None:
-        super().__init__(workers=1, use_multiprocessing=False)
-        self.images, self.masks, self.batchSize, self.seed = images, masks, batchSize, seed
-        self.epoch = -1  # no epoch has begun; Keras reads a batch or two before, to learn the shapes
+    def __init__(self, read: Callable[[int], Batch], numbers: range) -> None:
+        super().__init__()
+        self.read, self.numbers = read, numbers
+        self.error: PipelineError | None = None  # back ends wrap it into one of their own
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead: dict[int, Future] = {}
 
     def __len__(self) -> int:
-        """Count the batches of an epoch."""
-        return -(-len(self.images) // self.batchSize)
+        """Count the batches."""
+        return len(self.numbers)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read one batch of images and masks as float32."""
-        chosen = self._order()[index * self.batchSize : (index + 1) * self.batchSize]
-        return self.images[chosen].astype(np.float32), self.masks[chosen].astype(np.float32)
-
-    def on_epoch_begin(self) -> None:
-        """Move on to the next order; Keras calls on_epoch_end once more than this, before the first epoch."""
-        self.epoch += 1
-
-    def _order(self) -> np.ndarray:
-        """List the samples in the order of this epoch."""
-        if self.seed is None:
-            return np.arange(len(self.images))
-        return np.random.default_rng((self.seed, max(self.epoch, 0))).permutation(len(self.images))
+    def __getitem__(self, index: int) -> Batch:
+        """Read one batch, and have the next one read."""
+        for wanted in (index, index + 1):
+            if wanted < len(self) and wanted not in self._ahead:
+                self._ahead[wanted] = self._reader.submit(self.read, self.numbers[wanted])
+        try:
+            return self._ahead.pop(index).result()
+        except PipelineError as error:
+            self.error = error
+            raise
 
 
-class BestModel(keras.callbacks.Callback):
-    """Keep the model of the best epoch; a full disk or a kill never costs the last good file.
+def readInOrder(samples: Samples) -> Batches:
+    """Read whole samples in the order of the file, one at a time: they take the most memory of all."""
+    return Batches(lambda index: stackPairs([samples.read(index)]), range(samples.count))
+
+
+def stackPairs(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Make a batch of images and masks (x, y, z): (sample, x, y, z, 1) float32 both."""
+    return tuple(np.stack(arrays)[..., np.newaxis].astype(np.float32) for arrays in zip(*pairs, strict=True))
+
+
+# --------------------------------------------------------------------------------------- losses and metrics
+
+
+def makeLoss(name: str) -> keras.losses.Loss:
+    """Make a loss by its name; overlaps are counted in every sample by itself."""
+    if name == "bce+dice":
+        return SumOfLosses([makeLoss("bce"), makeLoss("dice")])
+    return {
+        "bce": keras.losses.BinaryCrossentropy,
+        "dice": lambda: keras.losses.Dice(axis=VOXEL_AXES),
+        "focal": keras.losses.BinaryFocalCrossentropy,
+        "tversky": lambda: keras.losses.Tversky(alpha=0.7, beta=0.3, axis=VOXEL_AXES),  # alpha: of misses
+    }[name]()
+
+
+class SumOfLosses(keras.losses.Loss):
+    """Sum of losses, sample by sample."""
+
+    def __init__(self, losses: list[keras.losses.Loss]) -> None:
+        super().__init__()
+        self.losses = losses
+
+    def call(self, y_true, y_pred):
+        """Compute the loss of every sample."""
+        parts = (loss.call(y_true, y_pred) for loss in self.losses)
+        return sum(ops.mean(ops.reshape(part, (ops.shape(part)[0], -1)), axis=1) for part in parts)
+
+
+class SharedAdam(keras.optimizers.Adam):
+    """Adam on several devices of TensorFlow, clipped as on one.
+
+    Keras clips the gradient of every device before it adds them up; here they are added up, clipped, and
+    handed on in equal parts that add up to the clipped one.
 
     Parameters
     ----------
-    path : path
-        Full model, .h5.
-    metric : str
-        Name in the log that decides.
-    isBetter : callable
-        (new, best) -> bool.
+    rate : float or schedule
+        Learning rate.
+    clipNorm : float
+        Largest norm of the gradient.
+    deviceCount : int
+        Devices.
     """
 
-    def __init__(self, path, metric: str, isBetter) -> None:
-        super().__init__()
-        self.path, self.metric, self.isBetter = path, metric, isBetter
-        self.best, self.epoch = None, None
+    def __init__(self, rate, clipNorm: float, deviceCount: int) -> None:
+        super().__init__(rate)
+        self.clipNorm, self.deviceCount = clipNorm, deviceCount
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Save the model if this epoch is the best so far; one of NaN can have the best accuracy."""
-        value = float((logs or {})[self.metric])
-        isFinite = np.isfinite((value, (logs or {}).get("val_loss", value))).all()
-        if isFinite and (self.best is None or self.isBetter(value, self.best)):
-            saveModel(self.model, self.path)
-            self.best, self.epoch = value, epoch
+    def apply(self, grads: Sequence, trainable_variables: Sequence | None = None):
+        """Update the variables."""
+        whole = sumOverDevices(list(grads))
+        norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in whole))
+        share = ops.minimum(1.0, self.clipNorm / ops.maximum(norm, 1e-30)) / self.deviceCount
+        return super().apply([gradient * share for gradient in whole], trainable_variables)
+
+
+class PositiveDice(keras.metrics.Metric):
+    """Dice of the positive class at threshold 0.5, over all batches since the last reset."""
+
+    def __init__(self, name: str = "dice") -> None:
+        super().__init__(name=name)
+        self.both = self.add_variable((), "zeros", name="both")
+        self.either = self.add_variable((), "zeros", name="either")
+
+    def update_state(self, y_true, y_pred, sample_weight=None) -> None:
+        """Count the voxels of a batch."""
+        positive = ops.cast(y_pred > 0.5, "float32")
+        truth = ops.cast(y_true, "float32")
+        self.both.assign_add(ops.sum(positive * truth))
+        self.either.assign_add(ops.sum(positive + truth))
+
+    def result(self):
+        """Compute Dice; 0 where nothing is positive."""
+        return ops.divide_no_nan(2 * self.both, self.either)
+
+
+def makeMetrics() -> list[keras.metrics.Metric]:
+    """Make the published metrics, and Dice of the positive class."""
+    return [
+        keras.metrics.BinaryAccuracy(),
+        keras.metrics.TruePositives(name="tp"),
+        keras.metrics.TrueNegatives(name="tn"),
+        keras.metrics.FalsePositives(name="fp"),
+        keras.metrics.FalseNegatives(name="fn"),
+        PositiveDice(),
+    ]
+
+
+class EpochBar(keras.callbacks.Callback):
+    """Keras's own progress bar, with what a user looks at: loss, Dice and remaining time."""
+
+    def __init__(self, epochCount: int) -> None:
+        super().__init__()
+        self.epochCount = epochCount
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Begin a line."""
+        print(f"Epoch {epoch + 1}/{self.epochCount}")
+        self.bar = keras.utils.Progbar(self.params["steps"], stateful_metrics=("loss", "dice"))
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Draw it."""
+        self.bar.update(batch + 1, [(name, float(logs[name])) for name in ("loss", "dice")])
+
+
+# ------------------------------------------------------------------------------------------- moving averages
+
+
+class Averages:
+    """The moving averages of batch normalisation, made anew for the weights of this moment.
+
+    While a network learns they lag behind its weights: hundreds of steps with the published momentum of 0.99.
+    Here mean and variance of every layer are those of some batches of training data, each weighing the same.
+
+    Parameters
+    ----------
+    model : keras.Model
+    read : callable
+        Number of a batch -> images (sample, x, y, z, 1).
+    count : int
+        Batches; 0 leaves the averages as the training made them.
+    """
+
+    def __init__(self, model: keras.Model, read: Callable[[int], np.ndarray], count: int) -> None:
+        self.model, self.read, self.count = model, read, count
+        self.layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+        def forward(moving: list, learnt: list, image):
+            return model.stateless_call(learnt, moving, image, training=True)[1]
+
+        self._forward = compileFunction(forward)
+
+    def renew(self) -> None:
+        """Replace the averages in the model."""
+        if not self.count:
+            return
+        learnt = [variable.value for variable in self.model.trainable_variables]
+        moving = self.model.non_trainable_variables  # mean, variance, mean, variance, ...
+        sums = [(np.zeros(layer.gamma.shape), np.zeros(layer.gamma.shape)) for layer in self.layers]
+        for number in range(self.count):
+            zeros = [ops.zeros(variable.shape, variable.dtype) for variable in moving]
+            seen = self._forward(zeros, learnt, ops.convert_to_tensor(self.read(number)))
+            values = [toNumpy(tensor).astype(np.float64) for tensor in seen]
+            for layer, (first, second), mean, variance in zip(
+                self.layers, sums, values[::2], values[1::2], strict=True
+            ):
+                mean, variance = mean / (1 - layer.momentum), variance / (1 - layer.momentum)
+                first += mean
+                second += variance + mean**2
+        for layer, (first, second) in zip(self.layers, sums, strict=True):
+            mean = first / self.count
+            layer.moving_mean.assign(mean.astype(np.float32))
+            layer.moving_variance.assign((second / self.count - mean**2).astype(np.float32))
+
+
+# ------------------------------------------------------------------------------------------- files and states
+
+
+def captureState(model: keras.Model) -> dict[str, np.ndarray]:
+    """Copy weights, optimiser and running metrics of a model in training."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+    return {name: toNumpy(variable) for name, variable in _variables(model)}
+
+
+def toNumpy(tensor) -> np.ndarray:
+    """Copy a tensor, a variable, or a variable that several devices hold."""
+    value = getattr(tensor, "value", tensor)
+    return np.array(value.read_value() if hasattr(value, "read_value") else value)
+
+
+def restoreState(model: keras.Model, arrays: dict[str, np.ndarray], group: str = "") -> None:
+    """Set what `captureState` copied, of one group or of all."""
+    for name, variable in _variables(model):
+        if name.startswith(group):
+            variable.assign(arrays[name])
+
+
+def _variables(model: keras.Model) -> Iterator[tuple[str, keras.Variable]]:
+    """Name every variable of a training."""
+    groups = {
+        "weights": model.variables,
+        "optimiser": model.optimizer.variables,
+        "metrics": model.metrics_variables,
+    }
+    for group, variables in groups.items():
+        for number, variable in enumerate(variables):
+            yield f"{group}/{number}", variable
 
 
 class _FileInMemory(h5py.File):
@@ -85,8 +266,8 @@ class _FileInMemory(h5py.File):
         return "model.h5"
 
 
-def saveModel(model: keras.Model, path) -> None:
-    """Save architecture and weights as .h5, atomically.
+def modelContent(model: keras.Model) -> bytes:
+    """Architecture and weights as the content of an .h5 file.
 
     HDF5 itself never writes to the disk: where that is full it cannot close its file, and the process crashes
     (segmentation fault) as soon as it closes the next one.
@@ -94,6 +275,11 @@ def saveModel(model: keras.Model, path) -> None:
     with _FileInMemory() as file:
         model.save(file, include_optimizer=False)
         file.flush()
-        content = file.id.get_file_image()
+        return file.id.get_file_image()
+
+
+def saveModel(model: keras.Model, path: Path) -> None:
+    """Save architecture and weights as .h5, atomically."""
+    content = modelContent(model)
     with writeAtomically(path) as temporary:
         temporary.write_bytes(content)

@@ -77,3 +77,18 @@ def testWithoutADriverNoBackEndIsLoadedToFindAGpu(monkeypatch):
     monkeypatch.setattr(engine.devices, "GPU_DRIVERS", ("/nowhere",))
     monkeypatch.setattr(engine.devices, "loadKeras", pytest.fail)
     assert not engine.devices.hasGpu()
+
+
+def testScoresOfEpochsAreScalarsForTensorBoard(tmp_path):
+    tensorflow = pytest.importorskip("tensorflow")
+    for epoch in (1, 2):
+        engine.devices.writeScalars(tmp_path, epoch, {"loss": 0.5 / epoch, "val_dice": 0.25 * epoch})
+    for part, name, expected in (("training", "loss", [0.5, 0.25]), ("validation", "dice", [0.25, 0.5])):
+        found = [
+            (event.step, value.tag, float(tensorflow.make_ndarray(value.tensor)))
+            for path in sorted((tmp_path / part).iterdir())
+            for event in tensorflow.compat.v1.train.summary_iterator(str(path))
+            for value in event.summary.value
+            if value.metadata.plugin_data.plugin_name == "scalars"
+        ]
+        assert sorted(found) == [(step, name, value) for step, value in enumerate(expected, 1)]

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.figures import MidSlices, drawPrediction, drawTrainingCurves
+from engine.figures import MidSlices, drawPrediction, drawTrainingCurves, drawValidationExample
+
+CURVES = ("loss", "dice", "precision", "recall")
 
 
 def countColour(path, isColour) -> int:
@@ -76,8 +78,25 @@ def testFlatAndLongVolumesAreDrawnWhateverTheSpacing(tmp_path, shape, sides):
 
 
 @pytest.mark.parametrize("epochCount", [1, 40])
-def testTrainingCurvesAreDrawn(tmp_path, epochCount):
-    values = np.linspace(1, 0.1, epochCount).tolist()
-    history = dict.fromkeys(("loss", "val_loss", "binary_accuracy", "val_binary_accuracy"), values)
-    drawTrainingCurves(history, tmp_path / "curves.png")
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def testTrainingCurvesAreDrawn(tmp_path, epochCount, value):
+    names = ["learning_rate", *(f"{prefix}{name}" for prefix in ("", "val_") for name in CURVES)]
+    history = [dict.fromkeys(names, 1 / (epoch + 1)) for epoch in range(epochCount)]
+    history[0]["recall"] = value
+    drawTrainingCurves(history, {"val_loss": epochCount - 1, "val_dice": 0}, tmp_path / "curves.png")
     assert countColour(tmp_path / "curves.png", lambda r, g, b: (r > 180) & (g < 120) & (b < 60)) > 20
+    assert Image.open(tmp_path / "curves.png").size[0] > 1000
+
+
+def testValidationExamplesShowLabelAndPredictionWhereTheyAre(tmp_path):
+    image, mask = np.zeros((24, 16, 8), np.float32), np.zeros((24, 16, 8), bool)
+    image[::2] = 1
+    mask[4:9, 3:12, 5] = True
+    empty = np.zeros_like(image)
+
+    def countRed(probability):
+        examples = [("worst: sub-volume 0", image, mask, probability), ("best", image, mask, probability)]
+        drawValidationExample(examples, 0.5, tmp_path / "example.png")
+        return countColour(tmp_path / "example.png", lambda r, g, b: (r > 180) & (g < 120) & (b < 110))
+
+    assert countRed(np.where(mask, 1, empty)) > 1.5 * countRed(empty) > 500

@@ -1,9 +1,6 @@
-"""Learning data, checkpoints and contracts."""
+"""Batches, losses, metrics, averages, model files and contracts."""
 
-import errno
 import json
-import os
-import signal
 
 import networks
 import numpy as np
@@ -12,113 +9,112 @@ import pytest
 from engine.contracts import describeNormalization, findContract
 from engine.errors import PipelineError
 from engine.files import digestFile
-from engine.models import readWeights
-from functions import buildSpotUNet, describeUNet, setWeights
+from engine.samples import Samples
+from functions import buildSpotUNet, describeUNet, scoreVoxels, setWeights
 
 COUNT = 7
 
 
 @pytest.fixture
-def arrays(tmp_path):
-    """Memory-mapped images and masks; sample i holds the grey value i."""
-    images = np.broadcast_to(
-        np.arange(COUNT, dtype=np.float32)[:, None, None, None, None], (COUNT, 2, 4, 2, 1)
-    )
+def samples(tmp_path):
+    """Seven sub-volumes; sample i holds the grey value i, masks are positive where it is odd."""
+    grey = np.arange(COUNT, dtype=np.float32)[:, None, None, None, None]
+    images = np.broadcast_to(grey, (COUNT, 2, 4, 2, 1))
     np.save(tmp_path / "images.npy", images)
     np.save(tmp_path / "masks.npy", images % 2 == 1)
-    return [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("images", "masks")]
+    return Samples(tmp_path / "images.npy", tmp_path / "masks.npy")
 
 
-def readEpoch(data):
-    """List the samples of one epoch, batch by batch."""
-    data.on_epoch_begin()
+# ------------------------------------------------------------------------------------------------- batches
+
+
+def testValidationReadsEverySampleOnceInTheOrderOfTheFile(samples):
+    from engine.learning import readInOrder
+
+    data = readInOrder(samples)
     batches = [data[index] for index in range(len(data))]
-    data.on_epoch_end()
-    return [list(images[:, 0, 0, 0, 0].astype(int)) for images, _ in batches]
-
-
-# ------------------------------------------------------------------------------------------- sub-volumes
-
-
-@pytest.mark.parametrize("batchSize", [1, 2, 3, 7, 10])
-@pytest.mark.parametrize("seed", [None, 0, 5])
-def testEveryEpochHasEverySampleOnceAndASmallerLastBatch(arrays, batchSize, seed):
-    from engine.learning import SubVolumes
-
-    data = SubVolumes(*arrays, batchSize, seed)
-    for _ in range(3):
-        batches = readEpoch(data)
-        assert sorted(sum(batches, [])) == list(range(COUNT))
-        sizes = [len(batch) for batch in batches]
-        assert sizes[:-1] == [batchSize] * (len(sizes) - 1)
-        assert sizes[-1] == (COUNT % batchSize or batchSize)
-        assert len(data) == len(batches)
-
-
-def testOrderFollowsFromSeedAndEpochAlone(arrays):
-    from engine.learning import SubVolumes
-
-    first, second, other = (SubVolumes(*arrays, 2, seed) for seed in (3, 3, 4))
-    orders = [readEpoch(first) for _ in range(6)]
-    np.random.seed(0)  # noqa: NPY002
-    assert [readEpoch(second) for _ in range(6)] == orders
-    assert len({str(order) for order in orders}) == 6
-    assert [readEpoch(other) for _ in range(6)] != orders
-    resumed = SubVolumes(*arrays, 2, 3)
-    resumed.epoch = 3
-    resumed[3], resumed[0]  # reading changes nothing
-    assert readEpoch(resumed) == orders[4]
-
-
-def testWithoutSeedTheOrderIsThatOfTheFiles(arrays):
-    from engine.learning import SubVolumes
-
-    data = SubVolumes(*arrays, 3)
-    for _ in range(2):
-        assert readEpoch(data) == [[0, 1, 2], [3, 4, 5], [6]]
-
-
-def testBatchesAreFloat32CopiesWithImageAndMaskTogether(arrays):
-    from engine.learning import SubVolumes
-
-    data = SubVolumes(*arrays, 2, 1)
-    for index in range(len(data)):
-        images, masks = data[index]
-        assert type(images) is type(masks) is np.ndarray
+    read = [int(value) for images, _ in batches for value in images[:, 0, 0, 0, 0]]
+    assert read == list(range(COUNT))
+    for images, masks in batches:
         assert images.dtype == masks.dtype == np.float32 and images.shape == masks.shape
         assert images.shape[1:] == (2, 4, 2, 1)
         np.testing.assert_array_equal(masks, images % 2)
-        images += 1  # the files stay as they are
-    np.testing.assert_array_equal(arrays[0][:, 0, 0, 0, 0], range(COUNT))
 
 
-def testKerasFitsInTheOrderOfSeedAndEpoch(arrays):
-    import keras
+def testBatchesAreThoseOfTheirNumbers():
+    from engine.learning import Batches
 
-    from engine.learning import SubVolumes
-
-    class Recorder(SubVolumes):
-        seen = []
-
-        def __getitem__(self, index):
-            images, masks = super().__getitem__(index)
-            self.seen.append((self.epoch, index, list(images[:, 0, 0, 0, 0])))
-            return images, masks
-
-    model = keras.Sequential([keras.Input((2, 4, 2, 1)), keras.layers.Conv3D(1, 1, activation="sigmoid")])
-    model.compile(loss="binary_crossentropy")
-    training, validation = Recorder(*arrays, 2, 5), SubVolumes(*arrays, 3)
-    model.fit(training, validation_data=validation, epochs=3, shuffle=False, verbose=0)
-    assert training.epoch == 2
-    for epoch in range(3):
-        order = np.random.default_rng((5, epoch)).permutation(COUNT)
-        read = {index: values for number, index, values in Recorder.seen if number == epoch}
-        assert [read[index] for index in range(4)] == [list(order[2 * i : 2 * i + 2]) for i in range(4)]
-        indices = [index for number, index, _ in Recorder.seen if number == epoch]
-        assert indices == [0, 1, 2, 3]  # nothing is read twice
+    read = []
+    data = Batches(lambda number: read.append(number) or number * 10, range(3, 7))
+    assert data[2] == 50  # any order works
+    assert [data[index] for index in range(len(data))] == [30, 40, 50, 60]
+    assert sorted(read) == [3, 4, 5, 5, 6]
 
 
-# -------------------------------------------------------------------------------------------- checkpoints
+def testErrorOfTheDataIsKept():
+    from engine.learning import Batches
+
+    def fail(number):
+        raise PipelineError("was changed")
+
+    data = Batches(fail, range(2))
+    with pytest.raises(PipelineError):
+        data[0]
+    assert str(data.error) == "was changed"
+
+
+# --------------------------------------------------------------------------------------- losses and metrics
+
+
+def makeBatch(seed=0):
+    """Make masks and probabilities; the second sample has no positive voxel."""
+    generator = np.random.default_rng(seed)
+    masks = (generator.random((3, 4, 4, 8, 1)) < 0.2).astype(np.float32)
+    masks[1] = 0
+    return masks, generator.uniform(0.02, 0.98, masks.shape).astype(np.float32)
+
+
+def plainLosses(y, p):
+    """Every loss of one sample, written out."""
+    entropy = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    focal = -np.mean(y * (1 - p) ** 2 * np.log(p) + (1 - y) * p**2 * np.log(1 - p))
+    dice = 1 - 2 * np.sum(y * p) / np.sum(y + p)
+    misses, alarms = np.sum(y * (1 - p)), np.sum((1 - y) * p)
+    tversky = 1 - np.sum(y * p) / (np.sum(y * p) + 0.3 * alarms + 0.7 * misses)
+    return {"bce": entropy, "dice": dice, "bce+dice": entropy + dice, "focal": focal, "tversky": tversky}
+
+
+@pytest.mark.parametrize("name", ["bce", "dice", "bce+dice", "focal", "tversky"])
+def testLossesAreMeansOverSamples(name):
+    from engine.learning import makeLoss
+
+    masks, probabilities = makeBatch()
+    expected = np.mean(
+        [
+            plainLosses(y.astype(float), p.astype(float))[name]
+            for y, p in zip(masks, probabilities, strict=True)
+        ]
+    )
+    assert float(makeLoss(name)(masks, probabilities)) == pytest.approx(expected, rel=1e-4)
+
+
+def testDiceIsThatOfAllBatchesTogether():
+    from engine.learning import PositiveDice
+
+    metric = PositiveDice()
+    batches = [makeBatch(seed) for seed in range(3)]
+    for masks, probabilities in batches:
+        metric.update_state(masks, probabilities)
+    masks, probabilities = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+    expected = scoreVoxels(probabilities[..., 0], masks[..., 0] > 0)["dice"]
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-6)
+    metric.reset_state()
+    assert float(metric.result()) == 0
+    metric.update_state(np.zeros((1, 2, 2, 2, 1)), np.zeros((1, 2, 2, 2, 1)))
+    assert float(metric.result()) == 0
+
+
+# ------------------------------------------------------------------------------------------ moving averages
 
 
 def smallModel(seed):
@@ -129,118 +125,38 @@ def smallModel(seed):
     return model
 
 
-def keptSeed(path):
-    """Seed of the weights in a checkpoint."""
-    plan = describeUNet(1, 2)
-    kernel = readWeights(path, plan)["down1_convolution1"]["kernel"]
-    seeds = [
-        seed
-        for seed in range(10)
-        if np.array_equal(networks.randomWeights(plan, seed)["down1_convolution1"]["kernel"], kernel)
-    ]
-    assert len(seeds) == 1
-    return seeds[0]
+@pytest.mark.parametrize("momentum", [0.99, 0.5])
+def testRenewedAveragesAreTheMomentsOfTheBatches(momentum):
+    """With them a network in inference gives what it gives in training on the same single batch."""
+    import keras
+
+    from engine.learning import Averages
+
+    model = smallModel(3)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+    images = np.random.default_rng(1).normal(size=(3, 2, 8, 8, 8, 1)).astype(np.float32)
+    before = [layer.get_weights() for layer in model.layers]
+    Averages(model, lambda number: images[number], 0).renew()
+    assert all(
+        np.array_equal(old, new)
+        for weights, layer in zip(before, model.layers, strict=True)
+        for old, new in zip(weights, layer.get_weights(), strict=True)
+    )
+    Averages(model, lambda number: images[number], 1).renew()
+    expected = np.asarray(model(images[0], training=True))  # which moves the averages
+    Averages(model, lambda number: images[number], 1).renew()
+    np.testing.assert_allclose(np.asarray(model(images[0], training=False)), expected, atol=2e-5)
+
+    Averages(model, lambda number: images[number], 3).renew()
+    first = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
+    convolved = np.asarray(model.layers[1](images.reshape(-1, 8, 8, 8, 1)))
+    np.testing.assert_allclose(first.moving_mean, convolved.mean(axis=(0, 1, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(first.moving_variance, convolved.var(axis=(0, 1, 2, 3)), rtol=1e-4)
 
 
-def trainFor(callback, values):
-    """Run the ends of epochs with the metric's values; epoch i has the weights of seed i."""
-    for epoch, value in enumerate(values):
-        callback.set_model(smallModel(epoch))
-        callback.on_epoch_end(epoch, {"metric": value})
-
-
-@pytest.mark.parametrize(
-    ("isBetter", "values", "best"),
-    [
-        (float.__lt__, [0.5, 0.3, 0.4, 0.3], 1),
-        (float.__gt__, [0.5, 0.3, 0.9, 0.9], 2),
-        (float.__lt__, [float("nan"), 0.7, float("nan"), float("-inf")], 1),
-        (float.__gt__, [np.float32(0.25), 0.5, float("inf")], 1),
-    ],
-)
-def testBestEpochIsKept(tmp_path, isBetter, values, best):
-    from engine.learning import BestModel
-
-    callback = BestModel(tmp_path / "best.h5", "metric", isBetter)
-    trainFor(callback, values)
-    assert (callback.epoch, callback.best) == (best, values[best])
-    assert keptSeed(tmp_path / "best.h5") == best
-    assert [path.name for path in tmp_path.iterdir()] == ["best.h5"]
-
-
-def testWithoutAFiniteValueThereIsNoFile(tmp_path):
-    from engine.learning import BestModel
-
-    callback = BestModel(tmp_path / "best.h5", "metric", float.__lt__)
-    trainFor(callback, [float("nan"), float("inf")])
-    assert callback.epoch is None and not any(tmp_path.iterdir())
-    with pytest.raises(KeyError):
-        callback.on_epoch_end(0, {"another": 1.0})
-
-
-@pytest.mark.parametrize("error", [RuntimeError("x"), KeyboardInterrupt()])
-def testInterruptedSaveKeepsTheLastGoodFile(tmp_path, monkeypatch, error):
-    from engine.learning import BestModel
-
-    path = tmp_path / "best.h5"
-    callback = BestModel(path, "metric", float.__lt__)
-    trainFor(callback, [0.5])
-    digest = digestFile(path)
-
-    def save(target, **_):
-        target["half"] = np.zeros(3)
-        raise error
-
-    monkeypatch.setattr(callback.model, "save", save)
-    with pytest.raises(type(error)):
-        callback.on_epoch_end(1, {"metric": 0.1})
-    assert digestFile(path) == digest
-    assert (callback.epoch, callback.best) == (0, 0.5)
-    assert [item.name for item in tmp_path.iterdir()] == ["best.h5"]
-
-
-def testDiskThatFillsUpLateKeepsTheLastGoodFile(tmp_path, monkeypatch):
-    from engine.learning import BestModel
-
-    path = tmp_path / "best.h5"
-    callback = BestModel(path, "metric", float.__lt__)
-    trainFor(callback, [0.5])
-    callback.set_model(smallModel(1))
-
-    def refuse(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(PipelineError, match="the disk is full; the previous file, if any, is unchanged"):
-        callback.on_epoch_end(1, {"metric": 0.1})
-    monkeypatch.undo()
-    assert keptSeed(path) == 0 and (callback.epoch, callback.best) == (0, 0.5)
-    assert [item.name for item in tmp_path.iterdir()] == ["best.h5"]
-    callback.on_epoch_end(2, {"metric": 0.1})  # the next epoch may succeed
-    assert keptSeed(path) == 1 and callback.epoch == 2
-
-
-@pytest.mark.parametrize("room", [100, 4096, 12000, 30000])
-def testFullDiskIsAnErrorOfTheUserAndKeepsTheLastGoodFile(tmp_path, room):
-    """The operating system itself refuses to let a file grow, as a full disk or a quota does."""
-    resource = pytest.importorskip("resource")
-    from engine.learning import BestModel
-
-    path = tmp_path / "best.h5"
-    callback = BestModel(path, "metric", float.__lt__)
-    trainFor(callback, [0.5])
-    assert path.stat().st_size > room
-    callback.set_model(smallModel(1))
-    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
-    try:
-        with pytest.raises(PipelineError, match="the disk is full"):
-            callback.on_epoch_end(1, {"metric": 0.1})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert keptSeed(path) == 0 and callback.epoch == 0
-    assert [item.name for item in tmp_path.iterdir()] == ["best.h5"]
+# -------------------------------------------------------------------------------------------------- files
 
 
 def testSavedModelIsAnOrdinaryFileOfKeras(tmp_path):

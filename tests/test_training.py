@@ -1,0 +1,337 @@
+"""trainingAndValidation.py stopped at any moment goes on and ends with the same bits."""
+
+import itertools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import trainingAndValidation as script
+from engine.errors import PipelineError, StoppedBySignal
+
+ROOT = Path(__file__).resolve().parents[1]
+NEVER = 10**9
+FILES = {
+    "metricsFile": "metrics.log",
+    "weightFile": "loss.h5",
+    "weightFileTrain": "accuracy.h5",
+    "weightFileDice": "dice.h5",
+    "modelFile": "net.h5",
+}
+
+TRAIN = """
+import os, signal, sys
+from pathlib import Path
+count, left = int(sys.argv[1]), [int(sys.argv[1])]
+
+def countdown():
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def wrap(holder, name):
+    original = getattr(holder, name)
+    def wrapped(*arguments, **options):
+        countdown()
+        return original(*arguments, **options)
+    setattr(holder, name, wrapped)
+
+writeBytes = Path.write_bytes
+def writeOrDie(self, content):
+    writeBytes(self, content[: len(content) // 2])
+    countdown()
+    return writeBytes(self, content)
+Path.write_bytes = writeOrDie
+for holder, name in ((os, "fsync"), (os, "replace"), (Path, "unlink")):
+    wrap(holder, name)
+import trainingAndValidation as script
+from engine.console import runScript
+runScript(script.main, lambda: script.parseArguments(sys.argv[2:]), "by the test")
+if count > 10**8:
+    print("events", count - left[0])
+"""
+
+
+def writeSet(folder):
+    """Write sub-volumes of dark blobs in noise."""
+    generator = np.random.default_rng(2)
+    for part, count in (("training", 5), ("validation", 2)):
+        masks = np.zeros((count, 16, 16, 16, 1), bool)
+        for mask in masks:
+            for x, y, z in generator.integers(2, 12, (3, 3)):
+                mask[x : x + 3, y : y + 3, z : z + 3] = True
+        images = generator.normal(size=masks.shape) - 2 * masks
+        np.save(folder / f"{part}DataImage.npy", images.astype(np.float32))
+        np.save(folder / f"{part}DataMask.npy", masks)
+
+
+@pytest.fixture(scope="module")
+def learningData(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    writeSet(folder)
+    return folder
+
+
+def trainFlags(learningData, folder, *flags):
+    """Give flags for a tiny network: two epochs of three steps, a state after every one of them."""
+    paths = itertools.chain(*((f"--{name}", folder / file) for name, file in FILES.items()))
+    sizes = ["--base_depth", 2, "--levelCount", 2, "--Nepochs", 2, "--stepsPerEpoch", 3, "--patchSide", 8]
+    return list(map(str, ["--learningData", learningData, *paths, *sizes, "--saveMinutes", 0, *flags]))
+
+
+def startTraining(learningData, folder, count, *flags):
+    """Start the script; it kills itself at the count-th write, flush, rename or deletion."""
+    command = [sys.executable, "-c", TRAIN, str(count), *trainFlags(learningData, folder, *flags)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def runTraining(*arguments):
+    """Run the script to its end; return its exit code and what it printed."""
+    with startTraining(*arguments) as process:
+        text = process.communicate(timeout=300)[0]
+    return process.returncode, text
+
+
+def readResult(folder):
+    """Everything that must not differ: models, log, and the contract but for its times."""
+    contract = json.loads((folder / "net.json").read_text())
+    for name in ("seconds", "epochSeconds", "command", "parameters", "identity"):
+        contract["training"].pop(name)
+    return {name: (folder / name).read_bytes() for name in FILES.values()}, contract
+
+
+@pytest.fixture(scope="module")
+def whole(learningData, tmp_path_factory):
+    """Train with each recipe uninterrupted: results, and the number of events."""
+    results = {}
+    for recipe in ("robust", "published"):
+        folder = tmp_path_factory.mktemp("whole")
+        code, text = runTraining(learningData, folder, NEVER, "--recipe", recipe)
+        assert code == 0, text
+        results[recipe] = readResult(folder), int(text.split("events ")[1])
+        assert sorted(path.name for path in folder.iterdir()) == sorted(
+            [*FILES.values(), "net.json", "trainingCurves.png", "validationExample.png"]
+        )
+    return results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["robust", "published"])
+@pytest.mark.parametrize("seed", range(4))
+def testKilledTrainingGoesOnToTheSameBits(learningData, whole, tmp_path, recipe, seed):
+    expected, events = whole[recipe]
+    counts = np.random.default_rng(seed).integers(1, events, 4)
+    for count in [*counts, NEVER]:
+        code, text = runTraining(learningData, tmp_path, count, "--recipe", recipe)
+        assert code in (0, -signal.SIGKILL), text
+    assert code == 0
+    assert readResult(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["TERM", "INT"]
+)
+def testSignalSavesAndTheSameCommandGoesOn(learningData, tmp_path, number):
+    flags = ("--Nepochs", 2, "--stepsPerEpoch", 100, "--saveMinutes", 60)
+    with startTraining(learningData, tmp_path, NEVER, *flags) as process:
+        for line in process.stdout:
+            if line.startswith("Epoch 1/2"):
+                break
+        time.sleep(0.3)
+        process.send_signal(number)
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number
+    assert text.splitlines()[-1].endswith("Stopped: by the test")
+    code, text = runTraining(learningData, tmp_path, NEVER, *flags)
+    assert code == 0, text
+    assert "Going on after epoch 1, step" in text
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    code, text = runTraining(learningData, whole, NEVER, *flags)
+    assert code == 0 and "Going on" not in text
+    assert readResult(tmp_path) == readResult(whole)
+
+
+# -------------------------------------------------------------------------- in this process, where it is fast
+
+
+class Killed(BaseException):
+    """Ends a training at once."""
+
+
+def callTraining(learningData, folder, *flags):
+    script.main(script.parseArguments(trainFlags(learningData, folder, *flags)))
+
+
+@pytest.fixture(scope="module")
+def expected(learningData, tmp_path_factory):
+    """Train uninterrupted, once for every set of flags."""
+    results = {}
+
+    def train(*flags):
+        if flags not in results:
+            folder = tmp_path_factory.mktemp("whole")
+            callTraining(learningData, folder, *flags)
+            results[flags] = readResult(folder)
+        return results[flags]
+
+    return train
+
+
+CASES = {
+    "robust": (),
+    "published": ("--recipe", "published", "--stepsPerEpoch", "0"),
+    "bfloat16": ("--precision", "mixed_bfloat16"),
+    "no averages": ("--averageBatches", "0", "--momentum", "0.8", "--clipNorm", "0"),
+}
+
+
+MOMENTS = ["step", "validation", "checkpoint", "report", "finish"]
+FAST = {("robust", "step"), ("published", "step"), ("bfloat16", "finish"), ("robust", "report")}
+
+
+@pytest.mark.parametrize(
+    ("case", "moment"),
+    [
+        pytest.param(*pair, marks=[] if pair in FAST else pytest.mark.slow)
+        for pair in itertools.product(CASES, MOMENTS)
+    ],
+)
+def testTrainingStoppedAtAnyMomentEndsWithTheSameBits(
+    learningData, expected, tmp_path, monkeypatch, case, moment
+):
+    import engine.learning
+    import engine.training
+
+    places = {
+        "step": (engine.training._Watch, "on_train_batch_end", 4),  # the first step of the second epoch
+        "validation": (engine.training._Watch, "on_test_batch_end", 3),
+        "checkpoint": (engine.training.Training, "_writeBest", 2),
+        "report": (script, "drawTrainingCurves", 2),
+        "finish": (script, "scoreSamples", 1),
+    }
+    holder, name, count = places[moment]
+    original, calls = getattr(holder, name), []
+
+    def callOrDie(*arguments, **options):
+        result = original(*arguments, **options)
+        calls.append(name)
+        if len(calls) == count:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(holder, name, callOrDie)
+    with pytest.raises(Killed):
+        callTraining(learningData, tmp_path, *CASES[case])
+    callTraining(learningData, tmp_path, *CASES[case])
+    assert readResult(tmp_path) == expected(*CASES[case])
+    assert not list(tmp_path.glob(".state*"))
+
+
+def stopAtStep(monkeypatch, count):
+    """Make the training stop as SIGTERM would after so many steps."""
+    import engine.training
+
+    original, left = engine.training._Watch.on_train_batch_end, [count]
+
+    def signalOnce(watch, batch, logs=None):
+        left[0] -= 1
+        if left[0] == 0:
+            watch.training.signal = signal.SIGTERM
+        original(watch, batch, logs)
+
+    monkeypatch.setattr(engine.training._Watch, "on_train_batch_end", signalOnce)
+
+
+SLOW_COUNTS = [pytest.param(count, marks=pytest.mark.slow) for count in (1, 5)]
+
+
+@pytest.mark.parametrize("count", [3, *SLOW_COUNTS])  # the third is the last of an epoch: in its validation
+def testAStoppedTrainingRefusesOtherParametersAndData(learningData, tmp_path, monkeypatch, capsys, count):
+    stopAtStep(monkeypatch, count)
+    with pytest.raises(StoppedBySignal) as stop:
+        callTraining(learningData, tmp_path)
+    assert stop.value.code == 143
+    with pytest.raises(PipelineError, match=r"differs in seed 1 -> 2, loss bce\+dice -> bce; .*--restart"):
+        callTraining(learningData, tmp_path, "--seed", "2", "--loss", "bce")
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in learningData.iterdir():
+        shutil.copy(path, other)
+    masks = np.load(other / "trainingDataMask.npy")
+    np.save(other / "trainingDataMask.npy", ~masks)
+    with pytest.raises(PipelineError, match="differs in trainingDataMask.npy;"):
+        callTraining(other, tmp_path)
+    np.save(other / "trainingDataMask.npy", masks)
+    capsys.readouterr()
+    callTraining(other, tmp_path)  # the same data in another folder
+    text = capsys.readouterr().out
+    assert f"Going on after epoch {(count - 1) // 3}, step {(count - 1) % 3 + 1}" in text
+    callTraining(learningData, tmp_path)
+    assert "This training is finished" in capsys.readouterr().out
+    (tmp_path / "dice.h5").unlink()
+    callTraining(learningData, tmp_path)
+    assert "This training is finished" not in capsys.readouterr().out
+
+
+def testDamagedStatesAreToldAndRestartBeginsAnew(learningData, tmp_path, monkeypatch, caplog, capsys):
+    stopAtStep(monkeypatch, 5)
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path)
+    states = sorted(tmp_path.glob(".state*"), key=lambda path: path.stat().st_mtime_ns)
+    content = states[1].read_bytes()
+    states[1].write_bytes(content[: len(content) // 2])
+    stopAtStep(monkeypatch, 1)
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path)
+    assert f"{states[1].name} is damaged and left out" in caplog.text
+    assert "Going on after epoch 1, step 1" in capsys.readouterr().out
+    for path in states:
+        path.write_bytes(b"")
+    with pytest.raises(PipelineError, match="is damaged; --restart begins anew"):
+        callTraining(learningData, tmp_path)
+    callTraining(learningData, tmp_path, "--restart")
+
+
+def testDataThatChangeWhileTheyAreLearntEndTheTraining(learningData, tmp_path, monkeypatch):
+    import engine.training
+
+    data = tmp_path / "data"
+    shutil.copytree(learningData, data)
+    original = engine.training._Watch.on_epoch_begin
+
+    def touch(watch, epoch, logs=None):
+        original(watch, epoch, logs)
+        (data / "trainingDataImage.npy").touch()
+
+    monkeypatch.setattr(engine.training._Watch, "on_epoch_begin", touch)
+    with pytest.raises(PipelineError, match="trainingDataImage.npy: was changed while it was learnt from"):
+        callTraining(data, tmp_path, "--stepsPerEpoch", "50")
+
+
+@pytest.mark.parametrize(("batch", "words"), [("2", "--batchSize 1"), ("1", "--patchSide 8")])
+def testTooLittleMemoryOfADeviceNamesWhatToTry(learningData, tmp_path, monkeypatch, batch, words):
+    import tensorflow
+
+    def fail(*_, **__):
+        raise tensorflow.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr("keras.Model.fit", fail)
+    with pytest.raises(PipelineError, match=rf"too little memory for {batch} x 16x16x16 .*{words}"):
+        callTraining(learningData, tmp_path, "--patchSide", "16", "--batchSize", batch)
+
+
+def testEveryOptionOfTheRecipeTrains(learningData, tmp_path):
+    flags = ["--recipe", "published", "--Nepochs", "1", "--loss", "tversky", "--schedule", "cosine"]
+    flags += ["--deterministic", "--no-jitCompile", "--turns", "--startBias", "--averageBatches", "9"]
+    command = [sys.executable, ROOT / "trainingAndValidation.py"]
+    command += [*trainFlags(learningData, tmp_path, *flags), "--tensorBoard", tmp_path / "events"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    assert sorted(path.name for path in (tmp_path / "events").iterdir()) == ["training", "validation"]
+    assert json.loads((tmp_path / "net.json").read_text())["training"]["parameters"]["loss"] == "tversky"
