@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from engine.arrays import countNonFinite, mergeMoments
 from engine.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
 from engine.console import (
     ScriptParser,
@@ -31,7 +32,7 @@ from engine.console import (
     relativePath,
     runScript,
 )
-from engine.contracts import describeNormalization, findContract
+from engine.contracts import chooseThreshold, describeNormalization, findContract
 from engine.errors import PipelineError
 from engine.figures import MidSlices, drawPrediction
 from engine.files import digestFile, writeJson
@@ -42,8 +43,6 @@ from engine.plan import haloOf, sideMultiple
 from engine.prediction import Stream, timeSlab
 from engine.stream import Step, describeStream
 from functions import (
-    countNonFinite,
-    mergeMoments,
     parseLabels,
     predictProbability,
     readModel,
@@ -54,7 +53,6 @@ from functions import (
 FOLDER = Path(__file__).resolve().parent
 MANY_SLABS = 100  # from which on timing two of them in advance is worth it
 SLAB = 16  # planes read at a time
-THRESHOLD = 0.5  # probability from which on a voxel counts as positive in the scores
 
 # ------------------------------------------------------------------------------------------------ parameters
 nameInput = "test-file/test-file_data.nrrd"  # volume to segment
@@ -63,6 +61,7 @@ nameReference = ""  # manual mask of the whole input; empty: *_mask.nrrd beside 
 positiveLabel = ""  # value or values (with commas) of the reference; empty: as in the training
 modelFile = "modelAndWeights/final-uNet_model.h5"  # depth and width of the network
 weightFile = "modelAndWeights/final-trained-weights.h5"  # used unless --modelFile stands alone
+threshold = None  # probability from which on a voxel is positive; None: what the training found best
 x1 = None  # first voxel of the region of interest along x; None = 0
 x2 = None  # voxel after its last one; None = the end of the volume
 y1 = None  # the same along y
@@ -87,6 +86,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("positiveLabel", default=positiveLabel)
     parser.addFlag("modelFile", type=Path)
     parser.addFlag("weightFile", type=Path)
+    parser.addFlag("threshold", type=float, default=threshold)
     parser.addFlag("x1", type=int, default=x1)
     parser.addFlag("x2", type=int, default=x2)
     parser.addFlag("y1", type=int, default=y1)
@@ -126,6 +126,7 @@ def main(arguments: argparse.Namespace) -> None:
     reference = openReference(arguments, volume)
     plan, weights = readModel(arguments.modelFile, arguments.weightFile)
     contract = findContract(arguments.weightFile or arguments.modelFile)
+    limit = chooseThreshold(arguments.threshold, contract, arguments.weightFile or arguments.modelFile)
     labels = parseLabels(arguments.positiveLabel or (contract or {}).get("positiveLabel") or [0])
     size = tuple(stop - start for start, stop in reversed(region))  # planes z, rows y, columns x
     geometry = Geometry(size, sideMultiple(plan), haloOf(plan))
@@ -134,6 +135,7 @@ def main(arguments: argparse.Namespace) -> None:
     run = prepareRun(arguments, volume, region, backend, geometry, describeStream(plan, weights))
     clock.lap("digests")
     printStart(arguments, volume, region, contract, run)
+    print("Threshold: {:g}, {}".format(*limit))
     checkDisk(arguments, run)
     stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
     if arguments.dryRun or countSlabs(run) >= MANY_SLABS:
@@ -155,14 +157,14 @@ def main(arguments: argparse.Namespace) -> None:
     del stream
     clock.lap("prediction")
 
-    scores, slices = judge(arguments.nameOutput, reference, region, labels)
+    scores, slices = judge(arguments.nameOutput, reference, region, labels, limit[0])
     clock.lap("reading back")
     if scores:
-        printScores(scores, arguments)
+        printScores(scores, arguments, limit[0])
     picture, record = (arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json"))
     drawPrediction(grey, *slices, picture, voxelSize(volume.header))
     clock.lap("picture")
-    writeJson(record, describeRun(arguments, region, scores, run) | {"seconds": clock.seconds})
+    writeJson(record, describeRun(arguments, region, limit[0], scores, run) | {"seconds": clock.seconds})
     seconds = (
         f"{sum(clock.seconds.values()):.1f} s, {clock.seconds['prediction']:.1f} s of it for the network"
     )
@@ -267,7 +269,7 @@ def watch(volume: NrrdVolume, region: tuple | None, words: str) -> Iterator[np.n
 
 
 def judge(
-    result: Path, reference: NrrdVolume | None, region: tuple, labels: list[int]
+    result: Path, reference: NrrdVolume | None, region: tuple, labels: list[int], limit: float
 ) -> tuple[dict | None, tuple[MidSlices, MidSlices | None]]:
     """Score the written result against the reference and keep the mid-slices of both."""
     written = openVolume(result)
@@ -286,7 +288,7 @@ def judge(
             z += len(probability)
 
     if reference:
-        return scoreBlocks(readPairs(), THRESHOLD), slices
+        return scoreBlocks(readPairs(), limit), slices
     for _ in readPairs():
         pass
     return None, slices
@@ -357,14 +359,16 @@ def printEstimate(stream: Stream, run: Run) -> None:
     print(f"Estimate: {describeDuration(duration)} at {speed:.2f} Mvoxel/s (one slab: {seconds:.3f} s)")
 
 
-def printScores(scores: dict, arguments: argparse.Namespace) -> None:
+def printScores(scores: dict, arguments: argparse.Namespace, limit: float) -> None:
     """Print the voxel scores in one line."""
     names = ("precision", "recall", "dice", "iou")
     line = "  ".join(f"{name} {scores[name]:.4f}" for name in names)
-    print(f"Scores against {arguments.nameReference.name} at threshold {THRESHOLD}: {line}")
+    print(f"Scores against {arguments.nameReference.name} at threshold {limit:g}: {line}")
 
 
-def describeRun(arguments: argparse.Namespace, region: tuple, scores: dict | None, run: Run) -> dict:
+def describeRun(
+    arguments: argparse.Namespace, region: tuple, limit: float, scores: dict | None, run: Run
+) -> dict:
     """Describe what went into the result."""
     return {
         "command": commandLine(),
@@ -373,6 +377,7 @@ def describeRun(arguments: argparse.Namespace, region: tuple, scores: dict | Non
         "engine": run.backend.engine,
         "precision": run.backend.precision,
         "device": run.backend.device,
+        "threshold": limit,
         "scores": scores,
         "versions": packageVersions(),
         "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},

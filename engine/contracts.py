@@ -44,3 +44,23 @@ def describeNormalization(contract: dict | None, isWholeVolume: bool) -> str:
         return f"z-score over the {applied}; no contract beside the model tells how it was trained"
     trained = {"subVolume": "each sub-volume", "volume": "each whole volume"}.get(scheme, str(scheme))
     return f"z-score over the {applied}; the training used another scheme: {trained} by itself"
+
+
+def chooseThreshold(wanted: float | None, contract: dict | None, weightFile: str | Path) -> tuple[float, str]:
+    """Choose the probability from which on a voxel counts as positive, and tell where it comes from.
+
+    Raises
+    ------
+    PipelineError
+        The wanted one does not lie in 0 to 1.
+    """
+    if wanted is not None:
+        if not 0 <= wanted <= 1:
+            raise PipelineError("threshold must lie in 0 to 1", received=wanted)
+        return wanted, "as asked for"
+    contract = contract or {}
+    digest = digestFile(weightFile) if contract.get("thresholds") else None
+    for name, threshold in contract.get("thresholds", {}).items():
+        if contract.get("files", {}).get(name) == digest:
+            return float(threshold), "best Dice on the validation data"
+    return 0.5, "the published one"

@@ -41,13 +41,14 @@ ARRAYS = ("trainingDataImage", "trainingDataMask", "validationDataImage", "valid
 SHAPE = (24, 16, 16)
 TEST_SHAPE = (22, 16, 13)  # odd along z: the network cannot halve it
 CUT = ("--length_subVol_x", "8", "--length_subVol_y", "16", "--nb_rotation", "3")
-TINY = ("--base_depth", "2", "--levelCount", "2", "--batchSize", "3")
+TINY = ("--recipe", "published", "--base_depth", "2", "--levelCount", "2", "--batchSize", "3")
 GEOMETRY = {
     "space": "left-posterior-superior",
     "space directions": np.array([[0.3, 0.4, 0.0], [-0.4, 0.3, 0.0], [0.0, 0.0, 0.65]]),
     "space origin": np.array([10.0, -5.0, 2.5]),
 }
 PUBLISHED_COLUMNS = {"loss", "binary_accuracy", "tp", "tn", "fp", "fn"}
+MORE_COLUMNS = {"precision", "recall", "dice", "iou"}
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
@@ -130,6 +131,7 @@ def trainFlags(folder, modelFolder):
         "metricsFile": "metrics.log",
         "weightFile": "loss.h5",
         "weightFileTrain": "accuracy.h5",
+        "weightFileDice": "dice.h5",
         "modelFile": "net.h5",
     }
     paths = itertools.chain(*((f"--{name}", str(modelFolder / file)) for name, file in files.items()))
@@ -296,13 +298,18 @@ def readLog(path):
 def testMetricsLogHasThePublishedColumnsAndOneRowAnEpoch(run):
     folder, _ = run
     log = readLog(folder / "modelAndWeights" / "metrics.log")
-    assert set(log) == {"epoch", *PUBLISHED_COLUMNS, *(f"val_{name}" for name in PUBLISHED_COLUMNS)}
+    columns = PUBLISHED_COLUMNS | MORE_COLUMNS
+    assert set(log) == {"epoch", "learning_rate", *columns, *(f"val_{name}" for name in columns)}
     assert log["epoch"] == [0, 1]
     for prefix, part in (("", "training"), ("val_", "validation")):
         mask = np.load(folder / "pythonFiles" / f"{part}DataMask.npy")
         tp, tn, fp, fn = (np.array(log[prefix + name]) for name in ("tp", "tn", "fp", "fn"))
         assert (tp + fn == mask.sum()).all() and (tn + fp == (~mask).sum()).all()
         np.testing.assert_allclose(log[f"{prefix}binary_accuracy"], (tp + tn) / mask.size, atol=1e-4)
+        dice = np.divide(2 * tp, 2 * tp + fp + fn)
+        np.testing.assert_allclose(log[f"{prefix}dice"], dice, atol=1e-6)
+        np.testing.assert_allclose(log[f"{prefix}iou"], dice / (2 - dice), atol=1e-6)
+    assert log["learning_rate"] == pytest.approx([0.005, 0.005])
     assert log["loss"][1] < log["loss"][0]
 
 
@@ -315,10 +322,12 @@ def testContractDescribesTheTrainingAndTheFiles(run):
     assert contract["files"] == {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in models.glob("*.h5")
     }
-    assert len(contract["files"]) == 3
+    assert len(contract["files"]) == 4
+    assert contract["thresholds"].keys() == contract["files"].keys()
     assert contract["data"] == json.loads((folder / "pythonFiles" / "parameters.json").read_text())
     log = readLog(models / "metrics.log")
-    for metric, better in (("val_loss", np.argmin), ("val_binary_accuracy", np.argmax)):
+    metrics = (("val_loss", np.argmin), ("val_binary_accuracy", np.argmax), ("val_dice", np.argmax))
+    for metric, better in metrics:
         row = int(better(log[metric]))
         best = contract["bestValidation"][metric]
         assert best["epoch"] == row + 1
@@ -349,7 +358,8 @@ def testCheckpointsLoadInKeras(run, keras):
 
 def testPicturesShowSomething(run):
     folder, _ = run
-    assertPicture(folder / "modelAndWeights" / "trainingCurves.png", 300, 900)
+    assertPicture(folder / "modelAndWeights" / "trainingCurves.png", 600, 900)
+    assertPicture(folder / "modelAndWeights" / "validationExample.png", 600, 900)
     assertPicture(folder / "test-file" / "test-file_segmented.png", 600, 1000)
 
 
@@ -362,10 +372,12 @@ def testNothingElseIsWritten(run):
     assert {path.name for path in (folder / "modelAndWeights").iterdir()} == {
         "current-best_modelWeight_val-loss.h5",
         "current-best_modelWeight_val-accuracy.h5",
+        "current-best_modelWeight_val-dice.h5",
         "current-uNet_model.h5",
         "current-uNet_model.json",
         "metrics.log",
         "trainingCurves.png",
+        "validationExample.png",
     }
     assert {path.name for path in (folder / "test-file").iterdir()} == {
         f"test-file_{end}"
@@ -381,7 +393,7 @@ def testPredictionKeepsGeometryAndEqualsOnePassOfKeras(run, keras):
     for name, value in GEOMETRY.items():
         np.testing.assert_array_equal(header[name], value)
     model = keras.models.load_model(
-        folder / "modelAndWeights" / "current-best_modelWeight_val-loss.h5", compile=False
+        folder / "modelAndWeights" / "current-best_modelWeight_val-dice.h5", compile=False
     )
     np.testing.assert_allclose(probability, predictPlain(model, makeVolume(4, TEST_SHAPE)[0]), atol=1e-5)
 
@@ -389,13 +401,13 @@ def testPredictionKeepsGeometryAndEqualsOnePassOfKeras(run, keras):
 def testPredictionRecordsScoresAndInputs(run):
     folder, texts = run
     record = json.loads((folder / "test-file" / "test-file_segmented.json").read_text())
-    positive = nrrd.read(str(folder / "test-file" / "test-file_segmented.nrrd"))[0] >= 0.5
+    positive = nrrd.read(str(folder / "test-file" / "test-file_segmented.nrrd"))[0] >= record["threshold"]
     mask = makeVolume(4, TEST_SHAPE)[1] == 0
     tp, fp, fn = (positive & mask).sum(), (positive & ~mask).sum(), (~positive & mask).sum()
     assert [record["scores"][name] for name in ("tp", "fp", "fn")] == [tp, fp, fn]
     assert record["scores"]["dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn), nan_ok=True)
     assert record["region"] == [[0, side] for side in TEST_SHAPE]
-    weights = folder / "modelAndWeights" / "current-best_modelWeight_val-loss.h5"
+    weights = folder / "modelAndWeights" / "current-best_modelWeight_val-dice.h5"
     assert hashlib.sha256(weights.read_bytes()).hexdigest() in record["inputs"].values()
     assert "training used another scheme: each sub-volume by itself" in texts["predict"]
     assert "Scores against test-file_mask.nrrd" in texts["predict"]
@@ -598,7 +610,8 @@ def constantsOf(script):
     fence = re.compile(r"# -{30,}( parameters)?$")
     fences = [i for i, line in enumerate((ROOT / script).read_text().splitlines(), 1) if fence.match(line)]
     body = ast.parse((ROOT / script).read_text()).body
-    return [node.targets[0].id for node in body if isinstance(node, ast.Assign) and node.lineno > fences[0]]
+    inside = range(fences[0], fences[1])
+    return [node.targets[0].id for node in body if isinstance(node, ast.Assign) and node.lineno in inside]
 
 
 @pytest.mark.parametrize(
@@ -874,6 +887,35 @@ def badArrays():
         "Nepochs 0": (lambda f: None, ("--Nepochs", "0"), "Nepochs must be above 0"),
         "negative learningRate": (lambda f: None, ("--learningRate", "-1"), "learningRate must be above 0"),
         "learningRate NaN": (lambda f: None, ("--learningRate", "nan"), "learningRate must be above 0"),
+        "batchSize beyond the set": (
+            lambda f: None,
+            ("--batchSize", "99"),
+            ("batchSize is larger than the training set", "received 99"),
+        ),
+        "patchSide that cannot be halved": (
+            lambda f: None,
+            ("--patchSide", "9"),
+            ("halves every side 1 times", "patchSide a multiple of 2", "received 9"),
+        ),
+        "positiveShare 2": (lambda f: None, ("--positiveShare", "2"), "positiveShare must lie in 0 to 1"),
+        "no positive voxel": (
+            change("trainingDataMask.npy", np.zeros_like),
+            (),
+            ("trainingDataMask.npy", "no positive voxel in the training masks", "positiveLabel"),
+        ),
+        "weightStart that would be replaced": (
+            lambda f: None,
+            ("--weightStart", "loss.h5", "--weightFile", "loss.h5"),
+            ("loss.h5", "would replace the weights that it starts from"),
+        ),
+        "momentum 1": (lambda f: None, ("--momentum", "1"), "momentum must lie in 0 to 1"),
+        "seed beyond 32 bits": (lambda f: None, ("--seed", "4294967296"), "seed must be below 2 ** 32"),
+        "archive": (
+            lambda f: np.savez(open(f / image, "wb"), a=np.zeros(3)),
+            (),
+            (image, "is no readable .npy file: it is an archive"),
+        ),
+        "more devices than there are": (lambda f: None, ("--deviceCount", "9"), "fewer devices"),
         "negative seed": (lambda f: None, ("--seed", "-1"), "seed must not be negative"),
         "base_depth 0": (lambda f: None, ("--base_depth", "0"), "base_depth"),
         "levelCount 0": (lambda f: None, ("--levelCount", "0"), "1 to 8 levels"),
@@ -885,7 +927,7 @@ def badArrays():
         "one name for two models": (
             lambda f: None,
             ("--weightFileTrain", "loss.h5"),
-            ("need different names", "loss.h5, loss.h5, net.h5"),
+            ("need different names", "loss.h5, loss.h5, dice.h5, net.h5, metrics.log"),
         ),
         "model of another format": (
             lambda f: None,
@@ -920,43 +962,44 @@ def testTrainingRefuses(case, prepared, capfd):
 def testTrainingThatDivergesSaysSoAndKeepsTheLastCheckpoint(prepared, capfd, keras):
     models = prepared / "models"
     models.mkdir()
-    for name in ("loss.h5", "accuracy.h5", "net.h5"):
+    names = ("loss.h5", "accuracy.h5", "dice.h5", "net.h5")
+    for name in names:
         (models / name).write_bytes(b"the last good one")
     flags = [*trainFlags(prepared / "pythonFiles", models), "--learningRate", "1e30"]
-    refusal(
-        capfd,
-        trainingAndValidation,
-        flags,
-        ("the validation loss was never a finite number", "--learningRate"),
-    )
-    for name in ("loss.h5", "accuracy.h5", "net.h5"):
+    words = ("were never finite numbers; no checkpoint was written", "--learningRate")
+    refusal(capfd, trainingAndValidation, flags, words)
+    for name in names:
         assert (models / name).read_bytes() == b"the last good one"
-    assert partialFiles(prepared) == []
+    assert partialFiles(prepared) == [] and not list(models.glob(".state*"))
 
 
-def testTrainingThatDivergesLaterWarnsAndProposesTheBestEpoch(prepared, capfd, keras, monkeypatch):
-    import engine.learning
+def testTrainingThatDivergesLaterEndsWithTheBestEpoch(prepared, capfd, keras, monkeypatch):
+    import engine.training
 
-    keep = engine.learning.BestModel.on_epoch_end
+    validate = engine.training.Training._validate
 
-    def keepAndSpoil(checkpoint, epoch, logs=None):
-        keep(checkpoint, epoch, logs)
-        if checkpoint.metric == "val_binary_accuracy":  # the last callback of an epoch that sees the weights
-            checkpoint.model.set_weights([weight * np.nan for weight in checkpoint.model.get_weights()])
+    def validateAndSpoil(training):
+        row = validate(training)
+        if training.progress.epoch == 1:
+            model = training.parts.model
+            training._keepBest = lambda row: model.set_weights([w * np.nan for w in model.get_weights()])
+        return row
 
-    monkeypatch.setattr(engine.learning.BestModel, "on_epoch_end", keepAndSpoil)
+    monkeypatch.setattr(engine.training.Training, "_validate", validateAndSpoil)
     models = prepared / "my models"
     models.mkdir()
     flags = trainFlags(prepared / "pythonFiles", models)
     capfd.readouterr()
-    callMain(trainingAndValidation, [*flags, "--Nepochs", "2"])
+    callMain(trainingAndValidation, [*flags, "--Nepochs", "9"])
     text = capfd.readouterr().out
-    assert "Warning: net.h5 holds NaN: the training diverged after its best epoch; loss.h5 is good" in text
+    assert "Warning: the loss of epoch 3 is not a finite number: the training ends" in text
+    assert (models / "net.h5").read_bytes() == (models / "loss.h5").read_bytes()
+    assert len(readLog(models / "metrics.log")["epoch"]) == 2
     words = nextCommand(text, "predictData.py")
     writeNrrd(prepared / "volume_data.nrrd", makeVolume(4)[0])
     callMain(predictData, [*words[1:], "--nameInput", prepared / "volume_data.nrrd"])
     assert np.isfinite(nrrd.read(str(prepared / "volume_segmented.nrrd"))[0]).all()
-    assertPicture(models / "trainingCurves.png", 300, 900)
+    assertPicture(models / "trainingCurves.png", 600, 900)
 
 
 # ----------------------------------------------------------------------------------------- bad input: predict
@@ -1116,6 +1159,33 @@ def testScoresTakeTheLabelsFromTheContract(models, tmp_path, capfd):
     assert json.loads((tmp_path / "out.json").read_text())["scores"] is None
 
 
+def testThresholdIsThatOfTheTrainingUnlessAskedFor(models, tmp_path, capfd):
+    shutil.copy(models / "good.h5", tmp_path / "net.h5")
+    image, mask = makeVolume(4)
+    writeNrrd(tmp_path / "volume_data.nrrd", image)
+    writeNrrd(tmp_path / "volume_mask.nrrd", mask)
+    flags = predictFlags(tmp_path / "volume_data.nrrd", tmp_path / "out.nrrd", tmp_path / "net.h5")
+
+    def positives(words, *extra):
+        capfd.readouterr()
+        callMain(predictData, [*flags, *extra])
+        assert f"Threshold: {words}" in capfd.readouterr().out
+        scores = json.loads((tmp_path / "out.json").read_text())["scores"]
+        probability = nrrd.read(str(tmp_path / "out.nrrd"))[0]
+        return scores["tp"] + scores["fp"], probability
+
+    count, probability = positives("0.5, the published one")
+    assert count == (probability >= 0.5).sum()
+    limit = float(np.float32(np.quantile(probability, 0.3)))
+    digest = hashlib.sha256((tmp_path / "net.h5").read_bytes()).hexdigest()
+    contract = {"files": {"a.h5": "0", "b.h5": digest}, "thresholds": {"a.h5": 0.9, "b.h5": limit}}
+    (tmp_path / "any.json").write_text(json.dumps(contract))
+    count, probability = positives(f"{limit:g}, best Dice on the validation data")
+    assert 0 < count == (probability >= limit).sum() < probability.size
+    assert positives("0, as asked for", "--threshold", "0")[0] == probability.size
+    refusal(capfd, predictData, [*flags, "--threshold", "1.5"], ("threshold must lie in 0 to 1", "1.5"))
+
+
 # -------------------------------------------------------------------------------------------------- full disk
 
 
@@ -1176,13 +1246,16 @@ def testPredictOnARealFullDisk(models, tmp_path, capfd):
         assert list(disk.iterdir()) == []
 
 
-def testTrainingOnARealFullDiskKeepsTheLastCheckpoint(prepared, capfd, keras):
+def testTrainingOnARealFullDiskKeepsTheLastCheckpointAndGoesOnWithMoreSpace(prepared, capfd, keras):
     with smallDisk(prepared / "disk", 60) as disk:
         (disk / "loss.h5").write_bytes(b"the last good one")
         flags = trainFlags(prepared / "pythonFiles", disk)
-        refusal(capfd, trainingAndValidation, flags, ("loss.h5", "the disk is full"))
+        refusal(capfd, trainingAndValidation, flags, "the disk is full")
         assert (disk / "loss.h5").read_bytes() == b"the last good one"
         assert partialFiles(disk) == [] and not (disk / "net.h5").exists()
+        subprocess.run(["mount", "-o", "remount,size=9000k", disk], check=True)
+        callMain(trainingAndValidation, flags)
+        assert (disk / "net.h5").exists()
 
 
 # ------------------------------------------------------------------------------------------- Ctrl-C and kills
@@ -1273,20 +1346,6 @@ def testPrepareKilledWhileItReplacesIsRepeated(prepared, count, capfd):
     callMain(prepareData, prepareFlags(prepared))
     assert "Nothing changed" not in capfd.readouterr().out
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == good
-
-
-@pytest.mark.slow
-def testInterruptedTrainingKeepsItsCheckpoint(prepared):
-    models = prepared / "models"
-    models.mkdir()
-    flags = [*trainFlags(prepared / "pythonFiles", models), "--Nepochs", "100000"]
-    command = [ROOT / "trainingAndValidation.py", *flags]
-    code, _, err = interrupt(command, lambda: (models / "loss.h5").exists(), signal.SIGINT)
-    assert code == 130
-    assert err == "\rInterrupted: nothing half-written was kept under a final name.\n"
-    assert partialFiles(prepared) == [] and not (models / "net.h5").exists()
-    with h5py.File(models / "loss.h5") as file:
-        assert "model_weights" in file
 
 
 # ------------------------------------------------------------------------------------------- another back end
