@@ -1,0 +1,188 @@
+"""What a training learns in equal time: published, robust, robust without each of its parts, and a peer.
+
+    pip install -r benchmarks/requirements.txt -r benchmarks/requirements-peers.txt
+    python3 benchmarks/learning.py --folder learning
+
+Learns from the demonstration volumes (two for training, one for validation, z-scored over the whole volume as
+a prediction does), tests on test-file at the threshold that validation found best. How many steps fit into
+the time is measured first, with nothing beside it; then every side gets so many, for every seed. A finished
+run is kept in the folder, so that the same command goes on where it stopped (hours on 2 cores). The peer is
+MONAI's BasicUNet with the settings of its tutorials, trained and applied by MONAI.
+"""
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import learningPeer
+import measure
+import numpy as np
+from scipy import ndimage
+
+from engine.nrrdFiles import openVolume
+from functions import scoreVoxels, selectPositive
+
+ROOT = measure.ROOT
+CALIBRATION = 4  # epochs; the first one is not timed
+SIDES = {
+    "published": ["--recipe", "published"],
+    "robust": [],
+    "whole sub-volumes": ["--patchSide", "0", "--stepsPerEpoch", "10"],
+    "patches anywhere": ["--positiveShare", "0"],
+    "no turns": ["--no-turns"],
+    "grey values as they are": ["--greyScale", "0", "--greyOffset", "0", "--greyNoise", "0"],
+    "loss bce": ["--loss", "bce"],
+    "loss dice": ["--loss", "dice"],
+    "bias starts at 0": ["--no-startBias"],
+    "constant learning rate": ["--schedule", "constant"],
+    "no clipping": ["--clipNorm", "0"],
+    "averages of momentum 0.99": ["--momentum", "0.99", "--averageBatches", "0"],
+}
+PEER = "MONAI BasicUNet"
+
+
+def run(command: list, folder: Path) -> str:
+    """Run a command; its output goes to a log in the folder and comes back."""
+    with open(folder / "run.log", "w+") as log:
+        subprocess.run(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT, check=True)
+        log.seek(0)
+        return log.read()
+
+
+def prepare(folder: Path) -> Path:
+    """Cut the demonstration volumes, normalised as a prediction does."""
+    target = folder / "pythonFiles"
+    target.mkdir(exist_ok=True)
+    run(
+        [sys.executable, ROOT / "prepareData.py", "--normalization", "volume", "--learningData", target],
+        folder,
+    )
+    return target
+
+
+def train(folder: Path, data: Path, flags: list, seed: int, epochCount: int) -> dict:
+    """Train with these flags; gives the contract."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"metricsFile": "metrics.log", "weightFile": "loss.h5", "weightFileTrain": "accuracy.h5"}
+    files |= {"weightFileDice": "dice.h5", "modelFile": "net.h5"}
+    paths = [word for name, file in files.items() for word in (f"--{name}", folder / file)]
+    command = [sys.executable, ROOT / "trainingAndValidation.py", "--learningData", data, *paths]
+    run([*command, "--seed", seed, "--Nepochs", epochCount, *flags], folder)
+    return json.loads((folder / "net.json").read_text())
+
+
+def calibrate(folder: Path, data: Path, side: str) -> float:
+    """Measure the seconds of an epoch, validation included."""
+    contract = train(folder / f"{side}-calibration", data, SIDES[side], 1, CALIBRATION)
+    return statistics.median(contract["training"]["epochSeconds"][1:])
+
+
+def evaluate(folder: Path, contract: dict) -> dict:
+    """Score the best model on test-file, at its own threshold and at 0.5."""
+    result = folder / "test.nrrd"
+    data = ROOT / "test-file" / "test-file_data.nrrd"
+    flags = ["--modelFile", folder / "net.h5", "--weightFile", folder / "dice.h5"]
+    command = [sys.executable, ROOT / "predictData.py", "--nameInput", data, "--nameOutput", result]
+    run([*command, *flags], folder)
+    probability = openVolume(result).read()
+    best = contract["bestValidation"]["val_dice"]
+    return {
+        "validationDice": best["dice"],
+        "steps": contract["training"]["parameters"]["stepsPerEpoch"],
+        "seconds": contract["training"]["seconds"],
+        **scoreTest(probability, contract["thresholds"]["dice.h5"]),
+    }
+
+
+def scoreTest(probability: np.ndarray, threshold: float) -> dict:
+    """Score a prediction of test-file by voxels and by particles."""
+    mask = openVolume(ROOT / "test-file" / "test-file_mask.nrrd").read()
+    truth = selectPositive(mask)
+    return {
+        "dice": scoreVoxels(probability, truth, threshold)["dice"],
+        "diceAtHalf": scoreVoxels(probability, truth, 0.5)["dice"],
+        "threshold": threshold,
+        **scoreParticles(probability >= threshold, truth),
+    }
+
+
+def scoreParticles(positive: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Share of the true particles that are touched, and of the found ones that touch a true one."""
+
+    def share(particles: np.ndarray, others: np.ndarray) -> float:
+        labels, count = ndimage.label(particles, np.ones((3, 3, 3)))
+        return len(np.unique(labels[others & particles])) / count if count else float("nan")
+
+    return {"particleRecall": share(truth, positive), "particlePrecision": share(positive, truth)}
+
+
+def runSide(folder: Path, data: Path, side: str, seed: int, minutes: float) -> dict:
+    """Run a side with a seed, or take what an earlier call kept."""
+    place = folder / f"{side}-{seed}"
+    kept = place / f"scores-{minutes:g}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())
+    seconds = folder / f"{side}.json"
+    if not seconds.is_file():
+        measured = learningPeer.calibrate(data) if side == PEER else calibrate(folder, data, side)
+        seconds.write_text(json.dumps(measured))
+    epochCount = max(1, int(60 * minutes / json.loads(seconds.read_text())))
+    place.mkdir(parents=True, exist_ok=True)
+    if side == PEER:
+        probability, notes = learningPeer.trainAndPredict(data, seed, epochCount)
+        scores = notes | scoreTest(probability, notes["threshold"])
+    else:
+        scores = evaluate(place, train(place, data, SIDES[side], seed, epochCount))
+    scores |= {"epochCount": epochCount}
+    kept.write_text(json.dumps(scores, indent=2))
+    return scores
+
+
+def printTable(results: dict[str, list[dict]], seeds: list[int]) -> None:
+    """Print medians over the seeds, and the test Dice of every seed, as Markdown."""
+    names = ("validationDice", "dice", "diceAtHalf", "particleRecall", "particlePrecision")
+    columns = " | ".join(f"Dice, seed {seed}" for seed in seeds)
+    head = "side | minutes | validation Dice | test Dice | at 0.5 | particle recall | precision"
+    print(f"| {head} | {columns} |\n{'|---' * (7 + len(seeds))}|")
+    for side, runs in results.items():
+        cells = [f"{statistics.median(run['seconds'] for run in runs) / 60:.1f}"]
+        cells += [f"{np.nanmedian([run[name] for run in runs]):.3f}" for name in names]
+        cells += [f"{run['dice']:.3f}" for run in runs]
+        print(f"| {side} | {' | '.join(cells)} |", flush=True)
+
+
+def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="of training, for every side and seed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--sides", nargs="+", choices=[*SIDES, PEER], default=[*SIDES, PEER])
+    parser.add_argument("--folder", type=Path, required=True, help="of finished runs")
+    return parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run what is missing and print the table."""
+    arguments.folder.mkdir(exist_ok=True)
+    if PEER in arguments.sides and not all(map(importlib.util.find_spec, ("torch", "monai"))):
+        arguments.sides.remove(PEER)
+        print(f"Left out: {PEER} (pip install -r benchmarks/requirements-peers.txt)\n")
+    data = prepare(arguments.folder.resolve())
+    print(f"{measure.describeMachine()}; {arguments.minutes:g} minutes each\n", flush=True)
+    results = {}
+    for seed in arguments.seeds:
+        for side in arguments.sides:
+            scores = runSide(arguments.folder.resolve(), data, side, seed, arguments.minutes)
+            results.setdefault(side, []).append(scores)
+            print(f"{side}, seed {seed}: test Dice {scores['dice']:.3f}", file=sys.stderr, flush=True)
+    printTable(results, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main(parseArguments())

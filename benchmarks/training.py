@@ -1,0 +1,227 @@
+"""Speed and memory of the training: a step against PyTorch, the input against the step, small and large sets.
+
+    pip install -r benchmarks/requirements.txt -r benchmarks/requirements-peers.txt
+    python3 benchmarks/training.py
+
+Table 1 times steps of the published network on two patches of 64^3 (loss, gradient, optimiser and metrics
+included for Keras, no metrics for PyTorch), every side in a process of its own, in turn. Table 2 times the
+same steps with batches drawn from the disk. Table 3 trains from a small and from a large set, whole commands.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import measure
+import numpy as np
+import peers
+
+PATCH, BATCH, STEPS, WARM = 64, 2, 12, 3
+SUB_VOLUME = (192, 192, 64)
+GIGABYTES = (0.1, 6.0)
+ROOT = measure.ROOT
+
+# ------------------------------------------------------------------------------------- tasks, one a process
+
+
+def makeBatch() -> tuple[np.ndarray, np.ndarray]:
+    """Make a batch of noise."""
+    images = np.random.default_rng(0).standard_normal((BATCH, *(PATCH,) * 3, 1)).astype(np.float32)
+    return images, (images > 2).astype(np.float32)
+
+
+def stepKeras(precision: str) -> dict:
+    """Time steps of the network as trainingAndValidation.py trains it."""
+    from functions import buildSpotUNet
+
+    keras, script = _loadScript()
+    keras.config.set_dtype_policy(precision)
+    model = buildSpotUNet()
+    script.compileModel(model, script.parseArguments(["--recipe", "published"]), STEPS)
+    images, masks = makeBatch()
+    seconds = []
+    for _ in range(STEPS + WARM):
+        begin = time.perf_counter()
+        model.train_on_batch(images, masks)
+        seconds.append(time.perf_counter() - begin)
+    return {"seconds": statistics.median(seconds[WARM:])}
+
+
+def stepTorch(precision: str, channelsLast: bool) -> dict:
+    """Time steps of the same network in PyTorch."""
+    import torch
+
+    plan, weights = peers.readNetwork()
+    network = peers.buildTorchNetwork(plan, weights).train().requires_grad_(True)
+    images, masks = (torch.tensor(array).permute(0, 4, 1, 2, 3) for array in makeBatch())
+    order = torch.channels_last_3d if channelsLast else torch.contiguous_format
+    network, images = network.to(memory_format=order), images.contiguous(memory_format=order)
+    optimiser = torch.optim.Adam(network.parameters(), 0.005)
+    seconds = []
+    for _ in range(STEPS + WARM):
+        begin = time.perf_counter()
+        optimiser.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            answer = network(images)
+        answer = answer.float().clamp(1e-7, 1 - 1e-7)
+        torch.nn.functional.binary_cross_entropy(answer, masks).backward()
+        optimiser.step()
+        seconds.append(time.perf_counter() - begin)
+    return {"seconds": statistics.median(seconds[WARM:])}
+
+
+def fitBatches(place: str, isCached: bool) -> dict:
+    """Time the steps of an epoch of the robust recipe, with batches from the disk or with always the same."""
+    from engine.learning import Batches, stackPairs
+    from engine.samples import Samples
+    from functions import Drawing, buildSpotUNet, drawBatch
+
+    keras, script = _loadScript()
+    arguments = script.parseArguments(["--recipe", "robust"])
+    samples = Samples(*(Path(place) / f"trainingData{kind}.npy" for kind in ("Image", "Mask")))
+    drawing = Drawing(*(getattr(arguments, name) for name in Drawing._fields))
+    model = buildSpotUNet()
+    script.compileModel(model, arguments, STEPS)
+    cached = stackPairs(drawBatch(samples, drawing, 0, 0))
+
+    def read(step: int):
+        return cached if isCached else stackPairs(drawBatch(samples, drawing, 0, step))
+
+    instants = []
+    note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: instants.append(time.perf_counter()))
+    model.fit(Batches(read, range(2 * STEPS)), verbose=0, shuffle=False, callbacks=[note])
+    return {"seconds": (instants[-1] - instants[STEPS - 1]) / STEPS}
+
+
+def makeSet(place: str, gigabytes: float) -> dict:
+    """Write sub-volumes of noise with a few dark blocks: training images of so many gigabytes."""
+    generator = np.random.default_rng(1)
+    count = max(2, round(gigabytes * 1e9 / 4 / np.prod(SUB_VOLUME)))
+    image = generator.standard_normal((*SUB_VOLUME, 1)).astype(np.float32)
+    mask = np.zeros(image.shape, bool)
+    for x, y, z in generator.integers(8, 50, (40, 3)):
+        mask[3 * x : 3 * x + 6, 3 * y : 3 * y + 6, z : z + 6] = True
+    image[mask] -= 2
+    for part, number in (("training", count), ("validation", 1)):
+        for kind, array in (("Image", image), ("Mask", mask)):
+            path = Path(place) / f"{part}Data{kind}.npy"
+            file = np.lib.format.open_memmap(path, "w+", array.dtype, (number, *array.shape))
+            for index in range(number):
+                file[index] = array
+    return {"count": count}
+
+
+def _loadScript():
+    """Import Keras and the script."""
+    import trainingAndValidation
+    from engine.devices import loadKeras
+
+    return loadKeras(), trainingAndValidation
+
+
+# ------------------------------------------------------------------------------------------------ the tables
+
+
+def runTask(folder: Path, task: str, **options) -> dict:
+    """Run a task in a process of its own; gives its answer."""
+    command = [sys.executable, __file__, "--task", json.dumps({"task": task, "options": options})]
+    measure.runCommand(command, folder)
+    lines = (folder / "benchmark.log").read_text().splitlines()
+    return json.loads([line for line in lines if line.startswith("{")][-1])
+
+
+def timeInTurn(sides: dict[str, partial], repeats: int) -> dict[str, float]:
+    """Median seconds of every side, run in turn."""
+    seconds = {name: [] for name in sides}
+    for _, (name, side) in itertools.product(range(repeats), sides.items()):
+        seconds[name].append(side()["seconds"])
+        print(f"{name}: {seconds[name][-1]:.3f} s", file=sys.stderr)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def printSteps(folder: Path, repeats: int) -> None:
+    """Print the table of steps."""
+    sides = {
+        f"Keras, {name}": partial(runTask, folder, "stepKeras", precision=name)
+        for name in ("float32", "mixed_bfloat16")
+    }
+    if importlib.util.find_spec("torch"):
+        for precision, isLast in itertools.product(("float32", "bfloat16"), (True, False)):
+            name = f"PyTorch, {precision}, channels {'last' if isLast else 'first'}"
+            sides[name] = partial(runTask, folder, "stepTorch", precision=precision, channelsLast=isLast)
+    seconds = timeInTurn(sides, repeats)
+    peerSeconds = [value for name, value in seconds.items() if name.startswith("PyTorch")]
+    best = min(peerSeconds, default=float("nan"))
+    print(f"### A training step, {BATCH} patches of {PATCH}^3\n")
+    print("| side | seconds | Mvoxel/s | speed, PyTorch's best = 1 |\n|---|---|---|---|")
+    for name, value in seconds.items():
+        print(f"| {name} | {value:.3f} | {BATCH * PATCH**3 / 1e6 / value:.3f} | {best / value:.2f} |")
+
+
+def printInput(folder: Path, repeats: int) -> None:
+    """Print the table of the input."""
+    runTask(folder, "makeSet", place=str(folder), gigabytes=1.0)
+    sides = {
+        name: partial(runTask, folder, "fitBatches", place=str(folder), isCached=isCached)
+        for name, isCached in (("always the same batch", True), ("drawn from the disk", False))
+    }
+    seconds = timeInTurn(sides, repeats)
+    base = seconds["always the same batch"]
+    print("\n### The input, robust recipe\n\n| batches | seconds a step | relative |\n|---|---|---|")
+    for name, value in seconds.items():
+        print(f"| {name} | {value:.3f} | {value / base:.3f} |")
+
+
+def printMemory(folder: Path) -> None:
+    """Print the table of memory."""
+    print("\n### Memory, whole commands of 20 steps\n\n| training images | peak GiB |\n|---|---|", flush=True)
+    for gigabytes in GIGABYTES:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            runTask(folder, "makeSet", place=place, gigabytes=gigabytes)
+            flags = ["--learningData", place, "--Nepochs", "1", "--stepsPerEpoch", "20"]
+            names = ("metricsFile", "weightFile", "weightFileTrain", "weightFileDice", "modelFile")
+            for name in names:
+                suffix = "log" if name == "metricsFile" else "h5"
+                flags += [f"--{name}", str(Path(place) / f"{name}.{suffix}")]
+            command = [sys.executable, str(ROOT / "trainingAndValidation.py"), *flags]
+            run = measure.runCommand(command, folder)
+        print(f"| {gigabytes:g} GB | {run.peakGiB:.2f} |", flush=True)
+
+
+def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--tables", default="1,2,3", help="which ones, with commas")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="of temporary files")
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure and print table by table, or do one task."""
+    if arguments.task:
+        call = json.loads(arguments.task)
+        print(json.dumps(globals()[call["task"]](**call["options"])))
+        return
+    print(f"{measure.describeMachine()}; median of {arguments.repeats}\n", flush=True)
+    tables = {"1": printSteps, "2": printInput}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        for table in arguments.tables.split(","):
+            if table in tables:
+                tables[table](Path(folder), arguments.repeats)
+        if "3" in arguments.tables.split(","):
+            printMemory(Path(folder))
+
+
+if __name__ == "__main__":
+    main(parseArguments())
