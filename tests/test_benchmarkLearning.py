@@ -106,6 +106,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(training, name, value)
 
 
+@pytest.mark.slow
 def testStepsAreTimed(tiny):
     assert training.stepKeras("float32")["seconds"] > 0
     if HAS_MONAI:

@@ -92,11 +92,10 @@ def train(folder, backend, deviceCount, *flags, stop=0, target="out"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-@pytest.mark.parametrize("clipNorm", ["0", "0.02"])
-def testTwoDevicesLearnWhatOneDoes(tmp_path, backend, clipNorm):
+def testTwoDevicesLearnWhatOneDoes(tmp_path, backend):
     pytest.importorskip(backend)
     writeSet(tmp_path, 6)  # two batches, of four and of two
-    flags = ("--recipe", "published", "--momentum", "0.5", "--clipNorm", clipNorm)
+    flags = ("--recipe", "published", "--momentum", "0.5", "--clipNorm", "0.02")
     one, _ = train(tmp_path, backend, 1, *flags)
     two, text = train(tmp_path, backend, 2, *flags)
     for name in one:

@@ -123,10 +123,10 @@ def whole(learningData, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["robust", "published"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def testKilledTrainingGoesOnToTheSameBits(learningData, whole, tmp_path, recipe, seed):
     expected, events = whole[recipe]
-    counts = np.random.default_rng(seed).integers(1, events, 4)
+    counts = np.random.default_rng(seed).integers(1, events, 3)
     for count in [*counts, NEVER]:
         code, text = runTraining(learningData, tmp_path, count, "--recipe", recipe)
         assert code in (0, -signal.SIGKILL), text
@@ -134,9 +134,8 @@ def testKilledTrainingGoesOnToTheSameBits(learningData, whole, tmp_path, recipe,
     assert readResult(tmp_path) == expected
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["TERM", "INT"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def testSignalSavesAndTheSameCommandGoesOn(learningData, tmp_path, number):
     flags = ("--Nepochs", 2, "--stepsPerEpoch", 100, "--saveMinutes", 60)
     with startTraining(learningData, tmp_path, NEVER, *flags) as process:
@@ -190,19 +189,19 @@ CASES = {
     "bfloat16": ("--precision", "mixed_bfloat16"),
     "no averages": ("--averageBatches", "0", "--momentum", "0.8", "--clipNorm", "0"),
 }
+MOMENTS = [
+    ("robust", "step"),
+    *(
+        pytest.param("robust", moment, marks=pytest.mark.slow)
+        for moment in ("checkpoint", "report", "finish")
+    ),
+    *(pytest.param("published", moment, marks=pytest.mark.slow) for moment in ("step", "validation")),
+    *(pytest.param("bfloat16", moment, marks=pytest.mark.slow) for moment in ("step", "finish")),
+    pytest.param("no averages", "validation", marks=pytest.mark.slow),
+]
 
 
-MOMENTS = ["step", "validation", "checkpoint", "report", "finish"]
-FAST = {("robust", "step"), ("published", "step"), ("bfloat16", "finish"), ("robust", "report")}
-
-
-@pytest.mark.parametrize(
-    ("case", "moment"),
-    [
-        pytest.param(*pair, marks=[] if pair in FAST else pytest.mark.slow)
-        for pair in itertools.product(CASES, MOMENTS)
-    ],
-)
+@pytest.mark.parametrize(("case", "moment"), MOMENTS)
 def testTrainingStoppedAtAnyMomentEndsWithTheSameBits(
     learningData, expected, tmp_path, monkeypatch, case, moment
 ):
@@ -249,10 +248,9 @@ def stopAtStep(monkeypatch, count):
     monkeypatch.setattr(engine.training._Watch, "on_train_batch_end", signalOnce)
 
 
-SLOW_COUNTS = [pytest.param(count, marks=pytest.mark.slow) for count in (1, 5)]
-
-
-@pytest.mark.parametrize("count", [3, *SLOW_COUNTS])  # the third is the last of an epoch: in its validation
+@pytest.mark.parametrize(
+    "count", [3, pytest.param(5, marks=pytest.mark.slow)]
+)  # the third is the last of an epoch: in its validation
 def testAStoppedTrainingRefusesOtherParametersAndData(learningData, tmp_path, monkeypatch, capsys, count):
     stopAtStep(monkeypatch, count)
     with pytest.raises(StoppedBySignal) as stop:
@@ -276,10 +274,12 @@ def testAStoppedTrainingRefusesOtherParametersAndData(learningData, tmp_path, mo
     callTraining(learningData, tmp_path)
     assert "This training is finished" in capsys.readouterr().out
     (tmp_path / "dice.h5").unlink()
-    callTraining(learningData, tmp_path)
-    assert "This training is finished" not in capsys.readouterr().out
+    stopAtStep(monkeypatch, 1)
+    with pytest.raises(StoppedBySignal):  # it trains anew
+        callTraining(learningData, tmp_path)
 
 
+@pytest.mark.slow
 def testDamagedStatesAreToldAndRestartBeginsAnew(learningData, tmp_path, monkeypatch, caplog, capsys):
     stopAtStep(monkeypatch, 5)
     with pytest.raises(StoppedBySignal):
@@ -327,6 +327,7 @@ def testTooLittleMemoryOfADeviceNamesWhatToTry(learningData, tmp_path, monkeypat
         callTraining(learningData, tmp_path, "--patchSide", "16", "--batchSize", batch)
 
 
+@pytest.mark.slow
 def testEveryOptionOfTheRecipeTrains(learningData, tmp_path):
     flags = ["--recipe", "published", "--Nepochs", "1", "--loss", "tversky", "--schedule", "cosine"]
     flags += ["--deterministic", "--no-jitCompile", "--turns", "--startBias", "--averageBatches", "9"]
