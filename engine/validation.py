@@ -19,9 +19,10 @@ def scoreSamples(model, samples: Samples) -> ThresholdScores:
 
 
 def drawExtremes(model, samples: Samples, scores: ThresholdScores, path: Path) -> None:
-    """Draw the samples with the lowest and the highest Dice as PNG."""
-    examples = []
-    for words, index in zip(("worst", "best"), scores.extremes(), strict=True):
+    """Draw the samples with the lowest and the highest Dice as PNG; a single one once."""
+    worst, best = scores.extremes()
+    examples, chosen = [], {"worst": worst, "best": best} if worst != best else {"the only one": worst}
+    for words, index in chosen.items():
         image, mask = samples.read(index)
         title = f"{words}: sub-volume {index}, Dice {scores.dices[index]:.3f}"
         examples.append((title, image, mask, _predict(model, image)))

@@ -1,0 +1,31 @@
+"""Thresholds and examples of a trained network, with a network that is no network."""
+
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.samples import Samples
+from engine.validation import drawExtremes, scoreSamples
+from functions import scoreVoxels
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def testExamplesAreTheWorstAndTheBestSample(tmp_path, count, monkeypatch):
+    generator = np.random.default_rng(3)
+    masks = generator.random((count, 8, 8, 8, 1)) < 0.3
+    contrasts = np.linspace(0.1, 0.6, count)[:, None, None, None, None]  # the later, the clearer
+    images = np.clip(0.3 + contrasts * masks + generator.normal(0, 0.1, masks.shape), 0, 1)
+    np.save(tmp_path / "images.npy", images.astype(np.float32))
+    np.save(tmp_path / "masks.npy", masks)
+    samples = Samples(tmp_path / "images.npy", tmp_path / "masks.npy")
+    model = types.SimpleNamespace(predict_on_batch=lambda batch: batch)  # the grey value as probability
+    scores = scoreSamples(model, samples)
+    threshold, _ = scores.best()
+    expected = [scoreVoxels(*pair, threshold)["dice"] for pair in zip(images, masks, strict=True)]
+    np.testing.assert_allclose(scores.dices, expected, atol=0.03)
+    assert scores.extremes() == (0, count - 1)
+    drawExtremes(model, samples, scores, tmp_path / "example.png")
+    width, height = Image.open(tmp_path / "example.png").size
+    assert width > 1000 and (height > 800) is (count > 1)
