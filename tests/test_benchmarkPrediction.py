@@ -135,6 +135,7 @@ def testDifferencesAreThoseOfNumPy(tmp_path):
 # ------------------------------------------------------------------------------------------------ the tables
 
 
+@pytest.mark.slow
 def testNetworkTableHasARowForEverySideAndSmallDifferences(arguments, tmp_path, monkeypatch, capsys):
     pytest.importorskip("openvino")
     monkeypatch.setattr(prediction, "runTask", runHere)

@@ -106,7 +106,10 @@ def killUntilDone(volume, folder, counts, *flags):
 
 @pytest.mark.parametrize(
     "flags",
-    [(), ("--memoryBudget", "0.32", "--outputType", "uint8", "--outputEncoding", "gzip", "--x1", "3")],
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("--memoryBudget", "0.32", "--outputType", "uint8", "--outputEncoding", "gzip", "--x1", "3"),
+    ],
     ids=["one tile", "tiles, integers, gzip"],
 )
 def testKilledPredictionGoesOnToTheSameBytes(volume, tmp_path, flags):
@@ -154,6 +157,7 @@ def testOtherInputsAreNamedAndBegunAnew(volume, tmp_path):
     assert "Going on" not in text and output.read_bytes() == expected
 
 
+@pytest.mark.slow
 def testInterruptedPredictionSaysSoAndGoesOn(volume, tmp_path):
     output = tmp_path / "out.nrrd"
     output.write_bytes(b"the old result")

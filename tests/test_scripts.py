@@ -973,6 +973,7 @@ def testTrainingThatDivergesSaysSoAndKeepsTheLastCheckpoint(prepared, capfd, ker
     assert partialFiles(prepared) == [] and not list(models.glob(".state*"))
 
 
+@pytest.mark.slow
 def testTrainingThatDivergesLaterEndsWithTheBestEpoch(prepared, capfd, keras, monkeypatch):
     import engine.training
 
@@ -1246,6 +1247,7 @@ def testPredictOnARealFullDisk(models, tmp_path, capfd):
         assert list(disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def testTrainingOnARealFullDiskKeepsTheLastCheckpointAndGoesOnWithMoreSpace(prepared, capfd, keras):
     with smallDisk(prepared / "disk", 60) as disk:
         (disk / "loss.h5").write_bytes(b"the last good one")

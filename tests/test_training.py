@@ -245,8 +245,8 @@ def stopAtStep(monkeypatch, count):
     monkeypatch.setattr(engine.training._Watch, "on_train_batch_end", signalOnce)
 
 
-# the third step is the last one of an epoch: the signal comes in its validation
-@pytest.mark.parametrize("count", [3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 5])  # the third step is the last one of an epoch: in its validation
 def testAStoppedTrainingRefusesOtherParametersAndData(learningData, tmp_path, monkeypatch, capsys, count):
     stopAtStep(monkeypatch, count)
     with pytest.raises(StoppedBySignal) as stop:
