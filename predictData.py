@@ -77,6 +77,18 @@ dryRun = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
 
 
+class Run(NamedTuple):
+    """What is decided before the first voxel is read."""
+
+    backend: Backend
+    geometry: Geometry
+    layout: Layout
+    steps: list[Step]
+    journal: dict[str, Any]
+    digests: dict[Path, str]
+    differences: list[str]  # from an unfinished result under the same name
+
+
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
     parser = ScriptParser(__file__, __doc__)
@@ -143,20 +155,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.dryRun:
         return
     clock.lap("building the network")
-
-    grey = MidSlices(tuple(reversed(size)))
-    moments = mergeMoments(countNonFinite(listPlanes(volume, region, grey), volume.path))
-    if moments[1] == 0:
-        print("Warning: all voxels of the region have the same grey value; it becomes zeros")
-    clock.lap("statistics")
-    header = cropHeader(volume.header, region, np.dtype(arguments.outputType))
-    header |= describeScale(arguments.outputType)
-    target = arguments.nameOutput, grey.shape, arguments.outputType, header, run.journal
-    with openPartial(*target, arguments.outputEncoding) as sink:
-        predictProbability(volume, region, moments, geometry, run.layout, stream, sink)
+    grey = predictRegion(arguments, volume, region, run, stream, clock)
     del stream
-    clock.lap("prediction")
-
     scores, slices = judge(arguments.nameOutput, reference, region, labels, limit[0])
     clock.lap("reading back")
     if scores:
@@ -165,12 +165,34 @@ def main(arguments: argparse.Namespace) -> None:
     drawPrediction(grey, *slices, picture, voxelSize(volume.header))
     clock.lap("picture")
     writeJson(record, describeRun(arguments, region, limit[0], scores, run) | {"seconds": clock.seconds})
-    seconds = (
-        f"{sum(clock.seconds.values()):.1f} s, {clock.seconds['prediction']:.1f} s of it for the network"
-    )
-    print(f"Predicted {math.prod(size) / 1e6:.1f} Mvoxel in {seconds}. Written:")
+    total, network = sum(clock.seconds.values()), clock.seconds["prediction"]
+    voxels = f"{math.prod(size) / 1e6:.1f} Mvoxel"
+    print(f"Predicted {voxels} in {total:.1f} s, {network:.1f} s of it for the network. Written:")
     for path in (arguments.nameOutput, picture, record):
         print(f"  {relativePath(path)}")
+
+
+def predictRegion(
+    arguments: argparse.Namespace,
+    volume: NrrdVolume,
+    region: tuple,
+    run: Run,
+    stream: Stream,
+    clock: Stopwatch,
+) -> MidSlices:
+    """Measure the region, predict it into the result, and give the mid-slices of its grey values."""
+    grey = MidSlices(tuple(stop - start for start, stop in region))
+    moments = mergeMoments(countNonFinite(listPlanes(volume, region, grey), volume.path))
+    if moments[1] == 0:
+        print("Warning: all voxels of the region have the same grey value; it becomes zeros")
+    clock.lap("statistics")
+    header = cropHeader(volume.header, region, np.dtype(arguments.outputType))
+    header |= describeScale(arguments.outputType)
+    target = arguments.nameOutput, grey.shape, arguments.outputType, header, run.journal
+    with openPartial(*target, arguments.outputEncoding) as sink:
+        predictProbability(volume, region, moments, run.geometry, run.layout, stream, sink)
+    clock.lap("prediction")
+    return grey
 
 
 def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
@@ -207,18 +229,6 @@ def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolu
             received=reference.shape,
         )
     return reference
-
-
-class Run(NamedTuple):
-    """What is decided before the first voxel is read."""
-
-    backend: Backend
-    geometry: Geometry
-    layout: Layout
-    steps: list[Step]
-    journal: dict[str, Any]
-    digests: dict[Path, str]
-    differences: list[str]  # from an unfinished result under the same name
 
 
 def prepareRun(

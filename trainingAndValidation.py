@@ -342,14 +342,8 @@ def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples]
     from engine.learning import Averages, Batch, readInOrder, stackPairs
     from engine.training import Checkpoint, Parts
 
-    keras = loadKeras()
-    keras.utils.set_random_seed(arguments.seed)
-    sharing = Sharing(arguments.deviceCount, arguments.batchSize)
-    if sharing.count > 1:
-        print(f"Every batch is shared by {sharing.count} devices")
-        if arguments.precision == "mixed_float16" and keras.backend.backend() == "tensorflow":
-            rule = "TensorFlow scales the loss of float16 on every device by itself"
-            raise PipelineError(rule, remedy="--precision mixed_bfloat16, or --deviceCount 1")
+    loadKeras().utils.set_random_seed(arguments.seed)
+    sharing = shareBatches(arguments)
     stepCount = arguments.stepsPerEpoch or math.ceil(data["training"].count / arguments.batchSize)
     drawing = Drawing(*(getattr(arguments, name) for name in Drawing._fields))
 
@@ -359,37 +353,49 @@ def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples]
     def readExtra(number: int) -> np.ndarray:
         return read(arguments.Nepochs + number // stepCount, number % stepCount)[0]
 
-    plain = model = buildSpotUNet(arguments.base_depth, arguments.levelCount)
+    plain = buildSpotUNet(arguments.base_depth, arguments.levelCount)
     if start:
         setWeights(plain, plan, start["weights"])
     elif arguments.startBias:
         share = np.mean([read(0, step)[1].mean() for step in range(min(stepCount, 8))])
         share = np.clip(share, 1e-5, 0.5)
         plain.get_layer("probability").bias.assign([np.log(share / (1 - share))])
-    if sharing.count > 1 or arguments.precision != "float32":
-        keras.config.set_dtype_policy(arguments.precision)
-        with sharing.scope():
-            model = buildSpotUNet(arguments.base_depth, arguments.levelCount)
-            model.set_weights(plain.get_weights())
-            compileModel(model, arguments, stepCount, sharing.count)
-        keras.config.set_dtype_policy("float32")
+    model = buildTrained(arguments, plain, sharing, stepCount)
+    checkpoints = [
+        Checkpoint(arguments.weightFile, "val_loss", False),
+        Checkpoint(arguments.weightFileTrain, "val_binary_accuracy", True),
+        Checkpoint(arguments.weightFileDice, "val_dice", True),
+    ]
+    validation = readInOrder(data["validation"])
+    averages = Averages(plain, readExtra, arguments.averageBatches)
+    counts = stepCount, arguments.Nepochs
+    return Parts(model, plain, sharing, read, *counts, validation, averages, checkpoints, completeRow)
+
+
+def shareBatches(arguments: argparse.Namespace) -> Sharing:
+    """Choose the devices that share every batch."""
+    sharing = Sharing(arguments.deviceCount, arguments.batchSize)
+    if sharing.count > 1:
+        print(f"Every batch is shared by {sharing.count} devices")
+        if arguments.precision == "mixed_float16" and loadKeras().backend.backend() == "tensorflow":
+            rule = "TensorFlow scales the loss of float16 on every device by itself"
+            raise PipelineError(rule, remedy="--precision mixed_bfloat16, or --deviceCount 1")
+    return sharing
+
+
+def buildTrained(arguments: argparse.Namespace, plain, sharing: Sharing, stepCount: int):
+    """Compile the network, and give the one that is trained: the same, or its twin of another precision."""
     compileModel(plain, arguments, stepCount)
-    return Parts(
-        model,
-        plain,
-        sharing,
-        read,
-        stepCount,
-        arguments.Nepochs,
-        readInOrder(data["validation"]),
-        Averages(plain, readExtra, arguments.averageBatches),
-        [
-            Checkpoint(arguments.weightFile, "val_loss", False),
-            Checkpoint(arguments.weightFileTrain, "val_binary_accuracy", True),
-            Checkpoint(arguments.weightFileDice, "val_dice", True),
-        ],
-        completeRow,
-    )
+    if sharing.count == 1 and arguments.precision == "float32":
+        return plain
+    keras = loadKeras()
+    keras.config.set_dtype_policy(arguments.precision)
+    with sharing.scope():
+        model = buildSpotUNet(arguments.base_depth, arguments.levelCount)
+        model.set_weights(plain.get_weights())
+        compileModel(model, arguments, stepCount, sharing.count)
+    keras.config.set_dtype_policy("float32")
+    return model
 
 
 def compileModel(model, arguments: argparse.Namespace, stepCount: int, deviceCount: int = 1) -> None:

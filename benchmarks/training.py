@@ -179,8 +179,8 @@ def printInput(folder: Path, repeats: int) -> None:
         print(f"| {name} | {value:.3f} | {value / base:.3f} |")
 
 
-def printMemory(folder: Path) -> None:
-    """Print the table of memory."""
+def printMemory(folder: Path, repeats: int) -> None:
+    """Print the table of memory, of one run each."""
     print("\n### Memory, whole commands of 20 steps\n\n| training images | peak GiB |\n|---|---|", flush=True)
     for gigabytes in GIGABYTES:
         with tempfile.TemporaryDirectory(dir=folder) as place:
@@ -214,13 +214,10 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(globals()[call["task"]](**call["options"])))
         return
     print(f"{measure.describeMachine()}; median of {arguments.repeats}\n", flush=True)
-    tables = {"1": printSteps, "2": printInput}
+    tables = {"1": printSteps, "2": printInput, "3": printMemory}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for table in arguments.tables.split(","):
-            if table in tables:
-                tables[table](Path(folder), arguments.repeats)
-        if "3" in arguments.tables.split(","):
-            printMemory(Path(folder))
+            tables[table](Path(folder), arguments.repeats)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from engine.files import writeAtomically
 from engine.samples import Samples
 
 VOXEL_AXES = (1, 2, 3, 4)
+READER = ThreadPoolExecutor(1)  # one for all batches: training and validation take turns
 Batch = tuple[np.ndarray, ...]
 
 
@@ -36,7 +37,6 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.read, self.numbers = read, numbers
         self.error: PipelineError | None = None  # back ends wrap it into one of their own
-        self._reader = ThreadPoolExecutor(1)
         self._ahead: dict[int, Future] = {}
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class Batches(keras.utils.PyDataset):
         """Read one batch, and have the next one read."""
         for wanted in (index, index + 1):
             if wanted < len(self) and wanted not in self._ahead:
-                self._ahead[wanted] = self._reader.submit(self.read, self.numbers[wanted])
+                self._ahead[wanted] = READER.submit(self.read, self.numbers[wanted])
         try:
             return self._ahead.pop(index).result()
         except PipelineError as error:

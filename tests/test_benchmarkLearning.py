@@ -72,7 +72,7 @@ def writeSet(folder):
 @pytest.mark.skipif(not HAS_MONAI, reason="MONAI is not installed")
 def testPeerLearns(tmp_path, monkeypatch):
     writeSet(tmp_path)
-    monkeypatch.setattr(learningPeer, "PATCH", 16)
+    monkeypatch.setattr(learningPeer, "PATCH", 32)  # 2 voxels on the fifth level
     assert learningPeer.calibrate(tmp_path) > 0
     monkeypatch.setattr(learningPeer, "predict", lambda network, image: np.full(image.shape, 0.75))
     probability, notes = learningPeer.trainAndPredict(tmp_path, 1, 2)
@@ -110,7 +110,8 @@ def tiny(monkeypatch):
 def testStepsAreTimed(tiny):
     assert training.stepKeras("float32")["seconds"] > 0
     if HAS_MONAI:
-        assert training.stepTorch("bfloat16", True)["seconds"] > 0
+        # bfloat16 gives NaN after TensorFlow in one process; the benchmark has a process for each side
+        assert training.stepTorch("float32", True)["seconds"] > 0
 
 
 def testSetsHavePositiveVoxelsAndTheSizeAskedFor(tiny, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import NEVER, killingScript
 
 from engine.nrrdFiles import writeVolume
 from engine.partialVolume import journalName, partialName
@@ -17,41 +18,18 @@ from engine.partialVolume import journalName, partialName
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (40, 56, 120)
 
-PREDICT = """
-import os, signal, sys
-import engine.partialVolume, engine.files
-from pathlib import Path
-
+PREDICT = killingScript(
+    """
+import engine.partialVolume
 engine.partialVolume.COMMIT_SECONDS = 0.0
-count, left = int(sys.argv[1]), [int(sys.argv[1])]
-
-def countdown(half=lambda: None):
-    left[0] -= 1
-    if left[0] == 0:
-        half()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def wrap(holder, name):
-    original = getattr(holder, name)
-    def wrapped(*arguments, **options):
-        countdown()
-        return original(*arguments, **options)
-    setattr(holder, name, wrapped)
-
 writeAt = engine.partialVolume.PartialVolume._writeAt
 def writeOrDie(self, position, voxels):
     countdown(lambda: writeAt(self, position, voxels[: len(voxels) // 2]))
     writeAt(self, position, voxels)
 engine.partialVolume.PartialVolume._writeAt = writeOrDie
-for holder, name in ((os, "fsync"), (os, "replace"), (os, "posix_fallocate"), (Path, "unlink")):
-    wrap(holder, name)
-import predictData
-from engine.console import runScript
-runScript(predictData.main, lambda: predictData.parseArguments(sys.argv[2:]), "by the test")
-if count > 10**8:
-    print("events", count - left[0])
-"""
-NEVER = 10**9
+""",
+    "predictData",
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kills import NEVER, killingScript
 
 import trainingAndValidation as script
 from engine.errors import PipelineError, StoppedBySignal
 
 ROOT = Path(__file__).resolve().parents[1]
-NEVER = 10**9
 FILES = {
     "metricsFile": "metrics.log",
     "weightFile": "loss.h5",
@@ -25,37 +25,16 @@ FILES = {
     "modelFile": "net.h5",
 }
 
-TRAIN = """
-import os, signal, sys
-from pathlib import Path
-count, left = int(sys.argv[1]), [int(sys.argv[1])]
-
-def countdown():
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-def wrap(holder, name):
-    original = getattr(holder, name)
-    def wrapped(*arguments, **options):
-        countdown()
-        return original(*arguments, **options)
-    setattr(holder, name, wrapped)
-
+TRAIN = killingScript(
+    """
 writeBytes = Path.write_bytes
 def writeOrDie(self, content):
-    writeBytes(self, content[: len(content) // 2])
-    countdown()
+    countdown(lambda: writeBytes(self, content[: len(content) // 2]))
     return writeBytes(self, content)
 Path.write_bytes = writeOrDie
-for holder, name in ((os, "fsync"), (os, "replace"), (Path, "unlink")):
-    wrap(holder, name)
-import trainingAndValidation as script
-from engine.console import runScript
-runScript(script.main, lambda: script.parseArguments(sys.argv[2:]), "by the test")
-if count > 10**8:
-    print("events", count - left[0])
-"""
+""",
+    "trainingAndValidation",
+)
 
 
 def writeSet(folder):
