@@ -1,13 +1,15 @@
 """Predict the probability of precipitate or pore for every voxel of a volume or a region of it.
 
 In:  one grey-value volume (.nrrd or .nhdr) and a trained model (.h5, .keras or .weights.h5 of Keras 2 or 3).
-Out: the probability as float32 NRRD with the geometry of the input, a picture (.png) and a record (.json)
-     beside it; scores where there is a manual mask.
+Out: the probability as float32 NRRD with the geometry of the input; from it a mask, a segmentation for 3D
+     Slicer, labelled particles, their table and a summary; a picture (.png) and a record (.json); scores
+     where there is a manual mask.
 
     python3 predictData.py
 """
 
 import argparse
+import contextlib
 import itertools
 import math
 import shutil
@@ -35,7 +37,7 @@ from engine.console import (
 from engine.contracts import chooseThreshold, describeNormalization, findContract
 from engine.errors import PipelineError
 from engine.figures import MidSlices, drawPrediction
-from engine.files import digestFile, writeJson
+from engine.files import digestFile, readJson, writeJson
 from engine.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
 from engine.nrrdFiles import NrrdVolume, checkRegion, cropHeader, openVolume, voxelSize
 from engine.partialVolume import decodeProbability, describeScale, openPartial, readJournal
@@ -73,6 +75,12 @@ precision = "auto"  # of the network: auto, float32, bfloat16 or float16
 memoryBudget = 0.0  # GiB that the whole process may take; 0 = half of the free memory, at most 8
 outputType = "float32"  # of the result: float32, or uint8 or uint16 for the probability in 255 or 65535 steps
 outputEncoding = "raw"  # of the result: raw or gzip
+connectivity = 26  # of the voxels of a particle: 6 (they share a face), 18 (or an edge) or 26 (or a corner)
+minimumVoxels = 1  # smaller particles are left out of all results but the probability
+mask = True  # write ..._mask.nrrd: 0 = positive, 255 = the rest, as the masks of a training
+segmentation = True  # write ..._mask.seg.nrrd, which 3D Slicer opens as a segmentation
+labels = True  # write ..._labels.nrrd: the number of its particle for every voxel
+particles = True  # write ..._particles.csv and ..._summary.json
 dryRun = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
 
@@ -110,6 +118,10 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("memoryBudget", type=float, default=memoryBudget)
     parser.addFlag("outputType", default=outputType, choices=("float32", "uint8", "uint16"))
     parser.addFlag("outputEncoding", default=outputEncoding, choices=("raw", "gzip"))
+    parser.addFlag("connectivity", type=int, default=connectivity, choices=(6, 18, 26))
+    parser.addFlag("minimumVoxels", type=int, default=minimumVoxels)
+    for name in ("mask", "segmentation", "labels", "particles"):
+        parser.addFlag(name, action=argparse.BooleanOptionalAction, default=globals()[name])
     parser.addFlag("dryRun", action="store_true", default=dryRun)
     return completeArguments(parser.parse_args(argv))
 
@@ -149,26 +161,35 @@ def main(arguments: argparse.Namespace) -> None:
     printStart(arguments, volume, region, contract, run)
     print("Threshold: {:g}, {}".format(*limit))
     checkDisk(arguments, run)
-    stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
-    if arguments.dryRun or countSlabs(run) >= MANY_SLABS:
-        printEstimate(stream, run)
-    if arguments.dryRun:
-        return
-    clock.lap("building the network")
-    grey = predictRegion(arguments, volume, region, run, stream, clock)
-    del stream
-    scores, slices = judge(arguments.nameOutput, reference, region, labels, limit[0])
+    isDone = not arguments.dryRun and isPredicted(arguments, run)
+    if isDone:
+        print(f"Probability: {arguments.nameOutput.name} is finished; delete it to have it computed again")
+        grey = lookAt(volume, region)
+        clock.lap("statistics")
+    else:
+        stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
+        if arguments.dryRun or countSlabs(run) >= MANY_SLABS:
+            printEstimate(stream, run)
+        if arguments.dryRun:
+            return
+        clock.lap("building the network")
+        grey = predictRegion(arguments, volume, region, run, stream, clock)
+        del stream
+        noteRun(arguments, region, limit[0], run, clock)
+    judged = judge(arguments, reference, region, labels, limit[0])
     clock.lap("reading back")
-    if scores:
-        printScores(scores, arguments, limit[0])
-    picture, record = (arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json"))
-    drawPrediction(grey, *slices, picture, voxelSize(volume.header))
+    if judged.scores:
+        printScores(judged.scores, arguments, limit[0])
+    written = writeResults(arguments, volume, region, judged, limit[0], run)
+    clock.lap("particles")
+    picture = arguments.nameOutput.with_suffix(".png")
+    drawPrediction(grey, judged.probability, judged.reference, picture, voxelSize(volume.header))
     clock.lap("picture")
-    writeJson(record, describeRun(arguments, region, limit[0], scores, run) | {"seconds": clock.seconds})
-    total, network = sum(clock.seconds.values()), clock.seconds["prediction"]
+    record = noteRun(arguments, region, limit[0], run, clock, judged.scores)
+    total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
     voxels = f"{math.prod(size) / 1e6:.1f} Mvoxel"
     print(f"Predicted {voxels} in {total:.1f} s, {network:.1f} s of it for the network. Written:")
-    for path in (arguments.nameOutput, picture, record):
+    for path in (arguments.nameOutput, *written, picture, record):
         print(f"  {relativePath(path)}")
 
 
@@ -195,6 +216,14 @@ def predictRegion(
     return grey
 
 
+def lookAt(volume: NrrdVolume, region: tuple) -> MidSlices:
+    """Read the mid-slices of a region."""
+    grey = MidSlices(tuple(stop - start for start, stop in region))
+    for _ in listPlanes(volume, region, grey):
+        pass
+    return grey
+
+
 def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     """Refuse a result that could not be written, or that would replace an input, before any work."""
     folder = arguments.nameOutput.parent
@@ -209,11 +238,14 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     inputs |= {f"the data file {path.name} of nameInput": path for path in volume.dataPaths}
     inputs |= {"the contract of modelFile": arguments.modelFile.with_suffix(".json")}
     outputs = [arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json")]
+    outputs += [*nameResults(arguments).values(), summaryFile(arguments)]
     for written, (name, path) in itertools.product((arguments.nameOutput, *outputs), inputs.items()):
         if path and path.exists() and path.resolve() == written.resolve():
             raise PipelineError(f"nameOutput would replace {name}", file=written)
     if not arguments.memoryBudget >= 0:
         raise PipelineError("memoryBudget must not be below 0 GiB", received=arguments.memoryBudget)
+    if arguments.minimumVoxels < 0:
+        raise PipelineError("minimumVoxels must not be negative", received=arguments.minimumVoxels)
 
 
 def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolume | None:
@@ -278,18 +310,33 @@ def watch(volume: NrrdVolume, region: tuple | None, words: str) -> Iterator[np.n
     return tqdm(volume.slabs(region, SLAB), disable=None, **bar)
 
 
+class Judged(NamedTuple):
+    """What is known of a written probability once it has been read back."""
+
+    scores: dict | None  # against the reference
+    probability: MidSlices
+    reference: MidSlices | None
+    joining: Any  # engine.labelling.Joining
+
+
 def judge(
-    result: Path, reference: NrrdVolume | None, region: tuple, labels: list[int], limit: float
-) -> tuple[dict | None, tuple[MidSlices, MidSlices | None]]:
-    """Score the written result against the reference and keep the mid-slices of both."""
-    written = openVolume(result)
+    arguments: argparse.Namespace,
+    reference: NrrdVolume | None,
+    region: tuple,
+    labels: list[int],
+    limit: float,
+) -> Judged:
+    """Read the written result back: score it against the reference, join its particles, keep mid-slices."""
+    from engine.labelling import Joining
+
+    written, joining = openVolume(arguments.nameOutput), Joining(arguments.connectivity)
     slices = MidSlices(written.shape), MidSlices(written.shape) if reference else None
 
     def readPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         z, masks = 0, reference.slabs(region, SLAB) if reference else itertools.repeat(None)
-        for block, mask in zip(watch(written, None, "Reading back"), masks, strict=False):
-            probability = decodeProbability(block.T)
+        for probability, mask in zip(readProbability(written, "Reading back"), masks, strict=False):
             slices[0].add(z, probability)
+            joining.add(probability >= limit)
             positive = np.zeros(0, bool)
             if mask is not None:
                 positive = selectPositive(mask.T, labels)
@@ -298,10 +345,101 @@ def judge(
             z += len(probability)
 
     if reference:
-        return scoreBlocks(readPairs(), limit), slices
+        return Judged(scoreBlocks(readPairs(), limit), *slices, joining)
     for _ in readPairs():
         pass
-    return None, slices
+    return Judged(None, *slices, joining)
+
+
+def readProbability(result: NrrdVolume, words: str) -> Iterator[np.ndarray]:
+    """Read a written result slab by slab: (z, y, x) float32."""
+    return (decodeProbability(block.T) for block in watch(result, None, words))
+
+
+def writeResults(
+    arguments: argparse.Namespace, volume: NrrdVolume, region: tuple, judged: Judged, limit: float, run: Run
+) -> list[Path]:
+    """Write what follows from the probability: mask, segmentation, labels, particles; gives the files."""
+    from engine.particles import describeParticles, readFrame
+    from engine.results import describeSegment, measureParticles, openPlanes, summarise, writeTable
+
+    paths = {kind: path for kind, path in nameResults(arguments).items() if getattr(arguments, kind)}
+    if not paths:
+        return []
+    found = judged.joining.finish(arguments.minimumVoxels)
+    result = openVolume(arguments.nameOutput)
+    header = cropHeader(volume.header, region, np.uint8)
+    headers = {"segmentation": header | describeSegment(result.shape, "precipitates and pores")}
+    types = {"labels": "uint32"}
+    with contextlib.ExitStack() as stack:
+        writers = {
+            kind: stack.enter_context(
+                openPlanes(
+                    path, result.shape, types.get(kind, "uint8"), headers.get(kind, header), RESULT_ENCODING
+                )
+            )
+            for kind, path in paths.items()
+            if kind != "particles"
+        }
+
+        def write(planes: np.ndarray) -> None:
+            looks = {"mask": np.where(planes > 0, 0, 255), "segmentation": planes > 0, "labels": planes}
+            for kind, writePlanes in writers.items():
+                writePlanes(looks[kind])
+
+        slabs = ((block >= limit, block) for block in readProbability(result, "Measuring particles"))
+        sums = measureParticles(slabs, found, arguments.connectivity, result.shape[::-1], write)
+    if not arguments.particles:
+        return list(paths.values())
+    frame = readFrame(result.header)
+    table = describeParticles(sums, frame)
+    writeTable(table, frame.unit, paths["particles"])
+    summary = summarise(table, found, frame, result.shape)
+    file = summaryFile(arguments)
+    writeJson(file, summary | {"settings": describeSettings(arguments, limit, run)})
+    printSummary(summary, frame.why)
+    return [*paths.values(), file]
+
+
+RESULT_ENCODING = "gzip"  # masks and labels are mostly zeros
+
+
+def nameResults(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Name the files of the results, by the constants that switch them on."""
+    endings = {"mask": "_mask.nrrd", "segmentation": "_mask.seg.nrrd", "labels": "_labels.nrrd"}
+    endings |= {"particles": "_particles.csv"}
+    result = arguments.nameOutput
+    return {kind: result.with_name(result.stem + ending) for kind, ending in endings.items()}
+
+
+def summaryFile(arguments: argparse.Namespace) -> Path:
+    """Name the summary of the particles."""
+    return arguments.nameOutput.with_name(f"{arguments.nameOutput.stem}_summary.json")
+
+
+def describeSettings(arguments: argparse.Namespace, limit: float, run: Run) -> dict:
+    """Describe what the particles follow from."""
+    return {
+        "threshold": limit,
+        "connectivity": arguments.connectivity,
+        "minimumVoxels": arguments.minimumVoxels,
+        "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},
+        "versions": packageVersions(),
+    }
+
+
+def printSummary(summary: dict, why: str) -> None:
+    """Print the particles in a line or two."""
+    whole, unit = summary["all"], summary["unit"]
+    line = f"Particles: {whole['particles']}, {whole['volumeFraction']:.3%} of the volume"
+    if whole["particles"]:
+        low, middle, high = whole["diameterQuartiles"]
+        line += f", median diameter {middle:.4g} {unit} (quartiles {low:.4g} and {high:.4g})"
+    print(line)
+    if summary["droppedParticles"]:
+        print(f"Left out: {summary['droppedParticles']} particles, {summary['droppedVoxels']} voxels")
+    if why:
+        print(f"Lengths are in voxels: {why}")
 
 
 def printStart(
@@ -376,11 +514,17 @@ def printScores(scores: dict, arguments: argparse.Namespace, limit: float) -> No
     print(f"Scores against {arguments.nameReference.name} at threshold {limit:g}: {line}")
 
 
-def describeRun(
-    arguments: argparse.Namespace, region: tuple, limit: float, scores: dict | None, run: Run
-) -> dict:
-    """Describe what went into the result."""
-    return {
+def noteRun(
+    arguments: argparse.Namespace,
+    region: tuple,
+    limit: float,
+    run: Run,
+    clock: Stopwatch,
+    scores: dict | None = None,
+) -> Path:
+    """Write the record of what went into the result; gives its path."""
+    record = arguments.nameOutput.with_suffix(".json")
+    content = {
         "command": commandLine(),
         "parameters": plainSettings(arguments),
         "region": [list(axis) for axis in region],
@@ -391,7 +535,33 @@ def describeRun(
         "scores": scores,
         "versions": packageVersions(),
         "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},
+        "identity": identify(run),
+        "result": stampOf(arguments.nameOutput),
+        "seconds": clock.seconds,
     }
+    writeJson(record, content)
+    return record
+
+
+def identify(run: Run) -> dict[str, Any]:
+    """Describe what the probabilities follow from; the memory changes only how they are computed."""
+    return {name: value for name, value in run.journal["identity"].items() if name != "memoryBudget"}
+
+
+def stampOf(path: Path) -> list[int]:
+    """Tell a file from a later one of the same name: bytes and time of the last change."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def isPredicted(arguments: argparse.Namespace, run: Run) -> bool:
+    """Whether the probabilities lie there, finished, of the same input, model and parameters."""
+    try:
+        record = readJson(arguments.nameOutput.with_suffix(".json")) or {}
+        isSame = record.get("identity") == identify(run)
+        return isSame and record.get("result") == stampOf(arguments.nameOutput)
+    except (OSError, PipelineError):
+        return False
 
 
 if __name__ == "__main__":

@@ -379,9 +379,11 @@ def testNothingElseIsWritten(run):
         "trainingCurves.png",
         "validationExample.png",
     }
+    results = (".nrrd", ".png", ".json", "_mask.nrrd", "_mask.seg.nrrd", "_labels.nrrd", "_particles.csv")
     assert {path.name for path in (folder / "test-file").iterdir()} == {
-        f"test-file_{end}"
-        for end in ("data.nrrd", "mask.nrrd", "segmented.nrrd", "segmented.png", "segmented.json")
+        "test-file_data.nrrd",
+        "test-file_mask.nrrd",
+        *(f"test-file_segmented{ending}" for ending in (*results, "_summary.json")),
     }
 
 

@@ -1,0 +1,130 @@
+"""How a network does on scans unlike those it has learnt from; by default the shipped one.
+
+    python3 benchmarks/robustness.py --folder robustness           # the table, one unseen volume a condition
+    python3 benchmarks/robustness.py --folder demoData --training  # what the shipped network learnt from
+
+The generator of the demonstration data simulates every condition: contrast of the precipitates, photons, ring
+artefacts, size of the particles, blur. None of the tested settings but the first is one of the training.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import makeDemoData
+import measure
+from learning import scoreParticles
+
+from engine.files import readJson
+from engine.nrrdFiles import openVolume
+from functions import scoreVoxels, selectPositive
+
+SHAPE = (144, 144, 96)
+USUAL = {name: getattr(makeDemoData, name) for name in makeDemoData.PHYSICS}
+TRAINING = {  # condition: training volumes (one more for validation), first seed, settings
+    "base": (10, 101, {}),
+    "weak": (3, 201, {"precipitateContrasts": (0.5, 0.8), "photonCount": 2000.0}),
+    "noisy": (3, 211, {"photonCount": 500.0, "gainError": 0.01}),
+    "rings": (3, 221, {"gainError": 0.03}),
+    "large": (3, 231, {"precipitateDiameters": (8.0, 18.0), "precipitateShare": 0.02}),
+    "small": (3, 241, {"precipitateDiameters": (3.0, 7.0), "blurSigma": 0.8}),
+}
+TESTS = {  # condition: seed, settings
+    "as in the training": (301, {}),
+    "weaker contrast: absorption 0.6 to 0.8 of the matrix": (302, {"precipitateContrasts": (0.6, 0.8)}),
+    "stronger contrast: 0.15 to 0.4": (303, {"precipitateContrasts": (0.15, 0.4)}),
+    "less noise: 4000 photons": (304, {"photonCount": 4000.0}),
+    "more noise: 350 photons": (305, {"photonCount": 350.0}),
+    "no rings": (306, {"gainError": 0.0}),
+    "more rings: gain error 0.04": (307, {"gainError": 0.04}),
+    "larger particles: 12 to 24 voxels": (
+        308,
+        {"precipitateDiameters": (12.0, 24.0), "precipitateShare": 0.02},
+    ),
+    "smaller particles: 3 to 5 voxels": (
+        309,
+        {"precipitateDiameters": (3.0, 5.0), "precipitateShare": 0.006},
+    ),
+    "more blur: 1 pixel": (310, {"blurSigma": 1.0}),
+}
+
+
+def listTraining(folder: Path) -> Iterator[makeDemoData.Pair]:
+    """Name the volumes that the shipped network learnt from; the last of a condition is for validation."""
+    for condition, (count, firstSeed, changes) in TRAINING.items():
+        for number in range(1, count + 2):
+            part = "training" if number <= count else "validation"
+            image = folder / f"{part}Images" / f"{condition}-data_{number:02d}.nrrd"
+            mask = folder / f"{part}Masks" / f"{condition}-segm_{number:02d}.nrrd"
+            yield makeDemoData.Pair(firstSeed + number - 1, SHAPE, image, mask, USUAL | changes)
+
+
+def listTests(folder: Path) -> list[makeDemoData.Pair]:
+    """Name the volumes of the table."""
+    files = {seed: (folder / f"{seed}_data.nrrd", folder / f"{seed}_mask.nrrd") for seed, _ in TESTS.values()}
+    return [makeDemoData.Pair(seed, SHAPE, *files[seed], USUAL | changes) for seed, changes in TESTS.values()]
+
+
+def simulate(pairs: list[makeDemoData.Pair], processCount: int) -> None:
+    """Simulate the volumes that are missing."""
+    missing = [pair for pair in pairs if not (pair.image.is_file() and pair.mask.is_file())]
+    if not missing:
+        return
+    for pair, volume, mask, counts in makeDemoData.simulatePairs(missing, processCount):
+        makeDemoData.writePair(pair, volume, mask, counts)
+        print(f"{pair.image.name}  {(mask == 0).mean():.2%} positive", file=sys.stderr, flush=True)
+
+
+def scoreVolume(pair: makeDemoData.Pair, model: list[str]) -> dict[str, float]:
+    """Predict one volume with predictData.py and score it at the threshold of the contract and at 0.5."""
+    result = pair.image.with_name(f"{pair.seed}_probability.nrrd")
+    command = [sys.executable, measure.ROOT / "predictData.py", "--nameInput", pair.image]
+    subprocess.run([*command, "--nameOutput", result, *model], check=True, stdout=subprocess.DEVNULL)
+    threshold = readJson(result.with_suffix(".json"))["threshold"]
+    probability, truth = openVolume(result).read(), selectPositive(openVolume(pair.mask).read())
+    return {
+        **scoreVoxels(probability, truth, threshold),
+        "diceAtHalf": scoreVoxels(probability, truth, 0.5)["dice"],
+        "threshold": threshold,
+        **scoreParticles(probability >= threshold, truth),
+    }
+
+
+def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="of the volumes; what is there is kept")
+    parser.add_argument("--training", action="store_true", help="simulate the training data and stop")
+    parser.add_argument("--modelFile", type=Path, help="default: the shipped one")
+    parser.add_argument("--weightFile", type=Path, help="default: the shipped one")
+    parser.add_argument("--processCount", type=int, default=makeDemoData.processCount)
+    return parser.parse_args(argv)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Simulate, predict, print the table."""
+    folder = arguments.folder.resolve()
+    pairs = list(listTraining(folder)) if arguments.training else listTests(folder)
+    simulate(pairs, arguments.processCount)
+    if arguments.training:
+        return
+    files = {name: getattr(arguments, name) for name in ("modelFile", "weightFile")}
+    model = [word for name, file in files.items() if file for word in (f"--{name}", str(file.resolve()))]
+    print(f"{measure.describeMachine()}\n")
+    head = "scan | Dice | at 0.5 | precision | recall | particle recall | particle precision"
+    print(f"| {head} |\n{'|---' * 7}|")
+    names = ("dice", "diceAtHalf", "precision", "recall", "particleRecall", "particlePrecision")
+    results = {}
+    for condition, pair in zip(TESTS, pairs, strict=True):
+        results[condition] = scores = scoreVolume(pair, model)
+        print(f"| {condition} | {' | '.join(f'{scores[name]:.3f}' for name in names)} |", flush=True)
+    (folder / "scores.json").write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main(parseArguments())

@@ -1,0 +1,277 @@
+"""Masks, labels, particles and summary that predictData.py writes, read back by others and computed anew."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK
+import slicerio
+from scipy import ndimage
+from skimage.measure import regionprops_table
+
+import predictData
+from engine.console import runScript
+from engine.nrrdFiles import openVolume
+from engine.results import openPlanes
+
+ROOT = Path(__file__).resolve().parents[1]
+REGION = {"x": (70, 118), "y": (60, 100), "z": (10, 45)}
+CUT = [
+    word
+    for axis, pair in REGION.items()
+    for n, value in enumerate(pair, 1)
+    for word in (f"--{axis}{n}", value)
+]
+OBLIQUE = {
+    "space": "left-posterior-superior",
+    "space directions": np.array([[0.0, 0.5, 0.0], [-0.3, 0.0, 0.4], [0.4, 0.0, 0.3]]),
+    "space origin": np.array([10.0, -20.0, 30.0]),
+    "space units": ["um", "um", "um"],
+}
+
+
+def predict(source, *flags):
+    """Run predictData.py in this process."""
+    words = [str(word) for word in ("--nameInput", source, "--nameReference", "none", *flags)]
+    runScript(predictData.main, lambda: predictData.parseArguments(words))
+
+
+def readTable(path):
+    """Read the table of particles: {column: values}."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def readSlowly(folder, stem="scan_segmented"):
+    """Read probability, mask, segmentation and labels by pynrrd, (x, y, z)."""
+    names = {"": "probability", "_mask": "mask", "_mask.seg": "segmentation", "_labels": "labels"}
+    return {name: nrrd.read(str(folder / f"{stem}{ending}.nrrd"))[0] for ending, name in names.items()}
+
+
+@pytest.fixture(scope="module")
+def grey():
+    """Grey values of a region of the test volume with a dozen particles."""
+    volume = openVolume(ROOT / "test-file" / "test-file_data.nrrd")
+    return volume.read(tuple(REGION.values()))
+
+
+@pytest.fixture(scope="module")
+def run(grey, tmp_path_factory):
+    """Predict a volume with oblique axes, at threshold 0.4."""
+    folder = tmp_path_factory.mktemp("run")
+    nrrd.write(str(folder / "scan_data.nrrd"), grey, OBLIQUE)
+    predict(folder / "scan_data.nrrd", "--threshold", 0.4)
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """Copy it, to be changed; times of the files are kept."""
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def testMaskLabelsAndTableFollowFromTheProbability(run):
+    arrays = readSlowly(run)
+    positive = arrays["probability"] >= 0.4
+    expected, count = ndimage.label(positive.T, np.ones((3, 3, 3)))  # numbered as the file is stored
+    assert count > 5
+    np.testing.assert_array_equal(arrays["mask"], np.where(positive, 0, 255))
+    np.testing.assert_array_equal(arrays["segmentation"], positive)
+    np.testing.assert_array_equal(arrays["labels"], expected.T)
+    assert [arrays[name].dtype for name in ("mask", "segmentation", "labels")] == ["u1", "u1", "u4"]
+    table = readTable(run / "scan_segmented_particles.csv")
+    names = ("label", "num_pixels", "centroid", "mean_intensity")
+    found = regionprops_table(expected.T, arrays["probability"], properties=names)
+    for ours, theirs in {"label": "label", "voxelCount": "num_pixels", "x_voxel": "centroid-0"}.items():
+        np.testing.assert_allclose(table[ours].astype(float), found[theirs], rtol=1e-6)
+    np.testing.assert_allclose(table["meanProbability"].astype(float), found["mean_intensity"], rtol=1e-5)
+    volumes = table["volume_um3"].astype(float)
+    np.testing.assert_allclose(volumes, table["voxelCount"].astype(float) * 0.125, rtol=1e-6)
+
+
+def testSummaryAddsUpTheTable(run):
+    table = readTable(run / "scan_segmented_particles.csv")
+    summary = json.loads((run / "scan_segmented_summary.json").read_text())
+    voxels, diameters = table["voxelCount"].astype(int), table["equivalentDiameter_um"].astype(float)
+    inner, size = table["touchesBorder"] == "0", 48 * 40 * 35
+    assert 0 < inner.sum() < len(inner)
+    for name, chosen in (("all", np.ones(len(inner), bool)), ("withoutBorder", inner)):
+        part = summary[name]
+        assert (part["particles"], part["voxels"]) == (chosen.sum(), voxels[chosen].sum())
+        assert part["volumeFraction"] == pytest.approx(voxels[chosen].sum() / size)
+        assert part["numberDensity"] == pytest.approx(chosen.sum() / (size * 0.125))
+        assert part["diameterQuartiles"] == pytest.approx(np.quantile(diameters[chosen], (0.25, 0.5, 0.75)))
+    assert (summary["unit"], summary["voxels"], summary["volume"]) == ("um", size, pytest.approx(size / 8))
+    assert summary["settings"]["threshold"] == 0.4 and summary["settings"]["connectivity"] == 26
+
+
+@pytest.mark.parametrize("kind", ["_mask", "_mask.seg", "_labels"])
+def testSimpleItkReadsValuesAndGeometry(run, kind):
+    image = SimpleITK.ReadImage(str(run / f"scan_segmented{kind}.nrrd"))
+    values, _ = nrrd.read(str(run / f"scan_segmented{kind}.nrrd"))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), values.T)
+    placed = [image.TransformIndexToPhysicalPoint(index) for index in ((0, 0, 0), (5, 0, 0), (0, 3, 2))]
+    directions, origin = OBLIQUE["space directions"], OBLIQUE["space origin"]
+    expected = np.array([(0, 0, 0), (5, 0, 0), (0, 3, 2)]) @ directions + origin
+    np.testing.assert_allclose(placed, expected, atol=1e-9)
+
+
+def testCentroidsLieWhereSimpleItkPutsThem(run):
+    image = SimpleITK.ReadImage(str(run / "scan_segmented_labels.nrrd"))
+    filter = SimpleITK.LabelShapeStatisticsImageFilter()
+    filter.Execute(image)
+    table = readTable(run / "scan_segmented_particles.csv")
+    for row, number in enumerate(filter.GetLabels()):
+        ours = [float(table[f"{axis}_um"][row]) for axis in "xyz"]
+        np.testing.assert_allclose(ours, filter.GetCentroid(number), atol=1e-6)
+        assert float(table["volume_um3"][row]) == pytest.approx(filter.GetPhysicalSize(number))
+
+
+def testSlicerFindsOneNamedSegment(run):
+    segmentation = slicerio.read_segmentation(str(run / "scan_segmented_mask.seg.nrrd"))
+    (segment,) = segmentation["segments"]
+    assert segment["name"] == "precipitates and pores" and segment["labelValue"] == 1
+    assert segment["extent"] == [0, 47, 0, 39, 0, 34] and len(segment["color"]) == 3
+    np.testing.assert_array_equal(segmentation["voxels"] == 1, readSlowly(run)["mask"] == 0)
+
+
+def testMaskIsTakenAsTheMaskOfATraining(run):
+    from functions import selectPositive
+
+    mask = openVolume(run / "scan_segmented_mask.nrrd").read()
+    np.testing.assert_array_equal(selectPositive(mask), readSlowly(run)["probability"] >= 0.4)
+
+
+# ---------------------------------------------------------------------- a finished probability is used again
+
+
+def testOtherThresholdsUseTheProbabilityThatIsThere(copy, tmp_path, monkeypatch, capfd):
+    before = (copy / "scan_segmented.nrrd").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(predictData, "predictRegion", None)  # calling it would fail
+        predict(copy / "scan_data.nrrd", "--threshold", 0.2, "--minimumVoxels", 3, "--connectivity", 6)
+    assert "is finished" in capfd.readouterr().out
+    assert (copy / "scan_segmented.nrrd").read_bytes() == before
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    shutil.copy(copy / "scan_data.nrrd", fresh)
+    predict(fresh / "scan_data.nrrd", "--threshold", 0.2, "--minimumVoxels", 3, "--connectivity", 6)
+    for ending in (".nrrd", "_mask.nrrd", "_labels.nrrd", "_particles.csv"):
+        name = f"scan_segmented{ending}"
+        assert (copy / name).read_bytes() == (fresh / name).read_bytes(), ending
+
+
+def testDroppedParticlesAreCountedAndInNoResult(copy, capfd):
+    sizes = readTable(copy / "scan_segmented_particles.csv")["voxelCount"].astype(int)
+    least = int(np.sort(sizes)[len(sizes) // 2])
+    predict(copy / "scan_data.nrrd", "--threshold", 0.4, "--minimumVoxels", least)
+    small, arrays = sizes[sizes < least], readSlowly(copy)
+    summary = json.loads((copy / "scan_segmented_summary.json").read_text())
+    assert (summary["droppedParticles"], summary["droppedVoxels"]) == (len(small), small.sum())
+    assert f"Left out: {len(small)} particles" in capfd.readouterr().out
+    kept = readTable(copy / "scan_segmented_particles.csv")["voxelCount"].astype(int)
+    np.testing.assert_array_equal(kept, sizes[sizes >= least])
+    assert (
+        (arrays["mask"] == 0).sum()
+        == arrays["segmentation"].sum()
+        == (arrays["labels"] > 0).sum()
+        == kept.sum()
+    )
+
+
+@pytest.mark.parametrize("change", ["input", "result", "region", "record", "type"])
+def testAnythingElseIsComputedAnew(copy, change, grey, monkeypatch, capfd):
+    flags = {"region": ("--z2", 30), "type": ("--outputType", "uint8")}.get(change, ())
+    if change == "input":
+        nrrd.write(str(copy / "scan_data.nrrd"), grey[::-1], OBLIQUE)
+    elif change == "result":
+        (copy / "scan_segmented.nrrd").write_bytes((copy / "scan_segmented.nrrd").read_bytes())
+    elif change == "record":
+        (copy / "scan_segmented.json").write_text("{")
+    calls, predictRegion = [], predictData.predictRegion
+    monkeypatch.setattr(predictData, "predictRegion", lambda *a: calls.append(a) or predictRegion(*a))
+    predict(copy / "scan_data.nrrd", "--threshold", 0.4, *flags)
+    assert len(calls) == 1 and "is finished" not in capfd.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ odd cases
+
+
+def testNothingPositiveIsAResult(copy, capfd):
+    predict(copy / "scan_data.nrrd", "--threshold", 1)
+    summary = json.loads((copy / "scan_segmented_summary.json").read_text())
+    assert summary["all"]["particles"] == 0 and summary["all"]["diameterQuartiles"] is None
+    assert (copy / "scan_segmented_particles.csv").read_text().count("\n") == 1
+    assert "Particles: 0," in capfd.readouterr().out
+    assert (readSlowly(copy)["mask"] == 255).all()
+
+
+def testEverythingPositiveIsOneParticle(copy):
+    predict(copy / "scan_data.nrrd", "--threshold", 0)
+    summary = json.loads((copy / "scan_segmented_summary.json").read_text())
+    assert summary["all"]["particles"] == 1 and summary["all"]["volumeFraction"] == 1
+    assert summary["withoutBorder"]["particles"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "no size of a voxel"),
+        ({"spacings": [1.0, float("nan"), 1.0]}, "no size of a voxel"),
+        ({"spacings": [0.0, 1.0, 1.0]}, "the size (0.0, 1.0, 1.0)"),
+    ],
+)
+def testWithoutAUsableSizeColumnsAreInVoxels(tmp_path, grey, fields, words, capfd):
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), grey, fields)
+    predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4)
+    table = readTable(tmp_path / "scan_segmented_particles.csv")
+    np.testing.assert_allclose(table["volume_voxel3"].astype(float), table["voxelCount"].astype(float))
+    assert words in capfd.readouterr().out
+
+
+def testEveryResultCanBeSwitchedOff(tmp_path, grey):
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), grey, OBLIQUE)
+    kinds = {"mask": {"_mask.nrrd"}, "segmentation": {"_mask.seg.nrrd"}, "labels": {"_labels.nrrd"}}
+    kinds |= {"particles": {"_particles.csv", "_summary.json"}}
+    for wanted, endings in ({None: set()} | kinds).items():
+        predict(tmp_path / "scan_data.nrrd", *(f"--no-{kind}" for kind in kinds if kind != wanted))
+        found = {path.name.removeprefix("scan_segmented") for path in tmp_path.glob("scan_segmented?*")}
+        assert found == {".nrrd", ".json", ".png"} | endings
+        for ending in endings:
+            (tmp_path / f"scan_segmented{ending}").unlink()
+
+
+def testRegionKeepsThePlaceOfItsParticles(copy, tmp_path):
+    output = tmp_path / "part.nrrd"
+    predict(copy / "scan_data.nrrd", "--nameOutput", output, "--threshold", 0.4, "--x1", 8, "--z1", 6)
+    table = readTable(tmp_path / "part_particles.csv")
+    voxel = np.stack([table[f"{axis}_voxel"].astype(float) for axis in "xyz"], axis=1)
+    place = np.stack([table[f"{axis}_um"].astype(float) for axis in "xyz"], axis=1)
+    expected = (voxel + (8, 0, 6)) @ OBLIQUE["space directions"] + OBLIQUE["space origin"]
+    np.testing.assert_allclose(place, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("flags", [("--minimumVoxels", "-1"), ("--connectivity", "8")])
+def testWrongRequestsAreRefused(copy, flags, capfd):
+    before = {path: path.read_bytes() for path in copy.iterdir()}
+    with pytest.raises(SystemExit) as stop:
+        predict(copy / "scan_data.nrrd", *flags)
+    assert stop.value.code == 2 and flags[0][2:] in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in copy.iterdir()} == before
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+def testPlanesAreWrittenOneAfterTheOther(tmp_path, encoding):
+    values = np.random.default_rng(0).integers(0, 1 << 30, (7, 5, 3), dtype=np.uint32)  # (x, y, z)
+    with openPlanes(tmp_path / "a.nrrd", values.shape, "uint32", dict(OBLIQUE), encoding) as write:
+        for planes in np.split(values.T, [2]):
+            write(planes)
+        assert not (tmp_path / "a.nrrd").exists()
+    read, header = nrrd.read(str(tmp_path / "a.nrrd"))
+    np.testing.assert_array_equal(read, values)
+    np.testing.assert_array_equal(header["space directions"], OBLIQUE["space directions"])
