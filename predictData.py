@@ -9,7 +9,6 @@ Out: the probability as float32 NRRD with the geometry of the input; from it a m
 """
 
 import argparse
-import contextlib
 import itertools
 import math
 import shutil
@@ -81,6 +80,7 @@ mask = True  # write ..._mask.nrrd: 0 = positive, 255 = the rest, as the masks o
 segmentation = True  # write ..._mask.seg.nrrd, which 3D Slicer opens as a segmentation
 labels = True  # write ..._labels.nrrd: the number of its particle for every voxel
 particles = True  # write ..._particles.csv and ..._summary.json
+scores = True  # write ..._scores.json and ..._errors.csv, where there is a reference
 dryRun = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("outputEncoding", default=outputEncoding, choices=("raw", "gzip"))
     parser.addFlag("connectivity", type=int, default=connectivity, choices=(6, 18, 26))
     parser.addFlag("minimumVoxels", type=int, default=minimumVoxels)
-    for name in ("mask", "segmentation", "labels", "particles"):
+    for name in ("mask", "segmentation", "labels", "particles", "scores"):
         parser.addFlag(name, action=argparse.BooleanOptionalAction, default=globals()[name])
     parser.addFlag("dryRun", action="store_true", default=dryRun)
     return completeArguments(parser.parse_args(argv))
@@ -176,16 +176,18 @@ def main(arguments: argparse.Namespace) -> None:
         grey = predictRegion(arguments, volume, region, run, stream, clock)
         del stream
         noteRun(arguments, region, limit[0], run, clock)
-    judged = judge(arguments, reference, region, labels, limit[0])
+    judged, counts = judge(arguments, reference, region, labels, limit[0])
     clock.lap("reading back")
-    if judged.scores:
-        printScores(judged.scores, arguments, limit[0])
-    written = writeResults(arguments, volume, region, judged, limit[0], run)
+    if counts:
+        printScores(counts, arguments, limit[0])
+    pairs = listPairs(arguments, reference, region, labels, "Measuring particles")
+    header = cropHeader(volume.header, region, np.uint8)
+    written = writeResults(arguments, header, pairs, judged, counts, run)
     clock.lap("particles")
     picture = arguments.nameOutput.with_suffix(".png")
-    drawPrediction(grey, judged.probability, judged.reference, picture, voxelSize(volume.header))
+    drawPrediction(grey, judged.slices, judged.referenceSlices, picture, voxelSize(volume.header))
     clock.lap("picture")
-    record = noteRun(arguments, region, limit[0], run, clock, judged.scores)
+    record = noteRun(arguments, region, limit[0], run, clock, counts)
     total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
     voxels = f"{math.prod(size) / 1e6:.1f} Mvoxel"
     print(f"Predicted {voxels} in {total:.1f} s, {network:.1f} s of it for the network. Written:")
@@ -238,7 +240,7 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     inputs |= {f"the data file {path.name} of nameInput": path for path in volume.dataPaths}
     inputs |= {"the contract of modelFile": arguments.modelFile.with_suffix(".json")}
     outputs = [arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json")]
-    outputs += [*nameResults(arguments).values(), summaryFile(arguments)]
+    outputs += nameResults(arguments).values()
     for written, (name, path) in itertools.product((arguments.nameOutput, *outputs), inputs.items()):
         if path and path.exists() and path.resolve() == written.resolve():
             raise PipelineError(f"nameOutput would replace {name}", file=written)
@@ -310,111 +312,98 @@ def watch(volume: NrrdVolume, region: tuple | None, words: str) -> Iterator[np.n
     return tqdm(volume.slabs(region, SLAB), disable=None, **bar)
 
 
-class Judged(NamedTuple):
-    """What is known of a written probability once it has been read back."""
-
-    scores: dict | None  # against the reference
-    probability: MidSlices
-    reference: MidSlices | None
-    joining: Any  # engine.labelling.Joining
-
-
 def judge(
     arguments: argparse.Namespace,
     reference: NrrdVolume | None,
     region: tuple,
     labels: list[int],
     limit: float,
-) -> Judged:
-    """Read the written result back: score it against the reference, join its particles, keep mid-slices."""
-    from engine.labelling import Joining
+) -> tuple[Any, dict | None]:
+    """Read the written result back: what is known of it then, and its scores against the reference."""
+    from engine.analysis import Judged  # loads SciPy
 
-    written, joining = openVolume(arguments.nameOutput), Joining(arguments.connectivity)
-    slices = MidSlices(written.shape), MidSlices(written.shape) if reference else None
+    shape = openVolume(arguments.nameOutput).shape
+    judged = Judged(shape, limit, arguments.connectivity, reference is not None)
 
-    def readPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        z, masks = 0, reference.slabs(region, SLAB) if reference else itertools.repeat(None)
-        for probability, mask in zip(readProbability(written, "Reading back"), masks, strict=False):
-            slices[0].add(z, probability)
-            joining.add(probability >= limit)
-            positive = np.zeros(0, bool)
-            if mask is not None:
-                positive = selectPositive(mask.T, labels)
-                slices[1].add(z, positive)
-            yield probability, positive
-            z += len(probability)
+    def watchPairs() -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        for probability, truth in listPairs(arguments, reference, region, labels, "Reading back"):
+            judged.add(probability, truth)
+            yield probability, truth
 
     if reference:
-        return Judged(scoreBlocks(readPairs(), limit), *slices, joining)
-    for _ in readPairs():
+        return judged, scoreBlocks(watchPairs(), limit)
+    for _ in watchPairs():
         pass
-    return Judged(None, *slices, joining)
+    return judged, None
 
 
-def readProbability(result: NrrdVolume, words: str) -> Iterator[np.ndarray]:
-    """Read a written result slab by slab: (z, y, x) float32."""
-    return (decodeProbability(block.T) for block in watch(result, None, words))
+def listPairs(
+    arguments: argparse.Namespace,
+    reference: NrrdVolume | None,
+    region: tuple,
+    labels: list[int],
+    words: str,
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Read the written probability and, with a reference, where that is positive: (z, y, x)."""
+    masks = reference.slabs(region, SLAB) if reference else itertools.repeat(None)
+    for block, mask in zip(watch(openVolume(arguments.nameOutput), None, words), masks, strict=False):
+        yield decodeProbability(block.T), None if mask is None else selectPositive(mask.T, labels)
 
 
 def writeResults(
-    arguments: argparse.Namespace, volume: NrrdVolume, region: tuple, judged: Judged, limit: float, run: Run
+    arguments: argparse.Namespace,
+    header: dict,
+    pairs: Iterator[tuple[np.ndarray, np.ndarray | None]],
+    judged: Any,
+    counts: dict | None,
+    run: Run,
 ) -> list[Path]:
-    """Write what follows from the probability: mask, segmentation, labels, particles; gives the files."""
-    from engine.particles import describeParticles, readFrame
-    from engine.results import describeSegment, measureParticles, openPlanes, summarise, writeTable
+    """Write what follows from the probability: mask, segmentation, labels, particles, scores."""
+    from engine.analysis import describeScores, measure
+    from engine.particles import readFrame
+    from engine.results import openVolumes, summarise, writeTable
 
-    paths = {kind: path for kind, path in nameResults(arguments).items() if getattr(arguments, kind)}
+    paths = {kind: path for kind, path in nameResults(arguments).items() if isWanted(arguments, kind, counts)}
     if not paths:
         return []
-    found = judged.joining.finish(arguments.minimumVoxels)
-    result = openVolume(arguments.nameOutput)
-    header = cropHeader(volume.header, region, np.uint8)
-    headers = {"segmentation": header | describeSegment(result.shape, "precipitates and pores")}
-    types = {"labels": "uint32"}
-    with contextlib.ExitStack() as stack:
-        writers = {
-            kind: stack.enter_context(
-                openPlanes(
-                    path, result.shape, types.get(kind, "uint8"), headers.get(kind, header), RESULT_ENCODING
-                )
-            )
-            for kind, path in paths.items()
-            if kind != "particles"
-        }
-
-        def write(planes: np.ndarray) -> None:
-            looks = {"mask": np.where(planes > 0, 0, 255), "segmentation": planes > 0, "labels": planes}
-            for kind, writePlanes in writers.items():
-                writePlanes(looks[kind])
-
-        slabs = ((block >= limit, block) for block in readProbability(result, "Measuring particles"))
-        sums = measureParticles(slabs, found, arguments.connectivity, result.shape[::-1], write)
-    if not arguments.particles:
-        return list(paths.values())
-    frame = readFrame(result.header)
-    table = describeParticles(sums, frame)
-    writeTable(table, frame.unit, paths["particles"])
-    summary = summarise(table, found, frame, result.shape)
-    file = summaryFile(arguments)
-    writeJson(file, summary | {"settings": describeSettings(arguments, limit, run)})
-    printSummary(summary, frame.why)
-    return [*paths.values(), file]
+    frame = readFrame(header)
+    with openVolumes(paths, judged.shape, header) as write:
+        measured = measure(pairs, judged, arguments.minimumVoxels, frame, write)
+    settings = {"settings": describeSettings(arguments, judged.threshold, run)}
+    if "particles" in paths:
+        writeTable(measured.table, frame.unit, paths["particles"])
+        summary = summarise(measured.table, measured.found, frame, judged.shape)
+        writeJson(paths["summary"], summary | settings)
+        printSummary(summary, frame.why)
+    if "scores" in paths:
+        writeJson(paths["scores"], describeScores(judged, counts, measured.scores) | settings)
+        writeTable(measured.errors, frame.unit, paths["errors"])
+        printParticleScores(measured.scores)
+    return list(paths.values())
 
 
-RESULT_ENCODING = "gzip"  # masks and labels are mostly zeros
+RESULT_ENDINGS = {
+    "mask": "_mask.nrrd",
+    "segmentation": "_mask.seg.nrrd",
+    "labels": "_labels.nrrd",
+    "particles": "_particles.csv",
+    "summary": "_summary.json",
+    "scores": "_scores.json",
+    "errors": "_errors.csv",
+}
+SWITCHES = {"summary": "particles", "errors": "scores"}  # the other ones have a switch of their own
 
 
 def nameResults(arguments: argparse.Namespace) -> dict[str, Path]:
-    """Name the files of the results, by the constants that switch them on."""
-    endings = {"mask": "_mask.nrrd", "segmentation": "_mask.seg.nrrd", "labels": "_labels.nrrd"}
-    endings |= {"particles": "_particles.csv"}
+    """Name the files of the results."""
     result = arguments.nameOutput
-    return {kind: result.with_name(result.stem + ending) for kind, ending in endings.items()}
+    return {kind: result.with_name(result.stem + ending) for kind, ending in RESULT_ENDINGS.items()}
 
 
-def summaryFile(arguments: argparse.Namespace) -> Path:
-    """Name the summary of the particles."""
-    return arguments.nameOutput.with_name(f"{arguments.nameOutput.stem}_summary.json")
+def isWanted(arguments: argparse.Namespace, kind: str, counts: dict | None) -> bool:
+    """Whether a result is switched on and can be made."""
+    switch = SWITCHES.get(kind, kind)
+    return getattr(arguments, switch) and (switch != "scores" or counts is not None)
 
 
 def describeSettings(arguments: argparse.Namespace, limit: float, run: Run) -> dict:
@@ -426,6 +415,13 @@ def describeSettings(arguments: argparse.Namespace, limit: float, run: Run) -> d
         "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},
         "versions": packageVersions(),
     }
+
+
+def printParticleScores(scores: dict) -> None:
+    """Print how many particles were found."""
+    rates = scores["anyOverlap"]
+    words = "  ".join(f"{name} {rates[name]:.3f}" for name in ("precision", "recall", "f1"))
+    print(f"Particles that touch one of the {scores['reference']} of the reference, and are touched: {words}")
 
 
 def printSummary(summary: dict, why: str) -> None:

@@ -175,9 +175,19 @@ def digestFile(path: str | Path) -> str:
 
 
 def writeJson(path: str | Path, content: dict) -> None:
-    """Write a JSON file, atomically."""
+    """Write a JSON file, atomically; JSON knows no NaN and no infinity, they become null."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with writeAtomically(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _finite(content: object) -> object:
+    """Replace numbers that JSON does not know."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def readJson(path: str | Path) -> dict | None:

@@ -84,6 +84,25 @@ def labelSlab(positive: np.ndarray, connectivity: int) -> tuple[np.ndarray, int]
     return cc3d.connected_components(slab, connectivity=connectivity, return_N=True, out_dtype=np.uint32)
 
 
+class Relabelling:
+    """Second pass over the slabs of a volume, in the same order: label by particle.
+
+    Parameters
+    ----------
+    labels : Labels
+        Of the first pass.
+    connectivity : int
+        The same.
+    """
+
+    def __init__(self, labels: Labels, connectivity: int) -> None:
+        self.connectivity, self._lookups = connectivity, iter(labels.lookups)
+
+    def label(self, positive: np.ndarray) -> np.ndarray:
+        """Label the next slab (z, y, x) bool: uint32, 0 = no particle."""
+        return next(self._lookups)[labelSlab(positive, self.connectivity)[0]]
+
+
 def _planeShifts(connectivity: int) -> list[tuple[int, int]]:
     """List the steps (y, x) between neighbours in successive planes."""
     most = {6: 0, 18: 1, 26: 2}[connectivity]

@@ -72,7 +72,7 @@ def _voxelFrame(why: str) -> Frame:
 
 
 class Sums:
-    """What adds up over the voxels of each particle, slab after slab.
+    """What adds up over the voxels of each particle: `add` every slab in order, then `finish`.
 
     Parameters
     ----------
@@ -93,17 +93,37 @@ class Sums:
         self.leastProbability = np.full(count, np.inf)
         self.crossings = np.zeros((13, count))  # along lines in the directions of STEPS
         self._z = 0
+        self._before = self._outside = np.zeros((1, *shape[1:]), np.uint32)
+        self._held: tuple[np.ndarray, np.ndarray] | None = None  # the slab that waits for the plane behind it
 
     def add(self, labels: np.ndarray, probability: np.ndarray) -> None:
         """Add the next planes.
 
         Parameters
         ----------
-        labels : (planes + 2, y, x) uint32
-            With the plane before and the one behind; zeros outside the volume.
-        probability : (planes, y, x) float32
-            Of the planes themselves.
+        labels : (z, y, x) uint32
+            Particle of every voxel, 0 = none.
+        probability : (z, y, x) float32
+            Of every voxel.
         """
+        if self._held:
+            self._addHeld(labels[:1])
+            self._before = self._held[0][-1:]
+        self._held = labels, probability
+
+    def finish(self) -> None:
+        """Add what waits: there is nothing behind it."""
+        if self._held:
+            self._addHeld(self._outside)
+        self._held = None
+
+    def _addHeld(self, behind: np.ndarray) -> None:
+        """Add the slab that waits, between the plane before it and the one behind it."""
+        labels, probability = self._held
+        self._addBetween(np.concatenate([self._before, labels, behind]), probability)
+
+    def _addBetween(self, labels: np.ndarray, probability: np.ndarray) -> None:
+        """Add planes; labels have one plane more at either end."""
         padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
         inside = padded[1:-1, 1:-1, 1:-1]
         z, y, x = np.nonzero(inside)

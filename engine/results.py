@@ -4,16 +4,18 @@ import contextlib
 import csv
 import gzip
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from engine.files import writeAtomically, writeJson
-from engine.labelling import Labels, labelSlab
+from engine.files import writeAtomically
+from engine.labelling import Labels
 from engine.nrrdHeaders import describeData, formatHeader
-from engine.particles import Frame, Sums
+from engine.particles import Frame
 
+ENCODING = "gzip"  # masks and labels are mostly zeros
+SEGMENT_NAME = "precipitates and pores"
 COMPRESSION = 1  # of gzip: masks and labels shrink a hundredfold even so
 LENGTHS = ("equivalentDiameter", "axis1", "axis2", "axis3", "nearestNeighbour")
 POWERS = dict.fromkeys(("x", "y", "z", *LENGTHS), "") | {"surfaceArea": "2", "volume": "3"}
@@ -54,6 +56,45 @@ def openPlanes(
         yield lambda planes: file.write(np.ascontiguousarray(planes, kind).data)
 
 
+@contextlib.contextmanager
+def openVolumes(
+    paths: dict[str, Path], shape: tuple[int, int, int], header: dict
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write those of mask, segmentation and labels that are wanted.
+
+    Parameters
+    ----------
+    paths : dict
+        {"mask", "segmentation", "labels": path}; other names are none of this function's business.
+    shape : (int, int, int)
+        Voxels along (x, y, z).
+    header : dict
+        Geometry and key/values.
+
+    Yields
+    ------
+    callable
+        Takes the next labelled planes (z, y, x).
+    """
+    looks = {
+        "mask": ("uint8", lambda planes: np.where(planes > 0, 0, 255), header),
+        "segmentation": ("uint8", lambda planes: planes > 0, header | describeSegment(shape, SEGMENT_NAME)),
+        "labels": ("uint32", lambda planes: planes, header),
+    }
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for kind in looks.keys() & paths.keys():
+            dtype, look, fields = looks[kind]
+            writer = stack.enter_context(openPlanes(paths[kind], shape, dtype, fields, ENCODING))
+            writers.append((look, writer))
+
+        def write(planes: np.ndarray) -> None:
+            for look, writer in writers:
+                writer(look(planes))
+
+        yield write
+
+
 def describeSegment(shape: tuple[int, int, int], name: str) -> dict[str, str]:
     """Header fields with which 3D Slicer opens a mask of 0 and 1 as a segmentation.
 
@@ -79,46 +120,6 @@ def describeSegment(shape: tuple[int, int, int], name: str) -> dict[str, str]:
     return fields | {f"Segment0_{key}": value for key, value in segment.items()}
 
 
-def measureParticles(
-    slabs: Iterable[tuple[np.ndarray, np.ndarray]],
-    labels: Labels,
-    connectivity: int,
-    shape: tuple[int, int, int],
-    write: Callable[[np.ndarray], None],
-) -> Sums:
-    """Second pass over the slabs of a volume: label, hand on, add up.
-
-    Parameters
-    ----------
-    slabs : iterable
-        Pairs (z, y, x): positive (bool, as they were given to `Joining`) and probability (float32).
-    labels : Labels
-        Of `Joining`.
-    connectivity : int
-        The same.
-    shape : (int, int, int)
-        Of the volume, (z, y, x).
-    write : callable
-        Takes labelled slabs (z, y, x) uint32.
-    """
-    sums, empty = Sums(len(labels.voxelCounts), shape), np.zeros((1, *shape[1:]), np.uint32)
-    before, held = empty, None  # the last plane of the slab before; the slab that waits for the next one
-
-    def add(behind: np.ndarray) -> None:
-        sums.add(np.concatenate([before, held[0], behind]), held[1])
-
-    for (positive, probability), lookup in zip(slabs, labels.lookups, strict=True):
-        planes = lookup[labelSlab(positive, connectivity)[0]]
-        write(planes)
-        if held:
-            add(planes[:1])
-            before = held[0][-1:]
-        held = planes, probability
-    if held:
-        add(empty)
-    return sums
-
-
 def nameColumn(name: str, unit: str) -> str:
     """Add the unit to the name of a column of `describeParticles`, where it has one."""
     return f"{name}_{unit}{POWERS[name]}" if name in POWERS else name
@@ -135,8 +136,10 @@ def writeTable(table: dict[str, np.ndarray], unit: str, path: Path) -> None:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _format(value: bool | int | float) -> str:
+def _format(value: bool | int | float | str) -> str:
     """Write a value of the table; empty where there is none."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.9g}"
     return str(int(value))
@@ -170,8 +173,3 @@ def summarise(
             "diameterQuartiles": np.quantile(diameters, (0.25, 0.5, 0.75)).tolist() if chosen.any() else None,
         }
     return summary
-
-
-def writeSummary(path: Path, summary: dict, notes: dict) -> None:
-    """Write the summary and what it was made with as JSON."""
-    writeJson(path, summary | notes)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from engine.labelling import CONNECTIVITIES, Joining, labelSlab
+from engine.labelling import CONNECTIVITIES, Joining, Relabelling, labelSlab
 
 STEPS = {6: 1, 18: 2, 26: 3}  # of scipy.ndimage.generate_binary_structure
 
@@ -26,10 +26,8 @@ def labelBySlabs(positive, connectivity, minimumVoxels, ends):
     for slab in slabs:
         joining.add(slab)
     found = joining.finish(minimumVoxels)
-    parts = [
-        lookup[labelSlab(slab, connectivity)[0]] for slab, lookup in zip(slabs, found.lookups, strict=True)
-    ]
-    return np.concatenate(parts), found
+    again = Relabelling(found, connectivity)
+    return np.concatenate([again.label(slab) for slab in slabs]), found
 
 
 @settings(deadline=None, max_examples=150)

@@ -5,21 +5,23 @@ import pytest
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
-from engine.labelling import Joining
+from engine.labelling import Joining, Relabelling
 from engine.particles import Frame, Sums, describeParticles, directionWeights, readFrame
-from engine.results import measureParticles
 
 OBLIQUE = np.array([[1.0, 0.2, 0.0], [-0.3, 0.8, 0.1], [0.0, 0.3, -1.5]])
 
 
 def measure(positive, probability, directions, origin=(0, 0, 0), connectivity=26, slab=7):
     """Measure by our own two passes; gives the table and the labels (z, y, x)."""
-    joining, parts = Joining(connectivity), []
-    starts = range(0, len(positive), slab)
-    slabs = [(positive[z : z + slab], probability[z : z + slab]) for z in starts]
-    for part, _ in slabs:
-        joining.add(part)
-    sums = measureParticles(slabs, joining.finish(), connectivity, positive.shape, parts.append)
+    joining, starts, parts = Joining(connectivity), range(0, len(positive), slab), []
+    for z in starts:
+        joining.add(positive[z : z + slab])
+    found = joining.finish()
+    again, sums = Relabelling(found, connectivity), Sums(len(found.voxelCounts), positive.shape)
+    for z in starts:
+        parts.append(again.label(positive[z : z + slab]))
+        sums.add(parts[-1], probability[z : z + slab])
+    sums.finish()
     return describeParticles(sums, Frame(directions, np.array(origin, float), "um")), np.concatenate(parts)
 
 

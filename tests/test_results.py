@@ -147,6 +147,65 @@ def testMaskIsTakenAsTheMaskOfATraining(run):
     np.testing.assert_array_equal(selectPositive(mask), readSlowly(run)["probability"] >= 0.4)
 
 
+# ------------------------------------------------------------------------------------ against a manual mask
+
+
+def writeReference(folder, run):
+    """Write a mask that differs from the prediction: particles moved by a voxel, some left out."""
+    positive = np.roll(readSlowly(run)["probability"] >= 0.6, 1, axis=0)
+    positive[:, :8] = False
+    nrrd.write(str(folder / "scan_mask.nrrd"), np.where(positive, 0, 255).astype(np.uint8), OBLIQUE)
+    return positive
+
+
+def testScoresEqualScikitLearnAndPlainCounting(copy, run, capfd):
+    metrics = pytest.importorskip("sklearn.metrics")
+    truth = writeReference(copy, run).ravel()
+    predict(copy / "scan_data.nrrd", "--threshold", 0.4, "--nameReference", copy / "scan_mask.nrrd")
+    scores = json.loads((copy / "scan_segmented_scores.json").read_text())
+    probability = readSlowly(copy)["probability"].ravel()
+    predicted = probability >= 0.4
+    expected = {
+        "precision": metrics.precision_score(truth, predicted),
+        "recall": metrics.recall_score(truth, predicted),
+        "dice": metrics.f1_score(truth, predicted),
+        "iou": metrics.jaccard_score(truth, predicted),
+        "accuracy": metrics.accuracy_score(truth, predicted),
+    }
+    assert {name: scores["voxels"][name] for name in expected} == pytest.approx(expected)
+    matrix = metrics.confusion_matrix(truth, predicted).ravel().tolist()
+    assert [scores["voxels"][name] for name in ("tn", "fp", "fn", "tp")] == matrix
+    area = metrics.average_precision_score(truth, probability)
+    assert scores["precisionRecall"]["averagePrecision"] == pytest.approx(area, abs=2e-3)
+    best = scores["bestThreshold"]
+    assert metrics.f1_score(truth, probability >= best["threshold"]) == pytest.approx(best["dice"], abs=2e-3)
+    assert best["dice"] >= scores["voxels"]["dice"] - 2e-3
+    assert "Particles that touch one of the" in capfd.readouterr().out
+
+
+def testErrorsAreFoundInTheVolume(copy, run):
+    truth = writeReference(copy, run)
+    predict(copy / "scan_data.nrrd", "--threshold", 0.4, "--nameReference", copy / "scan_mask.nrrd")
+    arrays, errors = readSlowly(copy), readTable(copy / "scan_segmented_errors.csv")
+    expected = set(np.unique(arrays["labels"])) - set(np.unique(arrays["labels"][truth])) - {0}
+    alarms = errors["kind"] == "false positive"
+    assert set(errors["label"][alarms].astype(int)) == expected and len(expected) > 0
+    scores = json.loads((copy / "scan_segmented_scores.json").read_text())["particles"]
+    count = scores["predicted"]
+    assert scores["anyOverlap"]["precision"] == pytest.approx((count - len(expected)) / count)
+    missed = scores["reference"] - (~alarms).sum()
+    assert scores["anyOverlap"]["recall"] == pytest.approx(missed / scores["reference"])
+
+
+def testReferenceWithoutAPositiveVoxelGivesScores(copy):
+    mask = np.full((48, 40, 35), 255, np.uint8)
+    nrrd.write(str(copy / "scan_mask.nrrd"), mask, OBLIQUE)
+    predict(copy / "scan_data.nrrd", "--threshold", 0.4, "--nameReference", copy / "scan_mask.nrrd")
+    scores = json.loads((copy / "scan_segmented_scores.json").read_text())
+    assert scores["particles"]["reference"] == 0 and scores["particles"]["anyOverlap"]["recall"] is None
+    assert scores["voxels"]["precision"] == 0 and scores["voxels"]["recall"] is None
+
+
 # ---------------------------------------------------------------------- a finished probability is used again
 
 

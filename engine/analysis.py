@@ -1,0 +1,123 @@
+"""A written probability in two passes: join, score and look at it; then label and measure its particles."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.figures import MidSlices
+from engine.labelling import Joining, Labels, Relabelling
+from engine.matching import Overlaps, listErrors, scoreParticles
+from engine.particles import Frame, Sums, describeParticles
+from engine.thresholds import FINE_COUNT, ThresholdScores
+
+Pairs = Iterable[tuple[np.ndarray, np.ndarray | None]]  # probability and, where there is a reference, truth
+
+
+class Judged:
+    """What is known after the first pass: `add` every slab in order.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Of the result, (x, y, z).
+    threshold : float
+        Probability from which on a voxel is positive.
+    connectivity : int
+        6, 18 or 26.
+    hasReference : bool
+        Whether slabs come with a truth.
+
+    Attributes
+    ----------
+    slices, referenceSlices : MidSlices
+        Of probability and truth; the second is None without a reference.
+    joinings : list of Joining
+        Of the predicted particles and, if any, of the reference's.
+    curves : ThresholdScores
+        Of the voxels.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], threshold: float, connectivity: int, hasReference: bool
+    ) -> None:
+        self.shape, self.threshold, self.connectivity = shape, threshold, connectivity
+        self.slices, self.referenceSlices = MidSlices(shape), MidSlices(shape) if hasReference else None
+        self.joinings = [Joining(connectivity) for _ in range(1 + hasReference)]
+        self.curves = ThresholdScores(FINE_COUNT)
+        self._z = 0
+
+    def add(self, probability: np.ndarray, truth: np.ndarray | None) -> None:
+        """Take the next slab (z, y, x): float32, and bool or None."""
+        self.slices.add(self._z, probability)
+        self.joinings[0].add(probability >= self.threshold)
+        if truth is not None:
+            self.referenceSlices.add(self._z, truth)
+            self.joinings[1].add(truth)
+            self.curves.add(probability, truth)
+        self._z += len(probability)
+
+
+class Measured(NamedTuple):
+    """The particles of a result, and those of the reference."""
+
+    found: Labels
+    table: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray] | None
+    scores: dict | None  # of the particles
+    errors: dict[str, np.ndarray] | None
+
+
+def measure(
+    pairs: Pairs, judged: Judged, minimumVoxels: int, frame: Frame, write: Callable[[np.ndarray], None]
+) -> Measured:
+    """Label the particles of the result and of the reference, hand on the first, measure both.
+
+    Parameters
+    ----------
+    pairs : iterable
+        The same slabs as in the first pass.
+    judged : Judged
+        Of the first pass.
+    minimumVoxels : int
+        Smaller particles of the result are left out; the reference keeps all.
+    frame : Frame
+        Of the result's voxels.
+    write : callable
+        Takes labelled slabs (z, y, x) uint32.
+    """
+    least = (minimumVoxels, 1)
+    found = [joining.finish(least[number]) for number, joining in enumerate(judged.joinings)]
+    again = [Relabelling(labels, judged.connectivity) for labels in found]
+    sums = [Sums(len(labels.voxelCounts), judged.shape[::-1]) for labels in found]
+    overlaps = Overlaps()
+    for probability, truth in pairs:
+        positives = [probability >= judged.threshold] + ([] if truth is None else [truth])
+        planes = [part.label(positive) for part, positive in zip(again, positives, strict=True)]
+        write(planes[0])
+        for part, labels in zip(sums, planes, strict=True):
+            part.add(labels, probability)
+        if truth is not None:
+            overlaps.add(*planes)
+    for part in sums:
+        part.finish()
+    table, *truths = (describeParticles(part, frame) for part in sums)
+    if not truths:
+        return Measured(found[0], table, None, None, None)
+    shared, voxels = overlaps.finish()
+    scores = scoreParticles(shared, voxels, table, truths[0])
+    return Measured(found[0], table, truths[0], scores, listErrors(shared, table, truths[0]))
+
+
+def describeScores(judged: Judged, counts: dict, particleScores: dict) -> dict:
+    """Collect the scores of voxels and particles as JSON holds them."""
+    curve, calibration = judged.curves.precisionRecall(), judged.curves.calibration()
+    threshold, dice = judged.curves.best()
+    size = sum(counts[name] for name in ("tp", "tn", "fp", "fn"))
+    return {
+        "voxels": counts | {"accuracy": (counts["tp"] + counts["tn"]) / size},
+        "bestThreshold": {"threshold": threshold, "dice": dice},
+        "precisionRecall": {name: np.asarray(values).tolist() for name, values in curve.items()},
+        "calibration": {name: np.asarray(values).tolist() for name, values in calibration.items()},
+        "particles": particleScores,
+    }
