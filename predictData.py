@@ -2,8 +2,8 @@
 
 In:  one grey-value volume (.nrrd or .nhdr) and a trained model (.h5, .keras or .weights.h5 of Keras 2 or 3).
 Out: the probability as float32 NRRD with the geometry of the input; from it a mask, a segmentation for 3D
-     Slicer, labelled particles, their table and a summary; a picture (.png) and a record (.json); scores
-     where there is a manual mask.
+     Slicer, labelled particles, their table and a summary, a report for the browser, a picture; scores where
+     there is a manual mask; a record (.json) of what went into it all.
 
     python3 predictData.py
 """
@@ -12,6 +12,7 @@ import argparse
 import itertools
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,8 @@ segmentation = True  # write ..._mask.seg.nrrd, which 3D Slicer opens as a segme
 labels = True  # write ..._labels.nrrd: the number of its particle for every voxel
 particles = True  # write ..._particles.csv and ..._summary.json
 scores = True  # write ..._scores.json and ..._errors.csv, where there is a reference
+report = True  # write ..._report.html, a page with slices, particles and curves
+overview = True  # write ..._overview.png, three mid-slices
 dryRun = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
 
@@ -120,7 +123,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("outputEncoding", default=outputEncoding, choices=("raw", "gzip"))
     parser.addFlag("connectivity", type=int, default=connectivity, choices=(6, 18, 26))
     parser.addFlag("minimumVoxels", type=int, default=minimumVoxels)
-    for name in ("mask", "segmentation", "labels", "particles", "scores"):
+    for name in ("mask", "segmentation", "labels", "particles", "scores", "report", "overview"):
         parser.addFlag(name, action=argparse.BooleanOptionalAction, default=globals()[name])
     parser.addFlag("dryRun", action="store_true", default=dryRun)
     return completeArguments(parser.parse_args(argv))
@@ -164,7 +167,7 @@ def main(arguments: argparse.Namespace) -> None:
     isDone = not arguments.dryRun and isPredicted(arguments, run)
     if isDone:
         print(f"Probability: {arguments.nameOutput.name} is finished; delete it to have it computed again")
-        grey = lookAt(volume, region)
+        grey, preview = lookAt(arguments, volume, region)
         clock.lap("statistics")
     else:
         stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
@@ -173,7 +176,7 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.dryRun:
             return
         clock.lap("building the network")
-        grey = predictRegion(arguments, volume, region, run, stream, clock)
+        grey, preview = predictRegion(arguments, volume, region, run, stream, clock)
         del stream
         noteRun(arguments, region, limit[0], run, clock)
     judged, counts = judge(arguments, reference, region, labels, limit[0])
@@ -182,16 +185,17 @@ def main(arguments: argparse.Namespace) -> None:
         printScores(counts, arguments, limit[0])
     pairs = listPairs(arguments, reference, region, labels, "Measuring particles")
     header = cropHeader(volume.header, region, np.uint8)
-    written = writeResults(arguments, header, pairs, judged, counts, run)
+    written = writeResults(arguments, header, pairs, judged, counts, preview, run)
     clock.lap("particles")
-    picture = arguments.nameOutput.with_suffix(".png")
-    drawPrediction(grey, judged.slices, judged.referenceSlices, picture, voxelSize(volume.header))
+    if arguments.overview:
+        written.append(nameResults(arguments)["overview"])
+        drawPrediction(grey, judged.slices, judged.referenceSlices, written[-1], voxelSize(volume.header))
     clock.lap("picture")
     record = noteRun(arguments, region, limit[0], run, clock, counts)
     total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
     voxels = f"{math.prod(size) / 1e6:.1f} Mvoxel"
     print(f"Predicted {voxels} in {total:.1f} s, {network:.1f} s of it for the network. Written:")
-    for path in (arguments.nameOutput, *written, picture, record):
+    for path in (arguments.nameOutput, *written, record):
         print(f"  {relativePath(path)}")
 
 
@@ -202,10 +206,10 @@ def predictRegion(
     run: Run,
     stream: Stream,
     clock: Stopwatch,
-) -> MidSlices:
-    """Measure the region, predict it into the result, and give the mid-slices of its grey values."""
-    grey = MidSlices(tuple(stop - start for start, stop in region))
-    moments = mergeMoments(countNonFinite(listPlanes(volume, region, grey), volume.path))
+) -> tuple[MidSlices, Any]:
+    """Measure the region and predict it into the result; gives mid-slices and preview of its grey values."""
+    grey, preview = openLooks(arguments, region)
+    moments = mergeMoments(countNonFinite(listPlanes(volume, region, [grey, preview]), volume.path))
     if moments[1] == 0:
         print("Warning: all voxels of the region have the same grey value; it becomes zeros")
     clock.lap("statistics")
@@ -215,15 +219,25 @@ def predictRegion(
     with openPartial(*target, arguments.outputEncoding) as sink:
         predictProbability(volume, region, moments, run.geometry, run.layout, stream, sink)
     clock.lap("prediction")
-    return grey
+    return grey, preview
 
 
-def lookAt(volume: NrrdVolume, region: tuple) -> MidSlices:
-    """Read the mid-slices of a region."""
-    grey = MidSlices(tuple(stop - start for start, stop in region))
-    for _ in listPlanes(volume, region, grey):
+def lookAt(arguments: argparse.Namespace, volume: NrrdVolume, region: tuple) -> tuple[MidSlices, Any]:
+    """Read mid-slices and preview of the grey values of a region."""
+    grey, preview = openLooks(arguments, region)
+    for _ in listPlanes(volume, region, [grey, preview]):
         pass
-    return grey
+    return grey, preview
+
+
+def openLooks(arguments: argparse.Namespace, region: tuple) -> tuple[MidSlices, Any]:
+    """Prepare what is kept of the grey values: mid-slices and, for a report, a preview."""
+    shape = tuple(stop - start for start, stop in region)
+    if not arguments.report:
+        return MidSlices(shape), None
+    from engine.report import Preview, chooseFactor
+
+    return MidSlices(shape), Preview(shape, chooseFactor(shape))
 
 
 def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
@@ -239,8 +253,7 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     inputs |= {"nameInput": volume.path}
     inputs |= {f"the data file {path.name} of nameInput": path for path in volume.dataPaths}
     inputs |= {"the contract of modelFile": arguments.modelFile.with_suffix(".json")}
-    outputs = [arguments.nameOutput.with_suffix(suffix) for suffix in (".png", ".json")]
-    outputs += nameResults(arguments).values()
+    outputs = [arguments.nameOutput.with_suffix(".json"), *nameResults(arguments).values()]
     for written, (name, path) in itertools.product((arguments.nameOutput, *outputs), inputs.items()):
         if path and path.exists() and path.resolve() == written.resolve():
             raise PipelineError(f"nameOutput would replace {name}", file=written)
@@ -296,11 +309,12 @@ def prepareRun(
     return Run(backend, geometry, layout, steps, journal, digests, differences)
 
 
-def listPlanes(volume: NrrdVolume, region: tuple, slices: MidSlices) -> Iterator[np.ndarray]:
-    """List the planes of a region, and keep its mid-slices by the way."""
+def listPlanes(volume: NrrdVolume, region: tuple, looks: list) -> Iterator[np.ndarray]:
+    """List the planes of a region, and have those look at them that want to."""
     z = 0
     for block in watch(volume, region, "Measuring"):  # (x, y, z)
-        slices.add(z, block.T)
+        for look in filter(None, looks):
+            look.add(z, block.T)
         yield from block.T
         z += block.shape[2]
 
@@ -356,30 +370,74 @@ def writeResults(
     pairs: Iterator[tuple[np.ndarray, np.ndarray | None]],
     judged: Any,
     counts: dict | None,
+    grey: Any,
     run: Run,
 ) -> list[Path]:
-    """Write what follows from the probability: mask, segmentation, labels, particles, scores."""
+    """Write what follows from the probability: mask, segmentation, labels, particles, scores, report."""
     from engine.analysis import describeScores, measure
     from engine.particles import readFrame
+    from engine.report import describeContent, packVolumes, writeReport
     from engine.results import openVolumes, summarise, writeTable
 
     paths = {kind: path for kind, path in nameResults(arguments).items() if isWanted(arguments, kind, counts)}
+    paths.pop("overview", None)  # needs none of this
     if not paths:
         return []
-    frame = readFrame(header)
+    frame, previews = readFrame(header), openPreviews(judged.shape, counts, grey)
     with openVolumes(paths, judged.shape, header) as write:
-        measured = measure(pairs, judged, arguments.minimumVoxels, frame, write)
-    settings = {"settings": describeSettings(arguments, judged.threshold, run)}
+
+        def take(z: int, planes: np.ndarray, probability: np.ndarray, truth: np.ndarray | None) -> None:
+            write(planes)
+            parts = {"probability": probability, "mask": planes > 0, "manual": truth}
+            for name in previews.keys() & parts.keys():
+                previews[name].add(z, parts[name])
+
+        measured = measure(pairs, judged, arguments.minimumVoxels, frame, take)
+    settings = describeSettings(arguments, judged.threshold, run)
+    summary = summarise(measured.table, measured.found, frame, judged.shape)
+    printSummary(summary, frame.why)
+    scores = describeScores(judged, counts, measured.scores) if counts else None
     if "particles" in paths:
         writeTable(measured.table, frame.unit, paths["particles"])
-        summary = summarise(measured.table, measured.found, frame, judged.shape)
-        writeJson(paths["summary"], summary | settings)
-        printSummary(summary, frame.why)
+        writeJson(paths["summary"], summary | {"settings": settings})
     if "scores" in paths:
-        writeJson(paths["scores"], describeScores(judged, counts, measured.scores) | settings)
+        writeJson(paths["scores"], scores | {"settings": settings})
         writeTable(measured.errors, frame.unit, paths["errors"])
         printParticleScores(measured.scores)
+    if "report" in paths:
+        particles = measured.table, measured.truth, measured.errors
+        content = describeContent(judged.shape, frame, *particles, summary, scores)
+        content |= describePage(arguments, judged, frame, run, settings)
+        writeReport(paths["report"], content, packVolumes(previews))
     return list(paths.values())
+
+
+def openPreviews(shape: tuple[int, int, int], counts: dict | None, grey: Any) -> dict[str, Any]:
+    """Prepare the small volumes of the report; none without that of the grey values."""
+    from engine.report import Preview
+
+    if grey is None:
+        return {}
+    names = ("probability", "mask", "manual") if counts else ("probability", "mask")
+    return {"grey": grey} | {name: Preview(shape, grey.factor) for name in names}
+
+
+def describePage(
+    arguments: argparse.Namespace, judged: Any, frame: Any, run: Run, settings: dict
+) -> dict[str, Any]:
+    """Write title, facts and parameters of the report."""
+    sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(frame.directions, axis=1))
+    facts = [f"{describeShape(judged.shape)} voxels", f"voxel {sides} {frame.unit}"]
+    facts += [f"threshold {judged.threshold:g}", f"connectivity {judged.connectivity}"]
+    facts += [f"{run.backend.device}, {run.backend.precision}", time.strftime("%Y-%m-%d %H:%M")]
+    return {
+        "title": f"{arguments.nameInput.name}: precipitates and pores",
+        "facts": facts,
+        "notes": [f"Lengths are in voxels: {frame.why}."] if frame.why else [],
+        "threshold": judged.threshold,
+        "tableFile": nameResults(arguments)["particles"].name,
+        "parameters": {"parameters": plainSettings(arguments), "settings": settings},
+    }
 
 
 RESULT_ENDINGS = {
@@ -390,6 +448,8 @@ RESULT_ENDINGS = {
     "summary": "_summary.json",
     "scores": "_scores.json",
     "errors": "_errors.csv",
+    "report": "_report.html",
+    "overview": "_overview.png",
 }
 SWITCHES = {"summary": "particles", "errors": "scores"}  # the other ones have a switch of their own
 

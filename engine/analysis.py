@@ -69,7 +69,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    pairs: Pairs, judged: Judged, minimumVoxels: int, frame: Frame, write: Callable[[np.ndarray], None]
+    pairs: Pairs, judged: Judged, minimumVoxels: int, frame: Frame, take: Callable[..., None]
 ) -> Measured:
     """Label the particles of the result and of the reference, hand on the first, measure both.
 
@@ -83,18 +83,19 @@ def measure(
         Smaller particles of the result are left out; the reference keeps all.
     frame : Frame
         Of the result's voxels.
-    write : callable
-        Takes labelled slabs (z, y, x) uint32.
+    take : callable
+        Takes the first plane of a slab, its labels (z, y, x) uint32, probability and truth.
     """
     least = (minimumVoxels, 1)
     found = [joining.finish(least[number]) for number, joining in enumerate(judged.joinings)]
     again = [Relabelling(labels, judged.connectivity) for labels in found]
     sums = [Sums(len(labels.voxelCounts), judged.shape[::-1]) for labels in found]
-    overlaps = Overlaps()
+    overlaps, z = Overlaps(), 0
     for probability, truth in pairs:
         positives = [probability >= judged.threshold] + ([] if truth is None else [truth])
         planes = [part.label(positive) for part, positive in zip(again, positives, strict=True)]
-        write(planes[0])
+        take(z, planes[0], probability, truth)
+        z += len(probability)
         for part, labels in zip(sums, planes, strict=True):
             part.add(labels, probability)
         if truth is not None:

@@ -176,17 +176,17 @@ def digestFile(path: str | Path) -> str:
 
 def writeJson(path: str | Path, content: dict) -> None:
     """Write a JSON file, atomically; JSON knows no NaN and no infinity, they become null."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with writeAtomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _finite(content: object) -> object:
-    """Replace numbers that JSON does not know."""
+def finite(content: object) -> object:
+    """Replace numbers that JSON does not know by None, at any depth."""
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 

@@ -19,13 +19,8 @@ from engine.nrrdFiles import openVolume
 from engine.results import openPlanes
 
 ROOT = Path(__file__).resolve().parents[1]
-REGION = {"x": (70, 118), "y": (60, 100), "z": (10, 45)}
-CUT = [
-    word
-    for axis, pair in REGION.items()
-    for n, value in enumerate(pair, 1)
-    for word in (f"--{axis}{n}", value)
-]
+REGION = ((0, 80), (20, 80), (50, 90))  # with air, wall and some thirty particles
+SHAPE = (80, 60, 40)
 OBLIQUE = {
     "space": "left-posterior-superior",
     "space directions": np.array([[0.0, 0.5, 0.0], [-0.3, 0.0, 0.4], [0.4, 0.0, 0.3]]),
@@ -55,9 +50,9 @@ def readSlowly(folder, stem="scan_segmented"):
 
 @pytest.fixture(scope="module")
 def grey():
-    """Grey values of a region of the test volume with a dozen particles."""
+    """Read the grey values of a region of the test volume."""
     volume = openVolume(ROOT / "test-file" / "test-file_data.nrrd")
-    return volume.read(tuple(REGION.values()))
+    return volume.read(REGION)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +93,7 @@ def testSummaryAddsUpTheTable(run):
     table = readTable(run / "scan_segmented_particles.csv")
     summary = json.loads((run / "scan_segmented_summary.json").read_text())
     voxels, diameters = table["voxelCount"].astype(int), table["equivalentDiameter_um"].astype(float)
-    inner, size = table["touchesBorder"] == "0", 48 * 40 * 35
+    inner, size = table["touchesBorder"] == "0", np.prod(SHAPE)
     assert 0 < inner.sum() < len(inner)
     for name, chosen in (("all", np.ones(len(inner), bool)), ("withoutBorder", inner)):
         part = summary[name]
@@ -136,7 +131,7 @@ def testSlicerFindsOneNamedSegment(run):
     segmentation = slicerio.read_segmentation(str(run / "scan_segmented_mask.seg.nrrd"))
     (segment,) = segmentation["segments"]
     assert segment["name"] == "precipitates and pores" and segment["labelValue"] == 1
-    assert segment["extent"] == [0, 47, 0, 39, 0, 34] and len(segment["color"]) == 3
+    assert segment["extent"] == [0, 79, 0, 59, 0, 39] and len(segment["color"]) == 3
     np.testing.assert_array_equal(segmentation["voxels"] == 1, readSlowly(run)["mask"] == 0)
 
 
@@ -153,7 +148,7 @@ def testMaskIsTakenAsTheMaskOfATraining(run):
 def writeReference(folder, run):
     """Write a mask that differs from the prediction: particles moved by a voxel, some left out."""
     positive = np.roll(readSlowly(run)["probability"] >= 0.6, 1, axis=0)
-    positive[:, :8] = False
+    positive[:, :24] = False
     nrrd.write(str(folder / "scan_mask.nrrd"), np.where(positive, 0, 255).astype(np.uint8), OBLIQUE)
     return positive
 
@@ -198,7 +193,7 @@ def testErrorsAreFoundInTheVolume(copy, run):
 
 
 def testReferenceWithoutAPositiveVoxelGivesScores(copy):
-    mask = np.full((48, 40, 35), 255, np.uint8)
+    mask = np.full(SHAPE, 255, np.uint8)
     nrrd.write(str(copy / "scan_mask.nrrd"), mask, OBLIQUE)
     predict(copy / "scan_data.nrrd", "--threshold", 0.4, "--nameReference", copy / "scan_mask.nrrd")
     scores = json.loads((copy / "scan_segmented_scores.json").read_text())
@@ -296,11 +291,15 @@ def testWithoutAUsableSizeColumnsAreInVoxels(tmp_path, grey, fields, words, capf
 def testEveryResultCanBeSwitchedOff(tmp_path, grey):
     nrrd.write(str(tmp_path / "scan_data.nrrd"), grey, OBLIQUE)
     kinds = {"mask": {"_mask.nrrd"}, "segmentation": {"_mask.seg.nrrd"}, "labels": {"_labels.nrrd"}}
-    kinds |= {"particles": {"_particles.csv", "_summary.json"}}
+    kinds |= {
+        "particles": {"_particles.csv", "_summary.json"},
+        "report": {"_report.html"},
+        "overview": {"_overview.png"},
+    }
     for wanted, endings in ({None: set()} | kinds).items():
         predict(tmp_path / "scan_data.nrrd", *(f"--no-{kind}" for kind in kinds if kind != wanted))
         found = {path.name.removeprefix("scan_segmented") for path in tmp_path.glob("scan_segmented?*")}
-        assert found == {".nrrd", ".json", ".png"} | endings
+        assert found == {".nrrd", ".json"} | endings
         for ending in endings:
             (tmp_path / f"scan_segmented{ending}").unlink()
 

@@ -78,7 +78,9 @@ def killUntilDone(volume, folder, counts, *flags):
         resumed += "Going on with an unfinished result" in text
         assert code in (0, -signal.SIGKILL), text
     assert code == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["out.json", "out.nrrd", "out.png"]
+    endings = ("_labels.nrrd", "_mask.nrrd", "_mask.seg.nrrd", "_overview.png", "_particles.csv")
+    names = {f"out{ending}" for ending in (".nrrd", ".json", *endings, "_report.html", "_summary.json")}
+    assert {path.name for path in folder.iterdir()} == names
     return output.read_bytes(), resumed
 
 

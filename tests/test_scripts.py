@@ -360,7 +360,7 @@ def testPicturesShowSomething(run):
     folder, _ = run
     assertPicture(folder / "modelAndWeights" / "trainingCurves.png", 600, 900)
     assertPicture(folder / "modelAndWeights" / "validationExample.png", 600, 900)
-    assertPicture(folder / "test-file" / "test-file_segmented.png", 600, 1000)
+    assertPicture(folder / "test-file" / "test-file_segmented_overview.png", 600, 1000)
 
 
 def testNothingElseIsWritten(run):
@@ -379,11 +379,12 @@ def testNothingElseIsWritten(run):
         "trainingCurves.png",
         "validationExample.png",
     }
-    results = (".nrrd", ".png", ".json", "_mask.nrrd", "_mask.seg.nrrd", "_labels.nrrd", "_particles.csv")
+    results = (".nrrd", ".json", "_mask.nrrd", "_mask.seg.nrrd", "_labels.nrrd", "_particles.csv")
+    more = ("_summary.json", "_scores.json", "_errors.csv", "_report.html", "_overview.png")
     assert {path.name for path in (folder / "test-file").iterdir()} == {
         "test-file_data.nrrd",
         "test-file_mask.nrrd",
-        *(f"test-file_segmented{ending}" for ending in (*results, "_summary.json")),
+        *(f"test-file_segmented{ending}" for ending in (*results, *more)),
     }
 
 

@@ -1,0 +1,224 @@
+"""A report in one HTML file that opens from disk: slices, table of particles, curves."""
+
+import base64
+import gzip
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.files import finite, writeAtomically
+from engine.particles import Frame
+
+TEMPLATE = Path(__file__).with_name("report.html")
+VOXEL_LIMIT = 6_000_000  # of a volume in the report: four of them stay under 20 MB in total
+ROW_LIMIT = 3000  # particles in its table
+BIN_LIMIT = 40  # of the histogram
+SHOWN_RANGE = (0.2, 99.8)  # percentiles of the grey values between black and white
+COLUMNS = {
+    "label": "number",
+    "voxelCount": "voxels",
+    "equivalentDiameter": "diameter",
+    "volume": "volume",
+    "elongation": "elongation",
+    "sphericity": "sphericity",
+    "meanProbability": "mean probability",
+    "nearestNeighbour": "nearest neighbour",
+    "touchesBorder": "at the border",
+}
+HIDDEN = ("x_voxel", "y_voxel", "z_voxel", "x1", "y1", "z1", "x2", "y2", "z2")
+
+
+def chooseFactor(shape: tuple[int, int, int]) -> int:
+    """Choose by how much a volume is thinned out along every axis to fit into the report."""
+    factor = 1
+    while np.prod([-(-side // factor) for side in shape]) > VOXEL_LIMIT:
+        factor += 1
+    return factor
+
+
+class Preview:
+    """A volume that comes plane by plane, averaged over blocks of `factor` voxels a side.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Voxels along (x, y, z).
+    factor : int
+        Side of a block.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], factor: int) -> None:
+        self.factor = factor
+        self._starts = [np.arange(0, side, factor) for side in reversed(shape)]  # z, y, x
+        self._sizes = [
+            np.diff(starts, append=side) for starts, side in zip(self._starts, reversed(shape), strict=True)
+        ]
+        self._sums = np.zeros([len(starts) for starts in self._starts], np.float32)
+
+    def add(self, z: int, planes: np.ndarray) -> None:
+        """Take planes (z, y, x) that begin at plane `z`."""
+        for number, plane in enumerate(planes.astype(np.float32, copy=False), z):
+            if self.factor > 1:
+                rows = np.add.reduceat(plane, self._starts[1], axis=0)
+                plane = np.add.reduceat(rows, self._starts[2], axis=1)
+            self._sums[number // self.factor] += plane
+
+    def finish(self) -> np.ndarray:
+        """Give the averages (z, y, x) float32."""
+        z, y, x = (sizes.astype(np.float32) for sizes in self._sizes)
+        return self._sums / (z[:, np.newaxis, np.newaxis] * y[:, np.newaxis] * x)
+
+
+def packVolumes(previews: dict[str, Preview]) -> dict[str, np.ndarray]:
+    """Turn previews of grey values, probability and masks into what the page reads: (z, y, x) uint8."""
+    volumes = {}
+    for name, preview in previews.items():
+        values = preview.finish()
+        if name == "grey":
+            volumes[name] = scaleGrey(values)
+        elif name == "probability":
+            volumes[name] = np.rint(values * 255).astype(np.uint8)
+        else:
+            volumes[name] = (values >= 0.5).astype(np.uint8)
+    return volumes
+
+
+def scaleGrey(grey: np.ndarray) -> np.ndarray:
+    """Scale grey values to 0..255, a few outliers cut off."""
+    low, high = np.percentile(grey, SHOWN_RANGE)
+    return np.clip((grey - low) / max(high - low, 1e-30) * 255, 0, 255).astype(np.uint8)
+
+
+def listRows(
+    table: dict[str, np.ndarray], truth: dict[str, np.ndarray] | None, errors: dict[str, np.ndarray] | None
+) -> list[dict[str, Any]]:
+    """List predicted particles and missed ones as rows, largest first; the kind says which is which."""
+    names = (*COLUMNS, *HIDDEN)
+    rows = _rows(table, np.arange(len(table["label"])), names, "found")
+    if errors is not None:
+        for label in errors["label"][errors["kind"] == "false positive"]:
+            rows[label - 1]["kind"] = "false positive"
+        rows += _rows(truth, errors["label"][errors["kind"] == "miss"] - 1, names, "miss")
+    return sorted(rows, key=lambda row: -row["voxelCount"])
+
+
+def _rows(table: dict[str, np.ndarray], chosen: np.ndarray, names: tuple, kind: str) -> list[dict[str, Any]]:
+    """Turn rows of a table into dictionaries."""
+    columns = [table[name][chosen].tolist() for name in names]
+    rows = zip(*columns, strict=True)
+    return [{"kind": kind} | dict(zip(names, map(_shorten, row), strict=True)) for row in rows]
+
+
+def _shorten(value: float | int | bool) -> float | int:
+    """Six digits are enough for a report."""
+    return float(f"{value:.6g}") if isinstance(value, float) else int(value)
+
+
+def describeHistogram(diameters: np.ndarray) -> dict[str, list]:
+    """Count the particles by size."""
+    if not len(diameters):
+        return {"edges": [0.0, 1.0], "counts": [0]}
+    counts, edges = np.histogram(diameters, min(BIN_LIMIT, max(5, int(2 * len(diameters) ** 0.5))))
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def describeFigures(summary: dict, scores: dict | None) -> list[tuple[str, str, str]]:
+    """Name, value and remark of the key figures."""
+    whole, inner, unit = summary["all"], summary["withoutBorder"], summary["unit"]
+    figures = [
+        ("particles", f"{whole['particles']}", f"{inner['particles']} do not touch the border"),
+        ("volume fraction", f"{whole['volumeFraction']:.3%}", "of the whole volume"),
+        ("number density", f"{whole['numberDensity']:.3g}", f"per {unit}³"),
+    ]
+    if whole["particles"]:
+        low, middle, high = whole["diameterQuartiles"]
+        figures.append(("median diameter", f"{middle:.4g} {unit}", f"quartiles {low:.4g} and {high:.4g}"))
+    if scores:
+        voxels, particles = scores["voxels"], scores["particles"]["anyOverlap"]
+        figures += [
+            (
+                "Dice",
+                f"{voxels['dice']:.3f}",
+                f"voxels: precision {voxels['precision']:.3f}, recall {voxels['recall']:.3f}",
+            ),
+            (
+                "particles found",
+                f"{particles['recall']:.1%}",
+                f"{particles['precision']:.1%} of ours are real",
+            ),
+        ]
+    return figures
+
+
+def writeReport(path: Path, content: dict[str, Any], volumes: dict[str, np.ndarray]) -> None:
+    """Write the report.
+
+    Parameters
+    ----------
+    path : Path
+        The HTML file.
+    content : dict
+        What the page shows, see `describeContent`.
+    volumes : dict
+        {"grey", "probability", "mask", "manual": (z, y, x) uint8}; the last one only with a manual mask.
+    """
+    parts = []
+    for name, volume in volumes.items():
+        packed = base64.b64encode(gzip.compress(np.ascontiguousarray(volume).tobytes(), 6, mtime=0)).decode()
+        parts.append(f'<script type="application/octet-stream" id="volume-{name}">{packed}</script>')
+    text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    page = TEMPLATE.read_text(encoding="utf-8")
+    places = {"@TITLE@": html.escape(content["title"]), "@DATA@": text, "@VOLUMES@": "\n".join(parts)}
+    for place, words in places.items():
+        page = page.replace(place, words, 1)
+    with writeAtomically(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def describeContent(
+    shape: tuple[int, int, int],
+    frame: Frame,
+    table: dict[str, np.ndarray],
+    truth: dict[str, np.ndarray] | None,
+    errors: dict[str, np.ndarray] | None,
+    summary: dict,
+    scores: dict | None,
+) -> dict[str, Any]:
+    """Collect what the page shows, but for its title, facts and parameters.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Of the result, (x, y, z).
+    frame : Frame
+        Of its voxels.
+    table, truth, errors
+        Particles found, particles of the manual mask, and the list of what is wrong.
+    summary, scores : dict
+        Of `summarise` and `describeScores`.
+    """
+    factor, rows = chooseFactor(shape), listRows(table, truth, errors)
+    sampling = f"Blocks of {factor} x {factor} x {factor} voxels are averaged to fit into this file."
+    unit = frame.unit
+    titles = COLUMNS | {
+        "equivalentDiameter": f"diameter, {unit}",
+        "volume": f"volume, {unit}³",
+        "nearestNeighbour": f"nearest neighbour, {unit}",
+    }
+    return {
+        "shape": [-(-side // factor) for side in shape],
+        "fullShape": list(shape),
+        "factor": factor,
+        "voxelSize": np.linalg.norm(frame.directions, axis=1).tolist(),
+        "unit": unit,
+        "sampling": sampling if factor > 1 else "Every voxel is shown.",
+        "columns": list(titles.items()),
+        "particles": rows[:ROW_LIMIT],
+        "leftOut": max(len(rows) - ROW_LIMIT, 0),
+        "histogram": describeHistogram(table["equivalentDiameter"]),
+        "figures": describeFigures(summary, scores),
+        "scores": scores,
+    }

@@ -1,0 +1,314 @@
+"""The report: what is in the file, and what a browser shows of it."""
+
+import base64
+import gzip
+import json
+import re
+import shutil
+import time
+
+import nrrd
+import numpy as np
+import pytest
+from test_particles import blobs, measure
+from test_results import OBLIQUE, REGION, ROOT, SHAPE, predict, writeReference
+
+import engine.report
+from engine.particles import Frame
+from engine.report import Preview, chooseFactor, describeContent, packVolumes, writeReport
+from engine.results import summarise
+
+HAS_CHROMIUM = shutil.which("chromium") and shutil.which("chromedriver")
+
+
+def dataOf(page):
+    """Read the JSON of a report."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def volumeOf(page, name):
+    """Read a volume of a report: (z, y, x) uint8."""
+    text = re.search(rf'id="volume-{name}">(.*?)</script>', page, re.DOTALL)[1]
+    values = np.frombuffer(gzip.decompress(base64.b64decode(text)), np.uint8)
+    return values.reshape(dataOf(page)["shape"][::-1])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Predict a region of the test volume, with oblique axes and a manual mask."""
+    from engine.nrrdFiles import openVolume
+
+    folder = tmp_path_factory.mktemp("run")
+    grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
+    nrrd.write(str(folder / "scan_data.nrrd"), grey, OBLIQUE)
+    predict(folder / "scan_data.nrrd", "--threshold", 0.4)
+    writeReference(folder, folder)
+    predict(folder / "scan_data.nrrd", "--threshold", 0.4, "--nameReference", folder / "scan_mask.nrrd")
+    return folder
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("slab", [1, 4, 50])
+def testPreviewIsTheMeanOfBlocks(factor, slab):
+    volume = np.random.default_rng(0).normal(size=(11, 9, 7)).astype(np.float32)  # (z, y, x)
+    preview = Preview(volume.shape[::-1], factor)
+    for z in range(0, len(volume), slab):
+        preview.add(z, volume[z : z + slab])
+    found = preview.finish()
+    for z, y, x in np.ndindex(found.shape):
+        block = volume[tuple(slice(i * factor, (i + 1) * factor) for i in (z, y, x))]
+        assert found[z, y, x] == pytest.approx(block.mean(), abs=1e-5)
+    assert found.shape == tuple(-(-side // factor) for side in volume.shape)
+
+
+def testFactorFitsEveryVolumeIntoTheReport():
+    assert chooseFactor((160, 160, 128)) == 1
+    for shape in ((256, 256, 256), (2048, 2048, 2048), (20000, 400, 3), (1, 1, 10**7)):
+        factor = chooseFactor(shape)
+        sizes = [np.prod([-(-side // count) for side in shape]) for count in (factor, factor - 1)]
+        assert sizes[0] <= engine.report.VOXEL_LIMIT < sizes[1]
+
+
+def testFileStaysUnder20MegabytesForNoiseAndManyParticles(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.report, "VOXEL_LIMIT", engine.report.VOXEL_LIMIT)
+    shape = (181, 182, 182)
+    assert 0.98 * engine.report.VOXEL_LIMIT < np.prod(shape) <= engine.report.VOXEL_LIMIT
+    generator = np.random.default_rng(0)
+    volumes = {"grey": generator.integers(0, 256, shape, dtype=np.uint8)}  # cannot be compressed
+    volumes["probability"] = np.where(generator.random(shape) < 0.05, volumes["grey"], 0).astype(np.uint8)
+    volumes |= {name: (volumes["probability"] > 128).astype(np.uint8) for name in ("mask", "manual")}
+    positive, probability = blobs((60, 60, 60), share=0.1)
+    table, _ = measure(positive, probability, np.eye(3))
+    many = {name: np.tile(column, 100) for name, column in table.items()}
+    assert len(many["label"]) > engine.report.ROW_LIMIT
+    frame = Frame(np.eye(3), np.zeros(3), "nm")
+    summary = {
+        name: {"particles": 0, "volumeFraction": 0.0, "numberDensity": 0.0}
+        for name in ("all", "withoutBorder")
+    }
+    content = describeContent(shape, frame, many, None, None, summary | {"unit": "nm"}, None)
+    assert len(content["particles"]) == engine.report.ROW_LIMIT and content["leftOut"] > 0
+    writeReport(tmp_path / "a.html", content | {"title": "a"}, volumes)
+    assert (tmp_path / "a.html").stat().st_size < 20e6
+
+
+def testFileHoldsTheVolumesAndParticlesOfTheRun(run):
+    page = (run / "scan_segmented_report.html").read_text()
+    data = dataOf(page)
+    probability, _ = nrrd.read(str(run / "scan_segmented.nrrd"))
+    np.testing.assert_array_equal(volumeOf(page, "probability"), np.rint(probability.T * 255))
+    np.testing.assert_array_equal(volumeOf(page, "mask"), probability.T >= 0.4)
+    reference, _ = nrrd.read(str(run / "scan_mask.nrrd"))
+    np.testing.assert_array_equal(volumeOf(page, "manual"), reference.T == 0)
+    grey, _ = nrrd.read(str(run / "scan_data.nrrd"))
+    shown = volumeOf(page, "grey").astype(float)
+    assert np.corrcoef(shown.ravel(), grey.T.ravel())[0, 1] > 0.99 and (shown.min(), shown.max()) == (0, 255)
+    summary = json.loads((run / "scan_segmented_summary.json").read_text())
+    kinds = [row["kind"] for row in data["particles"]]
+    assert len(kinds) - kinds.count("miss") == summary["all"]["particles"]
+    errors = (run / "scan_segmented_errors.csv").read_text().splitlines()[1:]
+    assert kinds.count("false positive") + kinds.count("miss") == len(errors) > 0
+    assert sum(data["histogram"]["counts"]) == summary["all"]["particles"]
+
+
+def testPageNeedsNoNetworkAndNothingOfTheInputBecomesMarkup(tmp_path, run):
+    page = (run / "scan_segmented_report.html").read_text()
+    assert not re.search(r"(src|href)\s*=|@import|url\(|https?://", page)
+    evil = "</script><script>alert(1)</script>"
+    table, _ = measure(*blobs(), np.eye(3))
+    frame = Frame(np.eye(3), np.zeros(3), evil)
+    found = type("Labels", (), {"droppedCount": 0, "droppedVoxels": 0})
+    summary = summarise(table, found, frame, (34, 26, 30))
+    content = describeContent((34, 26, 30), frame, table, None, None, summary, None)
+    writeReport(tmp_path / "evil.html", content | {"title": evil, "facts": [evil]}, {})
+    text = (tmp_path / "evil.html").read_text()
+    assert evil not in text and dataOf(text)["title"] == dataOf(text)["facts"][0] == evil
+
+
+def testMasksOfThinnedOutVolumesAreMajorities():
+    planes = np.zeros((2, 2, 4), bool)
+    planes[:, :, :2] = True
+    planes[0, 0, 2] = True
+    preview = Preview((4, 2, 2), 2)
+    preview.add(0, planes)
+    assert packVolumes({"mask": preview})["mask"].tolist() == [[[1, 0]]]
+
+
+# ---------------------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Start Chromium without a screen."""
+    if not HAS_CHROMIUM:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(flag)
+    options.add_argument("--window-size=1200,1500")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+def openReport(browser, path):
+    """Open a report and wait until it is drawn."""
+    browser.get(path.as_uri())
+    waitFor(browser, "return document.body.dataset.ready === 'yes'")
+
+
+def complaints(browser):
+    """List what the page's console says, but for advice on how these tests read pixels."""
+    return [entry for entry in browser.get_log("browser") if entry["source"] != "rendering"]
+
+
+def waitFor(browser, script):
+    """Wait until a script returns true."""
+    end = time.monotonic() + 20
+    while not browser.execute_script(script):
+        assert time.monotonic() < end, script
+        time.sleep(0.02)
+
+
+def placeOf(browser):
+    """Tell the voxel under the cross."""
+    return [int(word) for word in browser.execute_script("return document.body.dataset.place").split()]
+
+
+def pixelsOf(browser, axis):
+    """Read the drawn view across an axis: (row, column, red green blue)."""
+    script = """const c = document.getElementById(arguments[0]);
+    const d = c.getContext("2d").getImageData(0, 0, c.width, c.height);
+    return [c.height, c.width, Array.from(d.data)];"""
+    height, width, values = browser.execute_script(script, f"view-{axis}")
+    return np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def send(browser, name, value):
+    """Move a slider, or tick a box, as a user does."""
+    script = """const e = document.getElementById(arguments[0]);
+    if (e.type === "checkbox") e.checked = arguments[1]; else e.value = arguments[1];
+    e.dispatchEvent(new Event("input"));
+    return new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true))));"""
+    browser.execute_script(script, name, value)
+
+
+def testPageLoadsWithoutAnError(browser, run):
+    openReport(browser, run / "scan_segmented_report.html")
+    assert complaints(browser) == []
+    assert placeOf(browser) == [side // 2 for side in SHAPE]
+    assert all(pixelsOf(browser, axis).std() > 5 for axis in "xyz")
+
+
+def testSliderWheelAndKeysChangeTheSlice(browser, run):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    openReport(browser, run / "scan_segmented_report.html")
+    before = pixelsOf(browser, "z")
+    send(browser, "slice-z", 5)
+    assert placeOf(browser) == [40, 30, 5] and (pixelsOf(browser, "z") != before).any()
+    assert "z 5 of 40" in browser.find_element(By.ID, "view-z").get_attribute("aria-label")
+    canvas = browser.find_element(By.ID, "view-z")
+    canvas.send_keys(Keys.PAGE_DOWN)
+    waitFor(browser, "return document.body.dataset.place === '40 30 6'")
+    canvas.send_keys(Keys.ARROW_LEFT, Keys.ARROW_DOWN)
+    waitFor(browser, "return document.body.dataset.place === '39 31 6'")
+    wheel = "new WheelEvent('wheel', {deltaY: 1, cancelable: true})"
+    browser.execute_script(f"document.getElementById('view-x').dispatchEvent({wheel})")
+    waitFor(browser, "return document.body.dataset.place === '40 31 6'")
+    assert complaints(browser) == []
+
+
+def testRowsOfTheTableJumpToTheirParticle(browser, run):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    openReport(browser, run / "scan_segmented_report.html")
+    rows = {row["label"]: row for row in dataOf(browser.page_source)["particles"] if row["kind"] != "miss"}
+    lines = browser.find_elements(By.CSS_SELECTOR, "#particles tbody tr")
+    assert len(lines) == len(rows)
+    for line, act in (
+        (lines[0], lambda node: node.click()),
+        (lines[2], lambda node: node.send_keys(Keys.ENTER)),
+    ):
+        act(line)
+        row = rows[int(line.get_attribute("data-label"))]
+        expected = [round(row[f"{axis}_voxel"]) for axis in "xyz"]
+        waitFor(browser, f"return document.body.dataset.place === '{' '.join(map(str, expected))}'")
+        assert line.get_attribute("aria-selected") == "true"
+        red, green, blue = np.moveaxis(pixelsOf(browser, "z").astype(int), 2, 0)
+        assert ((red > 180) & (green > 150) & (blue < red - 60)).any()  # the yellow frame
+
+
+def testOverlayAndOutlinesAreDrawnWhereTheParticleIs(browser, run):
+    page = (run / "scan_segmented_report.html").read_text()
+    mask, probability = volumeOf(page, "mask"), volumeOf(page, "probability")
+    z = int(mask.sum(axis=(1, 2)).argmax())
+    openReport(browser, run / "scan_segmented_report.html")
+    for box in ("outline", "manual"):
+        send(browser, box, False)
+    send(browser, "slice-z", z)
+    shown = []
+    for opacity in (0, 100):
+        send(browser, "opacity", opacity)
+        pixels = pixelsOf(browser, "z")
+        rows, columns = (
+            ((np.arange(count) + 0.5) * size / count).astype(int)
+            for count, size in zip(reversed(SHAPE[:2]), pixels.shape, strict=False)
+        )
+        shown.append(pixels[rows][:, columns].astype(int))
+    plain, coloured = shown
+    away = np.ones(SHAPE[1::-1], bool)
+    away[SHAPE[1] // 2], away[:, SHAPE[0] // 2] = False, False  # the cross
+    sure, none = (probability[z] > 250) & away, (probability[z] == 0) & away
+    assert sure.sum() > 20 and none.sum() > 20
+    assert (np.ptp(plain, axis=2)[away] == 0).all()  # grey
+    np.testing.assert_allclose(coloured[sure], np.broadcast_to((213, 94, 0), (sure.sum(), 3)), atol=8)
+    np.testing.assert_array_equal(coloured[none], plain[none])
+    send(browser, "opacity", 0)
+    send(browser, "outline", True)
+    drawn = np.ptp(pixelsOf(browser, "z").astype(int), axis=2) > 40
+    assert drawn.any()
+    send(browser, "slice-z", int(mask.sum(axis=(1, 2)).argmin()))
+    assert (np.ptp(pixelsOf(browser, "z").astype(int), axis=2) > 40).sum() < drawn.sum()
+
+
+def testFilterShowsErrorsOnlyAndSortingTurnsTheTable(browser, run):
+    from selenium.webdriver.common.by import By
+
+    openReport(browser, run / "scan_segmented_report.html")
+    kinds = [row["kind"] for row in dataOf(browser.page_source)["particles"]]
+    script = """const k = document.getElementById("kind");
+    k.value = arguments[0];
+    k.dispatchEvent(new Event("change"));"""
+    for kind in ("false positive", "miss"):
+        browser.execute_script(script, kind)
+        assert len(browser.find_elements(By.CSS_SELECTOR, "#particles tbody tr")) == kinds.count(kind)
+    browser.execute_script(script, "all")
+    browser.find_elements(By.CSS_SELECTOR, "#particles thead button")[0].click()
+    numbers = [
+        int(line.get_attribute("data-label")) for line in browser.find_elements(By.CSS_SELECTOR, "tbody tr")
+    ]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def testNothingSticksOutOfAWindow(browser, run, width):
+    browser.set_window_size(width, 800)
+    openReport(browser, run / "scan_segmented_report.html")
+    script = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth + 1"
+    assert browser.execute_script(script)
+    browser.set_window_size(1200, 1500)
+
+
+def testReportsWithoutReferenceUnitOrParticlesOpenToo(browser, run, tmp_path):
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), nrrd.read(str(run / "scan_data.nrrd"))[0])
+    for threshold in (0.4, 1, 0):
+        predict(tmp_path / "scan_data.nrrd", "--threshold", threshold)
+        openReport(browser, tmp_path / "scan_segmented_report.html")
+        assert complaints(browser) == []
+        assert "Lengths are in voxels" in browser.page_source
