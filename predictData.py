@@ -84,6 +84,7 @@ particles = True  # write ..._particles.csv and ..._summary.json
 scores = True  # write ..._scores.json and ..._errors.csv, where there is a reference
 report = True  # write ..._report.html, a page with slices, particles and curves
 overview = True  # write ..._overview.png, three mid-slices
+outputFormat = "nrrd"  # of mask and labels: nrrd, or tiff for ImageJ, with a copy of the probability
 dryRun = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
 
@@ -125,6 +126,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("minimumVoxels", type=int, default=minimumVoxels)
     for name in ("mask", "segmentation", "labels", "particles", "scores", "report", "overview"):
         parser.addFlag(name, action=argparse.BooleanOptionalAction, default=globals()[name])
+    parser.addFlag("outputFormat", default=outputFormat, choices=("nrrd", "tiff"))
     parser.addFlag("dryRun", action="store_true", default=dryRun)
     return completeArguments(parser.parse_args(argv))
 
@@ -259,6 +261,10 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
             raise PipelineError(f"nameOutput would replace {name}", file=written)
     if not arguments.memoryBudget >= 0:
         raise PipelineError("memoryBudget must not be below 0 GiB", received=arguments.memoryBudget)
+    if arguments.outputFormat == "tiff":
+        from engine.tiff import requireTifffile
+
+        requireTifffile()
     if arguments.minimumVoxels < 0:
         raise PipelineError("minimumVoxels must not be negative", received=arguments.minimumVoxels)
 
@@ -384,17 +390,18 @@ def writeResults(
     if not paths:
         return []
     frame, previews = readFrame(header), openPreviews(judged.shape, counts, grey)
-    with openVolumes(paths, judged.shape, header) as write:
+    found = judged.finish(arguments.minimumVoxels)
+    with openVolumes(paths, judged.shape, header, frame, len(found[0].voxelCounts)) as write:
 
         def take(z: int, planes: np.ndarray, probability: np.ndarray, truth: np.ndarray | None) -> None:
-            write(planes)
+            write(planes, probability)
             parts = {"probability": probability, "mask": planes > 0, "manual": truth}
             for name in previews.keys() & parts.keys():
                 previews[name].add(z, parts[name])
 
-        measured = measure(pairs, judged, arguments.minimumVoxels, frame, take)
+        measured = measure(pairs, judged, found, frame, take)
     settings = describeSettings(arguments, judged.threshold, run)
-    summary = summarise(measured.table, measured.found, frame, judged.shape)
+    summary = summarise(measured.table, found[0], frame, judged.shape)
     printSummary(summary, frame.why)
     scores = describeScores(judged, counts, measured.scores) if counts else None
     if "particles" in paths:
@@ -454,16 +461,20 @@ RESULT_ENDINGS = {
 SWITCHES = {"summary": "particles", "errors": "scores"}  # the other ones have a switch of their own
 
 
+TIFF_ENDINGS = {"mask": "_mask.tif", "labels": "_labels.tif", "probability": "_probability.tif"}
+
+
 def nameResults(arguments: argparse.Namespace) -> dict[str, Path]:
     """Name the files of the results."""
     result = arguments.nameOutput
-    return {kind: result.with_name(result.stem + ending) for kind, ending in RESULT_ENDINGS.items()}
+    endings = RESULT_ENDINGS | (TIFF_ENDINGS if arguments.outputFormat == "tiff" else {})
+    return {kind: result.with_name(result.stem + ending) for kind, ending in endings.items()}
 
 
 def isWanted(arguments: argparse.Namespace, kind: str, counts: dict | None) -> bool:
     """Whether a result is switched on and can be made."""
     switch = SWITCHES.get(kind, kind)
-    return getattr(arguments, switch) and (switch != "scores" or counts is not None)
+    return getattr(arguments, switch, True) and (switch != "scores" or counts is not None)
 
 
 def describeSettings(arguments: argparse.Namespace, limit: float, run: Run) -> dict:

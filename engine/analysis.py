@@ -57,11 +57,14 @@ class Judged:
             self.curves.add(probability, truth)
         self._z += len(probability)
 
+    def finish(self, minimumVoxels: int) -> list[Labels]:
+        """Give the particles their numbers: the predicted ones (large enough) and, if any, the reference's."""
+        return [joining.finish((minimumVoxels, 1)[number]) for number, joining in enumerate(self.joinings)]
+
 
 class Measured(NamedTuple):
     """The particles of a result, and those of the reference."""
 
-    found: Labels
     table: dict[str, np.ndarray]
     truth: dict[str, np.ndarray] | None
     scores: dict | None  # of the particles
@@ -69,7 +72,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    pairs: Pairs, judged: Judged, minimumVoxels: int, frame: Frame, take: Callable[..., None]
+    pairs: Pairs, judged: Judged, found: list[Labels], frame: Frame, take: Callable[..., None]
 ) -> Measured:
     """Label the particles of the result and of the reference, hand on the first, measure both.
 
@@ -79,15 +82,13 @@ def measure(
         The same slabs as in the first pass.
     judged : Judged
         Of the first pass.
-    minimumVoxels : int
-        Smaller particles of the result are left out; the reference keeps all.
+    found : list of Labels
+        Of `Judged.finish`.
     frame : Frame
         Of the result's voxels.
     take : callable
         Takes the first plane of a slab, its labels (z, y, x) uint32, probability and truth.
     """
-    least = (minimumVoxels, 1)
-    found = [joining.finish(least[number]) for number, joining in enumerate(judged.joinings)]
     again = [Relabelling(labels, judged.connectivity) for labels in found]
     sums = [Sums(len(labels.voxelCounts), judged.shape[::-1]) for labels in found]
     overlaps, z = Overlaps(), 0
@@ -104,10 +105,10 @@ def measure(
         part.finish()
     table, *truths = (describeParticles(part, frame) for part in sums)
     if not truths:
-        return Measured(found[0], table, None, None, None)
+        return Measured(table, None, None, None)
     shared, voxels = overlaps.finish()
     scores = scoreParticles(shared, voxels, table, truths[0])
-    return Measured(found[0], table, truths[0], scores, listErrors(shared, table, truths[0]))
+    return Measured(table, truths[0], scores, listErrors(shared, table, truths[0]))
 
 
 def describeScores(judged: Judged, counts: dict, particleScores: dict) -> dict:

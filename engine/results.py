@@ -13,6 +13,7 @@ from engine.files import writeAtomically
 from engine.labelling import Labels
 from engine.nrrdHeaders import describeData, formatHeader
 from engine.particles import Frame
+from engine.tiff import openTiff
 
 ENCODING = "gzip"  # masks and labels are mostly zeros
 SEGMENT_NAME = "precipitates and pores"
@@ -58,39 +59,48 @@ def openPlanes(
 
 @contextlib.contextmanager
 def openVolumes(
-    paths: dict[str, Path], shape: tuple[int, int, int], header: dict
-) -> Iterator[Callable[[np.ndarray], None]]:
-    """Write those of mask, segmentation and labels that are wanted.
+    paths: dict[str, Path], shape: tuple[int, int, int], header: dict, frame: Frame, count: int
+) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
+    """Write those of mask, segmentation, labels and copied probability that are wanted.
 
     Parameters
     ----------
     paths : dict
-        {"mask", "segmentation", "labels": path}; other names are none of this function's business.
+        {"mask", "segmentation", "labels", "probability": path}; other names are none of this function's
+        business. NRRD, or TIFF where a name ends so.
     shape : (int, int, int)
         Voxels along (x, y, z).
     header : dict
         Geometry and key/values.
+    frame : Frame
+        The same for TIFF.
+    count : int
+        Particles.
 
     Yields
     ------
     callable
-        Takes the next labelled planes (z, y, x).
+        Takes the next labelled planes and their probability (z, y, x).
     """
-    looks = {
-        "mask": ("uint8", lambda planes: np.where(planes > 0, 0, 255), header),
-        "segmentation": ("uint8", lambda planes: planes > 0, header | describeSegment(shape, SEGMENT_NAME)),
-        "labels": ("uint32", lambda planes: planes, header),
-    }
+    types = {"mask": "uint8", "segmentation": "uint8", "labels": "uint32", "probability": "float32"}
+    headers = {"segmentation": header | describeSegment(shape, SEGMENT_NAME)}
     with contextlib.ExitStack() as stack:
-        writers = []
-        for kind in looks.keys() & paths.keys():
-            dtype, look, fields = looks[kind]
-            writer = stack.enter_context(openPlanes(paths[kind], shape, dtype, fields, ENCODING))
-            writers.append((look, writer))
+        writers = {}
+        for kind in types.keys() & paths.keys():
+            dtype = types[kind]
+            if paths[kind].suffix == ".tif":
+                if kind == "labels":
+                    dtype = "uint16" if count < 1 << 16 else "float32"  # exact up to 16,777,216 particles
+                writer = openTiff(paths[kind], shape, dtype, frame)
+            else:
+                writer = openPlanes(paths[kind], shape, dtype, headers.get(kind, header), ENCODING)
+            writers[kind] = stack.enter_context(writer)
 
-        def write(planes: np.ndarray) -> None:
-            for look, writer in writers:
-                writer(look(planes))
+        def write(labels: np.ndarray, probability: np.ndarray) -> None:
+            looks = {"mask": lambda: np.where(labels > 0, 0, 255), "segmentation": lambda: labels > 0}
+            looks |= {"labels": lambda: labels, "probability": lambda: probability}
+            for kind, writePlanes in writers.items():
+                writePlanes(looks[kind]())
 
         yield write
 

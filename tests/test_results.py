@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import nrrd
@@ -16,6 +17,7 @@ from skimage.measure import regionprops_table
 import predictData
 from engine.console import runScript
 from engine.nrrdFiles import openVolume
+from engine.particles import readFrame
 from engine.results import openPlanes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -333,3 +335,49 @@ def testPlanesAreWrittenOneAfterTheOther(tmp_path, encoding):
     read, header = nrrd.read(str(tmp_path / "a.nrrd"))
     np.testing.assert_array_equal(read, values)
     np.testing.assert_array_equal(header["space directions"], OBLIQUE["space directions"])
+
+
+# ---------------------------------------------------------------------------------------------- for ImageJ
+
+
+def testTiffStacksHoldTheSameVoxelsAndTheirSize(tmp_path, grey):
+    tifffile = pytest.importorskip("tifffile")
+    geometry = {
+        "space directions": np.diag([0.5, 0.5, 0.8]),
+        "space": "3D-right-handed",
+        "space units": ["um"] * 3,
+    }
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), grey, geometry)
+    predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4)
+    arrays = readSlowly(tmp_path)
+    predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4, "--outputFormat", "tiff")
+    for name, dtype in {"mask": "uint8", "labels": "uint16", "probability": "float32"}.items():
+        with tifffile.TiffFile(tmp_path / f"scan_segmented_{name}.tif") as file:
+            assert file.is_imagej and file.series[0].axes == "ZYX" and file.pages[0].dtype == dtype
+            np.testing.assert_array_equal(file.asarray(), arrays[name].T)
+            assert file.imagej_metadata["spacing"] == pytest.approx(0.8)
+            assert file.imagej_metadata["unit"] == "um"
+            numerator, denominator = file.pages[0].tags["XResolution"].value
+            assert numerator / denominator == pytest.approx(2)
+
+
+def testTiffOfMoreThan4GigabytesIsBigTiff(tmp_path, monkeypatch):
+    import engine.tiff
+
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr(engine.tiff, "CLASSIC_LIMIT", 100)
+    values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)
+    frame = readFrame({"spacings": (1.0, 1.0, 2.0)})
+    with engine.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
+        write(values.T[:3])
+        write(values.T[3:])
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_bigtiff
+        np.testing.assert_array_equal(file.asarray(), values.T)
+
+
+def testTiffWithoutItsPackageIsRefusedBeforeAnyWork(copy, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(SystemExit) as stop:
+        predict(copy / "scan_data.nrrd", "--outputFormat", "tiff")
+    assert stop.value.code == 2 and "pip install tifffile" in capfd.readouterr().err

@@ -1,0 +1,72 @@
+"""Volumes as TIFF stacks that ImageJ and Fiji open with the right voxel size."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import PipelineError
+from engine.files import writeAtomically
+from engine.particles import Frame
+
+CLASSIC_LIMIT = 2**32 - 2**25  # bytes; a larger file needs BigTIFF, which Fiji reads through Bio-Formats
+
+
+def requireTifffile() -> None:
+    """Refuse early what could not be written.
+
+    Raises
+    ------
+    PipelineError
+        The package tifffile is missing.
+    """
+    try:
+        import tifffile  # noqa: F401
+    except ImportError as error:
+        raise PipelineError("--outputFormat tiff needs tifffile", remedy="pip install tifffile") from error
+
+
+@contextlib.contextmanager
+def openTiff(
+    path: Path, shape: tuple[int, int, int], dtype: str, frame: Frame
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write a TIFF stack plane by plane; it appears under its name when the block ends well.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    shape : (int, int, int)
+        Voxels along (x, y, z).
+    dtype : str
+        uint8, uint16 or float32: what ImageJ knows.
+    frame : Frame
+        Voxel size and unit. TIFF knows no direction in space.
+
+    Yields
+    ------
+    callable
+        Writes the next planes (z, y, x).
+    """
+    import tifffile
+
+    sides = np.linalg.norm(frame.directions, axis=1)
+    byteCount = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    isImageJ = byteCount < CLASSIC_LIMIT
+    with writeAtomically(path) as temporary:
+        offset, _ = tifffile.imwrite(
+            temporary,
+            shape=shape[::-1],
+            dtype=dtype,
+            imagej=isImageJ,
+            bigtiff=not isImageJ,
+            byteorder=">" if isImageJ else "<",
+            resolution=(1 / sides[0], 1 / sides[1]),
+            metadata={"axes": "ZYX", "spacing": float(sides[2]), "unit": frame.unit},
+            returnoffset=True,
+        )
+        with open(temporary, "r+b") as file:
+            file.seek(offset)
+            kind = np.dtype(dtype).newbyteorder(">" if isImageJ else "<")
+            yield lambda planes: file.write(np.ascontiguousarray(planes, kind).data)
