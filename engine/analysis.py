@@ -58,7 +58,7 @@ class Judged:
         self._z += len(probability)
 
     def finish(self, minimumVoxels: int) -> list[Labels]:
-        """Give the particles their numbers: the predicted ones (large enough) and, if any, the reference's."""
+        """Give particles their numbers: predicted ones (large enough) and, if any, the reference's."""
         return [joining.finish((minimumVoxels, 1)[number]) for number, joining in enumerate(self.joinings)]
 
 
