@@ -28,6 +28,7 @@ COLUMNS = {
     "nearestNeighbour": "nearest neighbour",
     "touchesBorder": "at the border",
 }
+METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 HIDDEN = ("x_voxel", "y_voxel", "z_voxel", "x1", "y1", "z1", "x2", "y2", "z2")
 
 
@@ -125,13 +126,24 @@ def describeHistogram(diameters: np.ndarray) -> dict[str, list]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
+def scaleDensity(density: float, unit: str) -> tuple[float, str]:
+    """Give a number per unit³ in the smallest unit of length in which it is no tiny number."""
+    known = METRES.get(unit)
+    for name in ("nm", "µm", "mm") if known else ():
+        scaled = density * (METRES[name] / known) ** 3
+        if scaled >= 0.1:
+            return scaled, name
+    return density, unit
+
+
 def describeFigures(summary: dict, scores: dict | None) -> list[tuple[str, str, str]]:
     """Name, value and remark of the key figures."""
     whole, inner, unit = summary["all"], summary["withoutBorder"], summary["unit"]
+    density, length = scaleDensity(whole["numberDensity"], unit)
     figures = [
         ("particles", f"{whole['particles']}", f"{inner['particles']} do not touch the border"),
         ("volume fraction", f"{whole['volumeFraction']:.3%}", "of the whole volume"),
-        ("number density", f"{whole['numberDensity']:.3g}", f"per {unit}³"),
+        ("number density", f"{density:.3g}", f"per {length}³"),
     ]
     if whole["particles"]:
         low, middle, high = whole["diameterQuartiles"]

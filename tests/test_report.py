@@ -125,6 +125,22 @@ def testPageNeedsNoNetworkAndNothingOfTheInputBecomesMarkup(tmp_path, run):
     assert evil not in text and dataOf(text)["title"] == dataOf(text)["facts"][0] == evil
 
 
+@pytest.mark.parametrize(
+    ("density", "unit", "expected"),
+    [
+        (4.59e-10, "nm", (0.459, "µm")),
+        (0.3, "nm", (0.3, "nm")),
+        (0.02, "um", (2e7, "mm")),
+        (5.0, "um", (5.0, "µm")),
+        (1e-9, "voxel", (1e-9, "voxel")),
+        (0.0, "nm", (0.0, "nm")),
+    ],
+)
+def testDensityIsShownInAUnitThatSuitsIt(density, unit, expected):
+    value, length = engine.report.scaleDensity(density, unit)
+    assert (value, length) == (pytest.approx(expected[0]), expected[1])
+
+
 def testMasksOfThinnedOutVolumesAreMajorities():
     planes = np.zeros((2, 2, 4), bool)
     planes[:, :, :2] = True
