@@ -20,6 +20,7 @@ from engine.learning import Averages, Batch, Batches, captureState, modelContent
 from engine.trainingState import TrainingState
 
 Row = dict[str, float]
+CHECK_STEPS = 20  # between two looks at the loss: reading it makes a GPU wait
 
 
 class Checkpoint(NamedTuple):
@@ -87,6 +88,7 @@ class Training:
         self.progress = Progress()
         self.kept: dict[str, np.ndarray] = {}  # {metric: content of the best model's file}
         self.signal = 0  # number of the one that came
+        self.isDiverged = False  # the loss is no number any more
         self._unread: dict[str, np.ndarray] | None = None  # state of the metrics within an epoch
         self._begin = self._epochBegin = time.monotonic()
 
@@ -165,7 +167,7 @@ class Training:
         span, calls = {"initial_epoch": epoch, "epochs": epoch + 1}, [watch, *callbacks]
         with parts.sharing.scope(), _originalError(batches):
             parts.model.fit(batches, **span, callbacks=calls, verbose=0, shuffle=False)
-        if self.progress.step < parts.stepCount:
+        if self.progress.step < parts.stepCount and not self.isDiverged:
             self.save()
             self._stopIfInterrupted()
         row = {name: float(value) for name, value in parts.model.get_metrics_result().items()}
@@ -233,7 +235,9 @@ class _Watch(keras.callbacks.Callback):
         """Count a step."""
         training = self.training
         training.progress.step += 1
-        if training.signal:
+        if training.progress.step % CHECK_STEPS == 0 and not math.isfinite(float(logs["loss"])):
+            training.isDiverged = True
+        if training.signal or training.isDiverged:
             self.model.stop_training = True
         elif training.progress.step == training.parts.stepCount:
             return  # the state of the finished epoch follows

@@ -302,6 +302,16 @@ def testTooLittleMemoryOfADeviceNamesWhatToTry(learningData, tmp_path, monkeypat
         callTraining(learningData, tmp_path, "--patchSide", "16", "--batchSize", batch)
 
 
+def testALossThatIsNoNumberEndsAnEpochAtOnce(learningData, tmp_path, monkeypatch):
+    steps, draw = [], script.drawBatch
+    monkeypatch.setattr(script, "drawBatch", lambda *a: steps.append(a[3]) or draw(*a))
+    flags = ("--stepsPerEpoch", 1000, "--learningRate", 1e30, "--averageBatches", 0, "--clipNorm", 0)
+    with pytest.raises(PipelineError, match="never finite"):
+        script.main(script.parseArguments(trainFlags(learningData, tmp_path, *flags)))
+    assert 20 <= len(steps) < 60
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def testEveryOptionOfTheRecipeTrains(learningData, tmp_path):
     flags = ["--recipe", "published", "--Nepochs", "1", "--loss", "tversky", "--schedule", "cosine"]
