@@ -44,7 +44,8 @@ TESTS = {  # condition: seed, settings
         308,
         {"precipitateDiameters": (12.0, 24.0), "precipitateShare": 0.02},
     ),
-    "smaller particles: 3 to 5 voxels": (
+    "smaller particles: 4 to 7 voxels": (311, {"precipitateDiameters": (4.0, 7.0)}),
+    "much smaller particles: 3 to 5 voxels": (
         309,
         {"precipitateDiameters": (3.0, 5.0), "precipitateShare": 0.006},
     ),
