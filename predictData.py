@@ -54,7 +54,8 @@ from functions import (
 
 FOLDER = Path(__file__).resolve().parent
 MANY_SLABS = 100  # from which on timing two of them in advance is worth it
-SLAB = 16  # planes read at a time
+SLAB = 16  # planes read at a time, fewer where they are large
+SLAB_VOXELS = 1 << 22  # of these
 
 # ------------------------------------------------------------------------------------------------ parameters
 nameInput = "test-file/test-file_data.nrrd"  # volume to segment
@@ -327,9 +328,15 @@ def listPlanes(volume: NrrdVolume, region: tuple, looks: list) -> Iterator[np.nd
 
 def watch(volume: NrrdVolume, region: tuple | None, words: str) -> Iterator[np.ndarray]:
     """Read a region slab by slab, with a progress bar if it takes a while."""
-    count = (region[2][1] - region[2][0] if region else volume.shape[2]) / SLAB
-    bar = {"desc": words, "total": math.ceil(count), "unit": "slab", "leave": False, "delay": 2}
-    return tqdm(volume.slabs(region, SLAB), disable=None, **bar)
+    sides = [stop - start for start, stop in region] if region else volume.shape
+    slab = slabOf(sides)
+    bar = {"desc": words, "total": math.ceil(sides[2] / slab), "unit": "slab", "leave": False, "delay": 2}
+    return tqdm(volume.slabs(region, slab), disable=None, **bar)
+
+
+def slabOf(shape: tuple[int, ...]) -> int:
+    """Choose how many planes of a volume (x, y, z) are read at a time, so that memory stays small."""
+    return min(SLAB, max(1, SLAB_VOXELS // (shape[0] * shape[1])))
 
 
 def judge(
@@ -365,8 +372,9 @@ def listPairs(
     words: str,
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Read the written probability and, with a reference, where that is positive: (z, y, x)."""
-    masks = reference.slabs(region, SLAB) if reference else itertools.repeat(None)
-    for block, mask in zip(watch(openVolume(arguments.nameOutput), None, words), masks, strict=False):
+    result = openVolume(arguments.nameOutput)
+    masks = reference.slabs(region, slabOf(result.shape)) if reference else itertools.repeat(None)
+    for block, mask in zip(watch(result, None, words), masks, strict=False):
         yield decodeProbability(block.T), None if mask is None else selectPositive(mask.T, labels)
 
 

@@ -17,6 +17,7 @@ from engine.tiff import openTiff
 
 ENCODING = "gzip"  # masks and labels are mostly zeros
 SEGMENT_NAME = "precipitates and pores"
+POSITIVE, REST = np.uint8(0), np.uint8(255)  # published
 COMPRESSION = 1  # of gzip: masks and labels shrink a hundredfold even so
 LENGTHS = ("equivalentDiameter", "axis1", "axis2", "axis3", "nearestNeighbour")
 POWERS = dict.fromkeys(("x", "y", "z", *LENGTHS), "") | {"surfaceArea": "2", "volume": "3"}
@@ -97,7 +98,7 @@ def openVolumes(
             writers[kind] = stack.enter_context(writer)
 
         def write(labels: np.ndarray, probability: np.ndarray) -> None:
-            looks = {"mask": lambda: np.where(labels > 0, 0, 255), "segmentation": lambda: labels > 0}
+            looks = {"mask": lambda: np.where(labels > 0, POSITIVE, REST), "segmentation": lambda: labels > 0}
             looks |= {"labels": lambda: labels, "probability": lambda: probability}
             for kind, writePlanes in writers.items():
                 writePlanes(looks[kind]())
