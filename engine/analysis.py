@@ -9,7 +9,7 @@ from engine.figures import MidSlices
 from engine.labelling import Joining, Labels, Relabelling
 from engine.matching import Overlaps, listErrors, scoreParticles
 from engine.particles import Frame, Sums, describeParticles
-from engine.thresholds import FINE_COUNT, ThresholdScores
+from engine.thresholds import VoxelCurves
 
 Pairs = Iterable[tuple[np.ndarray, np.ndarray | None]]  # probability and, where there is a reference, truth
 
@@ -34,7 +34,7 @@ class Judged:
         Of probability and truth; the second is None without a reference.
     joinings : list of Joining
         Of the predicted particles and, if any, of the reference's.
-    curves : ThresholdScores
+    curves : VoxelCurves
         Of the voxels.
     """
 
@@ -44,7 +44,7 @@ class Judged:
         self.shape, self.threshold, self.connectivity = shape, threshold, connectivity
         self.slices, self.referenceSlices = MidSlices(shape), MidSlices(shape) if hasReference else None
         self.joinings = [Joining(connectivity) for _ in range(1 + hasReference)]
-        self.curves = ThresholdScores(FINE_COUNT)
+        self.curves = VoxelCurves()
         self._z = 0
 
     def add(self, probability: np.ndarray, truth: np.ndarray | None) -> None:

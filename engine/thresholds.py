@@ -3,21 +3,17 @@
 import numpy as np
 
 BIN_COUNT = 100  # thresholds 0.01, 0.02, ..., 0.99
-FINE_COUNT = 1000  # for curves
-CALIBRATION_COUNT = 10
+CALIBRATION_COUNT = 10  # bins of a probability of 0.1
+CURVE_POINTS = 1000  # at most, of a curve that is written down
+LEAST_BITS = np.float32(2**-24).view(np.uint32)  # probabilities closer than this to 0 or 1 are one bin
+DROPPED_BITS = 15  # of 23: 256 bins from one power of 2 to the next
+HALF_COUNT = int((np.float32(0.5).view(np.uint32) - LEAST_BITS) >> DROPPED_BITS) + 2
 
 
 class ThresholdScores:
-    """Histograms of the probability of positive and of other voxels, summed over samples.
+    """Histograms of the probability of positive and of other voxels, summed over samples."""
 
-    Parameters
-    ----------
-    binCount : int
-        Thresholds are 1 / binCount apart.
-    """
-
-    def __init__(self, binCount: int = BIN_COUNT) -> None:
-        self.binCount = binCount
+    def __init__(self) -> None:
         self.histograms: list[np.ndarray] = []  # a sample: (mask 0 or 1, bin)
 
     def add(self, probability: np.ndarray, mask: np.ndarray) -> None:
@@ -30,9 +26,9 @@ class ThresholdScores:
         mask : array
             bool, the same shape.
         """
-        bins = np.minimum(probability.ravel() * self.binCount, self.binCount - 1).astype(np.int64)
-        counts = np.bincount(bins + self.binCount * mask.ravel(), minlength=2 * self.binCount)
-        self.histograms.append(counts.reshape(2, self.binCount))
+        bins = np.minimum(probability.ravel() * BIN_COUNT, BIN_COUNT - 1).astype(np.int64)
+        counts = np.bincount(bins + BIN_COUNT * mask.ravel(), minlength=2 * BIN_COUNT)
+        self.histograms.append(counts.reshape(2, BIN_COUNT))
 
     def best(self) -> tuple[float, float]:
         """Find the threshold with the highest Dice; returns both. 0.5 where nothing is positive."""
@@ -40,12 +36,12 @@ class ThresholdScores:
         number = int(np.argmax(dices))
         if not dices[number] > 0:
             return 0.5, 0.0
-        return number / self.binCount, float(dices[number])
+        return number / BIN_COUNT, float(dices[number])
 
     @property
     def dices(self) -> list[float]:
         """Dice of every sample at the best threshold."""
-        number = round(self.best()[0] * self.binCount)
+        number = round(self.best()[0] * BIN_COUNT)
         return [float(_dices(histogram)[number]) for histogram in self.histograms]
 
     def extremes(self) -> tuple[int, int]:
@@ -57,26 +53,51 @@ class ThresholdScores:
         ordered = sorted(candidates, key=lambda index: dices[index])
         return ordered[0], ordered[-1]
 
+
+class VoxelCurves:
+    """Scores of voxels at all thresholds, summed over slabs: `add` each of them.
+
+    Networks are sure of most voxels, so the thresholds lie close together near 0 and 1: 256 of them between
+    one power of 2 and the next, of the probability and of its complement.
+    """
+
+    def __init__(self) -> None:
+        self.histogram = np.zeros((2, 2 * HALF_COUNT), np.int64)  # (truth, bin)
+        self.calibrationSums = np.zeros((3, CALIBRATION_COUNT))  # voxels, positive ones, probabilities
+
+    def add(self, probability: np.ndarray, truth: np.ndarray) -> None:
+        """Count voxels: float32 in 0..1, and bool of the same shape."""
+        probability, truth = probability.ravel(), truth.ravel()
+        bins = _binOf(probability) + 2 * HALF_COUNT * truth
+        self.histogram += np.bincount(bins, minlength=4 * HALF_COUNT).reshape(2, -1)
+        tenth = np.minimum(probability * CALIBRATION_COUNT, CALIBRATION_COUNT - 1).astype(np.int64)
+        for sums, weights in zip(self.calibrationSums, (None, truth, probability), strict=True):
+            sums += np.bincount(tenth, weights, CALIBRATION_COUNT)
+
+    def best(self) -> tuple[float, float]:
+        """Find the threshold with the highest Dice; returns both. 0.5 where nothing is positive."""
+        dices = _dices(self.histogram)
+        number = int(np.argmax(dices))
+        return (float(_lowerEdges()[number]), float(dices[number])) if dices[number] > 0 else (0.5, 0.0)
+
     def precisionRecall(self) -> dict[str, np.ndarray | float]:
         """Compute the curve of precision and recall over the thresholds, and the area under it.
 
         Returns
         -------
         dict
-            threshold, precision, recall: arrays, thresholds descending; precision is NaN where nothing is
-            predicted. averagePrecision: sum of precision times gain in recall (as scikit-learn defines it,
-            for probabilities rounded down to the thresholds).
+            threshold, precision, recall: arrays, thresholds descending, at most CURVE_POINTS of them; NaN
+            where there is nothing to divide by. averagePrecision: sum of precision times gain in recall over
+            all thresholds, as scikit-learn defines it.
         """
-        others, positives = np.sum(self.histograms, axis=0)[:, ::-1].cumsum(axis=1)
+        others, positives = self.histogram[:, ::-1].cumsum(axis=1)
         with np.errstate(invalid="ignore"):
             precision, recall = positives / (positives + others), positives / positives[-1]
-        gains = np.diff(recall, prepend=0.0)
-        return {
-            "threshold": np.arange(self.binCount)[::-1] / self.binCount,
-            "precision": precision,
-            "recall": recall,
-            "averagePrecision": float((np.nan_to_num(precision) * gains).sum()),
-        }
+        area = float((np.nan_to_num(precision) * np.diff(recall, prepend=0.0)).sum())
+        counted = np.flatnonzero(self.histogram[:, ::-1].any(axis=0))
+        chosen = counted[np.unique(np.linspace(0, len(counted) - 1, CURVE_POINTS).astype(int))]
+        curve = {"threshold": _lowerEdges()[::-1], "precision": precision, "recall": recall}
+        return {name: values[chosen] for name, values in curve.items()} | {"averagePrecision": area}
 
     def calibration(self) -> dict[str, np.ndarray | float]:
         """Compare probability with the share of positive voxels that have it.
@@ -87,15 +108,31 @@ class ThresholdScores:
             probability (mean), share and voxels: arrays, a bin of 0.1 each; NaN where a bin is empty. error:
             mean absolute difference of the first two, weighed by voxels (expected calibration error).
         """
-        histogram = np.sum(self.histograms, axis=0)
-        centres = (np.arange(self.binCount) + 0.5) / self.binCount
-        voxels, positives = histogram.sum(axis=0), histogram[1]
-        parts = (voxels, positives, voxels * centres)
-        sums = [part.reshape(CALIBRATION_COUNT, -1).sum(axis=1) for part in parts]
+        voxels, positives, probabilities = self.calibrationSums
         with np.errstate(invalid="ignore"):
-            probability, share = sums[2] / sums[0], sums[1] / sums[0]
-        error = np.nansum(np.abs(probability - share) * sums[0]) / max(sums[0].sum(), 1)
-        return {"probability": probability, "share": share, "voxels": sums[0], "error": float(error)}
+            probability, share = probabilities / voxels, positives / voxels
+        error = np.nansum(np.abs(probability - share) * voxels) / max(voxels.sum(), 1)
+        counts = voxels.astype(np.int64)
+        return {"probability": probability, "share": share, "voxels": counts, "error": float(error)}
+
+
+def _binOf(probability: np.ndarray) -> np.ndarray:
+    """Find the bin of every probability: by the leading bits of it or, from 0.5 on, of 1 minus it."""
+    isUpper = probability >= 0.5
+    bits = np.where(isUpper, 1 - probability, probability).view(np.int32) - np.int32(LEAST_BITS)
+    number = np.maximum((bits >> DROPPED_BITS) + 1, 0)
+    return np.where(isUpper, 2 * HALF_COUNT - 1 - number, number).astype(np.int64)
+
+
+def _lowerEdges() -> np.ndarray:
+    """Smallest probability of every bin, float32."""
+    numbers = np.arange(HALF_COUNT, dtype=np.uint32)
+    bits = (np.maximum(numbers, 1) - 1 << DROPPED_BITS) + LEAST_BITS
+    lower = bits.view(np.float32) * (numbers > 0)
+    ends = lower[:0:-1].astype(np.float64)  # a bin of the upper half holds those of 1 - p < end
+    upper = (1 - ends).astype(np.float32)
+    upper = np.where(1 - upper.astype(np.float64) < ends, upper, np.nextafter(upper, np.float32(2)))
+    return np.concatenate([lower, [np.float32(0.5)], upper])
 
 
 def _dices(histogram: np.ndarray) -> np.ndarray:

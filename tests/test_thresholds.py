@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from engine.thresholds import ThresholdScores
+from engine.thresholds import (
+    CURVE_POINTS,
+    HALF_COUNT,
+    ThresholdScores,
+    VoxelCurves,
+    _binOf,
+    _lowerEdges,
+)
 from functions import scoreVoxels
 
 
@@ -51,50 +58,75 @@ def testProbabilityOneIsCounted():
 # --------------------------------------------------------------------------------------------------- curves
 
 
-def drawScores(seed=0, size=4000):
-    """Draw probabilities and the truth they are worth, badly calibrated."""
+def drawScores(seed=0, size=4000, sureness=1.0):
+    """Draw probabilities, surer ones closer to 0 and 1, and a truth that they are worth in part."""
     generator = np.random.default_rng(seed)
-    probability = generator.beta(0.5, 2, size).astype(np.float32)
-    return probability, generator.random(size) < probability**1.5
+    logit = generator.normal(-1, 3, size) * sureness
+    truth = generator.random(size) < 1 / (1 + np.exp(-0.7 * logit / sureness))
+    return (1 / (1 + np.exp(-logit))).astype(np.float32), truth
 
 
-def testCurveAndItsAreaEqualScikitLearn():
-    metrics = pytest.importorskip("sklearn.metrics")
-    probability, truth = drawScores()
-    scores = ThresholdScores(1000)
-    for part in np.split(np.arange(len(truth)), 4):
-        scores.add(probability[part], truth[part])
-    curve = scores.precisionRecall()
-    rounded = np.minimum(np.floor(probability * 1000), 999) / 1000
-    assert curve["averagePrecision"] == pytest.approx(metrics.average_precision_score(truth, rounded))
-    assert curve["averagePrecision"] == pytest.approx(
-        metrics.average_precision_score(truth, probability), abs=2e-3
+def countInParts(probability, truth):
+    curves = VoxelCurves()
+    for part in np.array_split(np.arange(len(truth)), 3):
+        curves.add(probability[part], truth[part])
+    return curves
+
+
+def testEveryProbabilityLiesInItsBin():
+    generator = np.random.default_rng(0)
+    near = np.float32(0.5) + np.arange(-40, 40, dtype=np.float32) * np.float32(2**-24)
+    tiny = np.float32(2) ** np.arange(-40, 0, dtype=np.float32)
+    values = np.concatenate([generator.random(5000, np.float32), near, tiny, 1 - tiny, [0, 1]]).astype(
+        np.float32
     )
-    for threshold in (0.9, 0.5, 0.1):
-        number = int(np.argmin(np.abs(curve["threshold"] - threshold)))
-        predicted = rounded >= curve["threshold"][number]
+    values = np.sort(values)
+    bins, edges = _binOf(values), _lowerEdges()
+    assert (np.diff(bins) >= 0).all() and 0 <= bins.min() and bins.max() < len(edges) == 2 * HALF_COUNT
+    assert (np.diff(edges) >= 0).all() and (edges[bins] <= values).all()
+    above = np.append(edges[1:], np.float32(2))
+    assert (values < above[bins])[edges[bins] < above[bins]].all()
+    assert (edges[1:] - edges[:-1]).max() <= 2**-10 + 2**-24
+
+
+@pytest.mark.parametrize("sureness", [0.3, 1.0, 4.0])
+def testCurveAndItsAreaEqualScikitLearn(sureness):
+    metrics = pytest.importorskip("sklearn.metrics")
+    probability, truth = drawScores(sureness=sureness)
+    curves = countInParts(probability, truth)
+    curve = curves.precisionRecall()
+    area = metrics.average_precision_score(truth, probability)
+    assert curve["averagePrecision"] == pytest.approx(area, abs=2e-3)
+    assert len(curve["threshold"]) <= CURVE_POINTS and (np.diff(curve["threshold"]) < 0).all()
+    for number in range(0, len(curve["threshold"]), 50):
+        predicted = probability >= curve["threshold"][number]
         assert curve["precision"][number] == pytest.approx(metrics.precision_score(truth, predicted))
         assert curve["recall"][number] == pytest.approx(metrics.recall_score(truth, predicted))
+
+
+@pytest.mark.parametrize("sureness", [0.3, 4.0])
+def testBestThresholdGivesTheDiceThatIsPromisedAndNoneIsBetter(sureness):
+    probability, truth = drawScores(2, sureness=sureness)
+    threshold, dice = countInParts(probability, truth).best()
+    assert scoreVoxels(probability, truth, threshold)["dice"] == pytest.approx(dice)
+    dices = [scoreVoxels(probability, truth, value)["dice"] for value in np.unique(probability)]
+    assert dice == pytest.approx(max(dices), abs=2e-3)
 
 
 def testCalibrationEqualsScikitLearn():
     calibration = pytest.importorskip("sklearn.calibration")
     probability, truth = drawScores(1)
-    scores = ThresholdScores(1000)
-    scores.add(probability, truth)
-    ours = scores.calibration()
+    ours = countInParts(probability, truth).calibration()
     share, mean = calibration.calibration_curve(truth, probability, n_bins=10)
-    np.testing.assert_allclose(ours["share"], share, atol=2e-3)
-    np.testing.assert_allclose(ours["probability"], mean, atol=1e-3)
+    np.testing.assert_allclose(ours["share"], share, atol=1e-6)
+    np.testing.assert_allclose(ours["probability"], mean, atol=1e-5)
     assert ours["voxels"].sum() == len(truth)
-    assert ours["error"] == pytest.approx(
-        (np.abs(share - mean) * ours["voxels"]).sum() / len(truth), abs=2e-3
-    )
+    expected = (np.abs(share - mean) * ours["voxels"]).sum() / len(truth)
+    assert ours["error"] == pytest.approx(expected, abs=1e-5)
 
 
 def testCurvesWithoutPositivesAreUnknownNotWrong():
-    scores = ThresholdScores(10)
-    scores.add(np.array([0.05, 0.15]), np.array([False, False]))
-    curve = scores.precisionRecall()
-    assert np.isnan(curve["recall"]).all() and np.isnan(curve["precision"][0])
-    assert np.isnan(scores.calibration()["share"][5])
+    curves = countInParts(np.array([0.05, 0.15, 0.2], np.float32), np.zeros(3, bool))
+    curve = curves.precisionRecall()
+    assert np.isnan(curve["recall"]).all() and (curve["precision"] == 0).all()
+    assert np.isnan(curves.calibration()["share"][5]) and curves.best() == (0.5, 0.0)
