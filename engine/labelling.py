@@ -51,7 +51,7 @@ class Joining:
     def add(self, positive: np.ndarray) -> None:
         """Add the next slab: (z, y, x) bool."""
         labels, count = labelSlab(positive, self.connectivity)
-        self._counts.append(np.bincount(labels.ravel(), minlength=count + 1)[1:])
+        self._counts.append(np.bincount(labels[positive], minlength=count + 1)[1:])
         plane = _numbered(labels[0], self._number)
         if self._last is not None:
             self._pairs += [_touching(self._last, plane, *shift) for shift in self._shifts]
@@ -121,4 +121,5 @@ def _touching(first: np.ndarray, second: np.ndarray, y: int, x: int) -> np.ndarr
     here = first[max(-y, 0) : height - max(y, 0), max(-x, 0) : width - max(x, 0)]
     there = second[max(y, 0) : height - max(-y, 0), max(x, 0) : width - max(-x, 0)]
     both = (here > 0) & (there > 0)
-    return np.unique(np.stack([here[both], there[both]]), axis=1)
+    keys = np.unique(here[both] << 32 | there[both])  # a tenth of the time of pairs
+    return np.stack([keys >> 32, keys & 0xFFFFFFFF])

@@ -125,11 +125,21 @@ class Sums:
     def _addBetween(self, labels: np.ndarray, probability: np.ndarray) -> None:
         """Add planes; labels have one plane more at either end."""
         padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
-        inside = padded[1:-1, 1:-1, 1:-1]
-        z, y, x = np.nonzero(inside)
-        values = inside[z, y, x]
-        present, local = np.unique(values, return_inverse=True)
-        particles, count = present.astype(np.int64) - 1, len(present)
+        padded[0], behind = 0, padded[-1].copy()  # only voxels of the planes themselves are looked for
+        before, padded[-1] = labels[0], 0
+        flat, (height, width) = padded.ravel(), padded.shape[1:]
+        position = np.flatnonzero(flat)
+        padded[0, 1:-1, 1:-1], padded[-1] = before, behind
+        values = flat[position]
+        z, rest = np.divmod(position, height * width)
+        y, x = np.divmod(rest, width)
+        z, y, x = z - 1, y - 1, x - 1
+        isPresent = np.zeros(len(self.voxelCounts) + 1, bool)
+        isPresent[values] = True
+        present = np.flatnonzero(isPresent)
+        number = np.zeros(len(isPresent), np.int64)
+        number[present] = np.arange(len(present))
+        local, particles, count = number[values], present - 1, len(present)
 
         def total(weights: np.ndarray | None = None) -> np.ndarray:
             return np.bincount(local, weights, count)
@@ -150,8 +160,6 @@ class Sums:
         least = self.leastProbability[particles]
         np.minimum.at(least, local, seen)
         self.leastProbability[particles] = least
-        flat, (height, width) = padded.ravel(), padded.shape[1:]
-        position = ((z + 1) * height + y + 1) * width + x + 1
         for number, (stepX, stepY, stepZ) in enumerate(NEIGHBOURS):
             isOther = flat[position + (stepZ * height + stepY) * width + stepX] != values
             self.crossings[number % 13, particles] += total(isOther)

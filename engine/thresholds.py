@@ -63,16 +63,12 @@ class VoxelCurves:
 
     def __init__(self) -> None:
         self.histogram = np.zeros((2, 2 * HALF_COUNT), np.int64)  # (truth, bin)
-        self.calibrationSums = np.zeros((3, CALIBRATION_COUNT))  # voxels, positive ones, probabilities
 
     def add(self, probability: np.ndarray, truth: np.ndarray) -> None:
         """Count voxels: float32 in 0..1, and bool of the same shape."""
-        probability, truth = probability.ravel(), truth.ravel()
-        bins = _binOf(probability) + 2 * HALF_COUNT * truth
-        self.histogram += np.bincount(bins, minlength=4 * HALF_COUNT).reshape(2, -1)
-        tenth = np.minimum(probability * CALIBRATION_COUNT, CALIBRATION_COUNT - 1).astype(np.int64)
-        for sums, weights in zip(self.calibrationSums, (None, truth, probability), strict=True):
-            sums += np.bincount(tenth, weights, CALIBRATION_COUNT)
+        positives = np.bincount(_binOf(probability[truth]), minlength=2 * HALF_COUNT)
+        self.histogram[1] += positives
+        self.histogram[0] += np.bincount(_binOf(probability.ravel()), minlength=2 * HALF_COUNT) - positives
 
     def best(self) -> tuple[float, float]:
         """Find the threshold with the highest Dice; returns both. 0.5 where nothing is positive."""
@@ -105,10 +101,16 @@ class VoxelCurves:
         Returns
         -------
         dict
-            probability (mean), share and voxels: arrays, a bin of 0.1 each; NaN where a bin is empty. error:
-            mean absolute difference of the first two, weighed by voxels (expected calibration error).
+            probability (mean, to 0.001), share and voxels: arrays, a bin of 0.1 each; NaN where a bin is
+            empty. error: mean absolute difference of the first two, weighed by voxels (expected calibration
+            error).
         """
-        voxels, positives, probabilities = self.calibrationSums
+        edges = np.append(_lowerEdges(), np.float32(1)).astype(np.float64)
+        tenth = np.minimum(edges[:-1] * CALIBRATION_COUNT, CALIBRATION_COUNT - 1).astype(np.int64)
+        counted = self.histogram.sum(axis=0)
+        centres = (edges[:-1] + edges[1:]) / 2 * counted
+        sums = (np.bincount(tenth, part, CALIBRATION_COUNT) for part in (counted, self.histogram[1], centres))
+        voxels, positives, probabilities = sums
         with np.errstate(invalid="ignore"):
             probability, share = probabilities / voxels, positives / voxels
         error = np.nansum(np.abs(probability - share) * voxels) / max(voxels.sum(), 1)
@@ -118,10 +120,18 @@ class VoxelCurves:
 
 def _binOf(probability: np.ndarray) -> np.ndarray:
     """Find the bin of every probability: by the leading bits of it or, from 0.5 on, of 1 minus it."""
-    isUpper = probability >= 0.5
-    bits = np.where(isUpper, 1 - probability, probability).view(np.int32) - np.int32(LEAST_BITS)
-    number = np.maximum((bits >> DROPPED_BITS) + 1, 0)
-    return np.where(isUpper, 2 * HALF_COUNT - 1 - number, number).astype(np.int64)
+    upper = np.flatnonzero(probability >= 0.5)  # few
+    numbers = _leadingBits(probability)
+    numbers[upper] = 2 * HALF_COUNT - 1 - _leadingBits(1 - probability[upper])
+    return numbers
+
+
+def _leadingBits(values: np.ndarray) -> np.ndarray:
+    """Turn values up to 0.5 into numbers by their leading bits, those under 2 ** -24 into 0."""
+    bits = values.view(np.int32) - np.int32(LEAST_BITS)
+    bits >>= DROPPED_BITS
+    bits += 1
+    return np.maximum(bits, 0, out=bits)
 
 
 def _lowerEdges() -> np.ndarray:

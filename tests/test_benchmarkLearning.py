@@ -34,7 +34,7 @@ def testEpochsFollowFromTheMeasuredSecondsAndAFinishedRunIsKept(tmp_path, monkey
     monkeypatch.setattr(learning, "evaluate", lambda folder, contract: {"dice": 0.5})
     for _ in range(2):
         scores = learning.runSide(tmp_path, tmp_path, "loss bce", 3, 0.5)
-        assert scores == {"dice": 0.5, "epochCount": 6}  # 30 s, 5 s each
+        assert scores == {"dice": 0.5, "epochCount": 6, "calibrated": 30}  # seconds, 5 each
     flags = ("--loss", "bce")
     assert calls == [("loss bce-calibration", flags, 1, 4), ("loss bce-3", flags, 3, 6)]
 
@@ -50,7 +50,7 @@ def testSidesAreCommandsThatTheScriptTakes():
 
 def testTableGivesMedianAndSpan(capsys):
     names = ("validationDice", "dice", "diceAtHalf", "particleRecall", "particlePrecision")
-    runs = [dict.fromkeys(names, value) | {"seconds": 600 * value} for value in (0.5, 0.25, 1.0)]
+    runs = [dict.fromkeys(names, value) | {"calibrated": 600 * value} for value in (0.5, 0.25, 1.0)]
     runs[1]["particlePrecision"] = float("nan")  # nothing was found
     learning.printTable({"robust": runs}, [4, 5, 6])
     head, _, row = capsys.readouterr().out.splitlines()
