@@ -162,7 +162,7 @@ def testWholeVolume(name, published, tmp_path, capsys):
     probability, image = assertProbability(tmp_path / "whole.nrrd")
     assertSamePlace(image, sitk.ReadImage(str(DATA / f"{name}.nrrd")))
     expected = predictPlain(model, nrrd.read(str(DATA / f"{name}.nrrd"))[0])
-    np.testing.assert_allclose(probability, expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(probability, expected, rtol=0, atol=5e-5)
     assert expected.std() > 1e-4  # a constant would compare equal after any mix-up of places
     text = capsys.readouterr().out
     assert "Warning" not in text and ("one tile" in text) != name.startswith("bone")
@@ -188,7 +188,7 @@ def testRegion(name, published, tmp_path, capsys):
     else:
         assertSamePlace(image, sitk.RegionOfInterest(source, sizes, starts))
     part = volume[tuple(slice(*limits) for limits in zip(starts, stops, strict=True))]
-    np.testing.assert_allclose(probability, predictPlain(model, part), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(probability, predictPlain(model, part), rtol=0, atol=5e-5)
     assert json.loads((tmp_path / "part.json").read_text())["region"] == [
         list(limits) for limits in zip(starts, stops, strict=True)
     ]
@@ -291,7 +291,7 @@ def testFileIsPredictedAsPynrrdReadsIt(name, small, tmp_path, capsys):
     predict(FORMATS / name, tmp_path / "out.nrrd", "--modelFile", path)
     volume, _ = nrrd.read(str(FORMATS / name))
     probability, image = assertProbability(tmp_path / "out.nrrd")
-    np.testing.assert_allclose(probability, predictPlain(model, volume), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(probability, predictPlain(model, volume), rtol=0, atol=5e-5)
     assertSamePlace(image, sitk.ReadImage(str(FORMATS / name.replace("_bz2", ""))))  # ITK reads no bzip2
     isThin = min(volume.shape) < 8
     assert ("fewer than 8 along a side" in capsys.readouterr().out) == isThin
