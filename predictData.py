@@ -170,7 +170,7 @@ def main(arguments: argparse.Namespace) -> None:
     isDone = not arguments.dryRun and isPredicted(arguments, run)
     if isDone:
         print(f"Probability: {arguments.nameOutput.name} is finished; delete it to have it computed again")
-        grey, preview = lookAt(arguments, volume, region)
+        looks = lookAt(arguments, volume, region)
         clock.lap("statistics")
     else:
         stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
@@ -179,27 +179,43 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.dryRun:
             return
         clock.lap("building the network")
-        grey, preview = predictRegion(arguments, volume, region, run, stream, clock)
+        looks = predictRegion(arguments, volume, region, run, stream, clock)
         del stream
         noteRun(arguments, region, limit[0], run, clock)
-    judged, counts = judge(arguments, reference, region, labels, limit[0])
-    clock.lap("reading back")
-    if counts:
-        printScores(counts, arguments, limit[0])
-    pairs = listPairs(arguments, reference, region, labels, "Measuring particles")
-    header = cropHeader(volume.header, region, np.uint8)
-    written = writeResults(arguments, header, pairs, judged, counts, preview, run)
-    clock.lap("particles")
-    if arguments.overview:
-        written.append(nameResults(arguments)["overview"])
-        drawPrediction(grey, judged.slices, judged.referenceSlices, written[-1], voxelSize(volume.header))
-    clock.lap("picture")
+    written, counts = goOn(arguments, volume, reference, region, labels, limit[0], looks, run, clock)
     record = noteRun(arguments, region, limit[0], run, clock, counts)
     total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
     voxels = f"{math.prod(size) / 1e6:.1f} Mvoxel"
     print(f"Predicted {voxels} in {total:.1f} s, {network:.1f} s of it for the network. Written:")
     for path in (arguments.nameOutput, *written, record):
         print(f"  {relativePath(path)}")
+
+
+def goOn(
+    arguments: argparse.Namespace,
+    volume: NrrdVolume,
+    reference: NrrdVolume | None,
+    region: tuple,
+    labels: list[int],
+    limit: float,
+    looks: tuple[MidSlices, Any],
+    run: Run,
+    clock: Stopwatch,
+) -> tuple[list[Path], dict | None]:
+    """Go on from the probability to the results; gives their files and the voxel scores."""
+    judged, counts = judge(arguments, reference, region, labels, limit)
+    clock.lap("reading back")
+    if counts:
+        printScores(counts, arguments, limit)
+    pairs = listPairs(arguments, reference, region, labels, "Measuring particles")
+    header = cropHeader(volume.header, region, np.uint8)
+    written = writeResults(arguments, header, pairs, judged, counts, looks[1], run)
+    clock.lap("particles")
+    if arguments.overview:
+        written.append(nameResults(arguments)["overview"])
+        drawPrediction(looks[0], judged.slices, judged.referenceSlices, written[-1], voxelSize(volume.header))
+    clock.lap("picture")
+    return written, counts
 
 
 def predictRegion(
