@@ -33,21 +33,8 @@ def openTiff(
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Write a TIFF stack plane by plane; it appears under its name when the block ends well.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    shape : (int, int, int)
-        Voxels along (x, y, z).
-    dtype : str
-        uint8, uint16 or float32: what ImageJ knows.
-    frame : Frame
-        Voxel size and unit. TIFF knows no direction in space.
-
-    Yields
-    ------
-    callable
-        Writes the next planes (z, y, x).
+    As `engine.results.openPlanes`, but for the type (uint8, uint16 or float32: ImageJ knows these) and the
+    frame in place of a header: TIFF knows voxel size and unit, and no direction in space.
     """
     import tifffile
 
