@@ -366,7 +366,10 @@ def judge(
     from engine.analysis import Judged  # loads SciPy
 
     shape = openVolume(arguments.nameOutput).shape
-    judged = Judged(shape, limit, arguments.connectivity, reference is not None)
+    isJoined = any(
+        getattr(arguments, SWITCHES.get(kind, kind), True) for kind in RESULT_ENDINGS if kind != "overview"
+    )
+    judged = Judged(shape, limit, arguments.connectivity, reference is not None, isJoined)
 
     def watchPairs() -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         for probability, truth in listPairs(arguments, reference, region, labels, "Reading back"):

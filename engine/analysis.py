@@ -27,6 +27,8 @@ class Judged:
         6, 18 or 26.
     hasReference : bool
         Whether slabs come with a truth.
+    isJoined : bool
+        Whether particles are looked for.
 
     Attributes
     ----------
@@ -39,21 +41,27 @@ class Judged:
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], threshold: float, connectivity: int, hasReference: bool
+        self,
+        shape: tuple[int, int, int],
+        threshold: float,
+        connectivity: int,
+        hasReference: bool,
+        isJoined: bool = True,
     ) -> None:
         self.shape, self.threshold, self.connectivity = shape, threshold, connectivity
         self.slices, self.referenceSlices = MidSlices(shape), MidSlices(shape) if hasReference else None
-        self.joinings = [Joining(connectivity) for _ in range(1 + hasReference)]
+        self.joinings = [Joining(connectivity) for _ in range(1 + hasReference)] if isJoined else []
         self.curves = VoxelCurves()
         self._z = 0
 
     def add(self, probability: np.ndarray, truth: np.ndarray | None) -> None:
         """Take the next slab (z, y, x): float32, and bool or None."""
         self.slices.add(self._z, probability)
-        self.joinings[0].add(probability >= self.threshold)
+        positives = (probability >= self.threshold, truth)
+        for joining, positive in zip(self.joinings, positives, strict=False):
+            joining.add(positive)
         if truth is not None:
             self.referenceSlices.add(self._z, truth)
-            self.joinings[1].add(truth)
             self.curves.add(probability, truth)
         self._z += len(probability)
 
