@@ -571,13 +571,14 @@ def scoreVoxels(probability: np.ndarray, reference: np.ndarray, threshold: float
 
 def scoreBlocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]], threshold: float = 0.5) -> dict[str, float]:
     """Score a prediction that comes block by block: pairs of probability and reference, as `scoreVoxels`."""
-    tp = fp = fn = size = 0
+    tp = found = true = size = 0
     for probability, reference in blocks:
         positive = probability >= threshold
         tp += int(np.count_nonzero(positive & reference))
-        fp += int(np.count_nonzero(positive & ~reference))
-        fn += int(np.count_nonzero(~positive & reference))
+        found += int(np.count_nonzero(positive))
+        true += int(np.count_nonzero(reference))
         size += reference.size
+    fp, fn = found - tp, true - tp
     return {"tp": tp, "fp": fp, "fn": fn, "tn": size - tp - fp - fn} | scoreCounts(tp, fp, fn)
 
 

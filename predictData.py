@@ -12,7 +12,6 @@ import argparse
 import itertools
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +47,6 @@ from functions import (
     parseLabels,
     predictProbability,
     readModel,
-    scoreBlocks,
     selectPositive,
 )
 
@@ -203,19 +201,37 @@ def goOn(
     clock: Stopwatch,
 ) -> tuple[list[Path], dict | None]:
     """Go on from the probability to the results; gives their files and the voxel scores."""
-    judged, counts = judge(arguments, reference, region, labels, limit)
+    from engine import outcome  # loads SciPy
+    from engine.analysis import Judged
+    from engine.particles import readFrame
+
+    paths = chooseResults(arguments, reference is not None)
+    tables = paths.keys() - {"overview"}  # the overview needs no particles
+    header, shape = cropHeader(volume.header, region, np.uint8), openVolume(arguments.nameOutput).shape
+    hasReference, frame = reference is not None, readFrame(header)
+    judged = Judged(shape, limit, arguments.connectivity, frame, hasReference, bool(tables))
+    previews = openPreviews(shape, hasReference, looks[1])
+    counts = outcome.readBack(listPairs(arguments, reference, region, labels), judged, previews)
     clock.lap("reading back")
     if counts:
         printScores(counts, arguments, limit)
-    pairs = listPairs(arguments, reference, region, labels, "Measuring particles")
-    header = cropHeader(volume.header, region, np.uint8)
-    written = writeResults(arguments, header, pairs, judged, counts, looks[1], run)
+    if tables:
+        measured = judged.finish(arguments.minimumVoxels)
+        blocks = (probability for probability, _ in listPairs(arguments, None, region, labels))
+        outcome.writeVolumes(blocks, judged, measured, header, paths, previews)
+        settings = outcome.describeSettings(judged, arguments.minimumVoxels, run.digests)
+        results = outcome.writeTables(judged, measured, counts, paths, settings)
+        if "report" in paths:
+            device = f"{run.backend.device}, {run.backend.precision}"
+            table = nameResults(arguments)["particles"].name
+            described = outcome.describePage(arguments, judged, device, table, settings)
+            outcome.writePage(paths["report"], judged, measured, results, previews, described)
     clock.lap("particles")
-    if arguments.overview:
-        written.append(nameResults(arguments)["overview"])
-        drawPrediction(looks[0], judged.slices, judged.referenceSlices, written[-1], voxelSize(volume.header))
+    if "overview" in paths:
+        size = voxelSize(volume.header)
+        drawPrediction(looks[0], judged.slices, judged.referenceSlices, paths["overview"], size)
     clock.lap("picture")
-    return written, counts
+    return list(paths.values()), counts
 
 
 def predictRegion(
@@ -355,123 +371,24 @@ def slabOf(shape: tuple[int, ...]) -> int:
     return min(SLAB, max(1, SLAB_VOXELS // (shape[0] * shape[1])))
 
 
-def judge(
-    arguments: argparse.Namespace,
-    reference: NrrdVolume | None,
-    region: tuple,
-    labels: list[int],
-    limit: float,
-) -> tuple[Any, dict | None]:
-    """Read the written result back: what is known of it then, and its scores against the reference."""
-    from engine.analysis import Judged  # loads SciPy
-
-    shape = openVolume(arguments.nameOutput).shape
-    isJoined = any(
-        getattr(arguments, SWITCHES.get(kind, kind), True) for kind in RESULT_ENDINGS if kind != "overview"
-    )
-    judged = Judged(shape, limit, arguments.connectivity, reference is not None, isJoined)
-
-    def watchPairs() -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        for probability, truth in listPairs(arguments, reference, region, labels, "Reading back"):
-            judged.add(probability, truth)
-            yield probability, truth
-
-    if reference:
-        return judged, scoreBlocks(watchPairs(), limit)
-    for _ in watchPairs():
-        pass
-    return judged, None
-
-
 def listPairs(
-    arguments: argparse.Namespace,
-    reference: NrrdVolume | None,
-    region: tuple,
-    labels: list[int],
-    words: str,
+    arguments: argparse.Namespace, reference: NrrdVolume | None, region: tuple, labels: list[int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Read the written probability and, with a reference, where that is positive: (z, y, x)."""
     result = openVolume(arguments.nameOutput)
     masks = reference.slabs(region, slabOf(result.shape)) if reference else itertools.repeat(None)
-    for block, mask in zip(watch(result, None, words), masks, strict=False):
+    for block, mask in zip(watch(result, None, "Measuring particles"), masks, strict=False):
         yield decodeProbability(block.T), None if mask is None else selectPositive(mask.T, labels)
 
 
-def writeResults(
-    arguments: argparse.Namespace,
-    header: dict,
-    pairs: Iterator[tuple[np.ndarray, np.ndarray | None]],
-    judged: Any,
-    counts: dict | None,
-    grey: Any,
-    run: Run,
-) -> list[Path]:
-    """Write what follows from the probability: mask, segmentation, labels, particles, scores, report."""
-    from engine.analysis import describeScores, measure
-    from engine.particles import readFrame
-    from engine.report import describeContent, packVolumes, writeReport
-    from engine.results import openVolumes, summarise, writeTable
-
-    paths = {kind: path for kind, path in nameResults(arguments).items() if isWanted(arguments, kind, counts)}
-    paths.pop("overview", None)  # needs none of this
-    if not paths:
-        return []
-    frame, previews = readFrame(header), openPreviews(judged.shape, counts, grey)
-    found = judged.finish(arguments.minimumVoxels)
-    with openVolumes(paths, judged.shape, header, frame, len(found[0].voxelCounts)) as write:
-
-        def take(z: int, planes: np.ndarray, probability: np.ndarray, truth: np.ndarray | None) -> None:
-            write(planes, probability)
-            parts = {"probability": probability, "mask": planes > 0, "manual": truth}
-            for name in previews.keys() & parts.keys():
-                previews[name].add(z, parts[name])
-
-        measured = measure(pairs, judged, found, frame, take)
-    settings = describeSettings(arguments, judged.threshold, run)
-    summary = summarise(measured.table, found[0], frame, judged.shape)
-    printSummary(summary, frame.why)
-    scores = describeScores(judged, counts, measured.scores) if counts else None
-    if "particles" in paths:
-        writeTable(measured.table, frame.unit, paths["particles"])
-        writeJson(paths["summary"], summary | {"settings": settings})
-    if "scores" in paths:
-        writeJson(paths["scores"], scores | {"settings": settings})
-        writeTable(measured.errors, frame.unit, paths["errors"])
-        printParticleScores(measured.scores)
-    if "report" in paths:
-        particles = measured.table, measured.truth, measured.errors
-        content = describeContent(judged.shape, frame, *particles, summary, scores)
-        content |= describePage(arguments, judged, frame, run, settings)
-        writeReport(paths["report"], content, packVolumes(previews))
-    return list(paths.values())
-
-
-def openPreviews(shape: tuple[int, int, int], counts: dict | None, grey: Any) -> dict[str, Any]:
+def openPreviews(shape: tuple[int, int, int], hasReference: bool, grey: Any) -> dict[str, Any]:
     """Prepare the small volumes of the report; none without that of the grey values."""
     from engine.report import Preview
 
     if grey is None:
         return {}
-    names = ("probability", "mask", "manual") if counts else ("probability", "mask")
+    names = ("probability", "mask", "manual") if hasReference else ("probability", "mask")
     return {"grey": grey} | {name: Preview(shape, grey.factor) for name in names}
-
-
-def describePage(
-    arguments: argparse.Namespace, judged: Any, frame: Any, run: Run, settings: dict
-) -> dict[str, Any]:
-    """Write title, facts and parameters of the report."""
-    sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(frame.directions, axis=1))
-    facts = [f"{describeShape(judged.shape)} voxels", f"voxel {sides} {frame.unit}"]
-    facts += [f"threshold {judged.threshold:g}", f"connectivity {judged.connectivity}"]
-    facts += [f"{run.backend.device}, {run.backend.precision}", time.strftime("%Y-%m-%d %H:%M")]
-    return {
-        "title": f"{arguments.nameInput.name}: precipitates and pores",
-        "facts": facts,
-        "notes": [f"Lengths are in voxels: {frame.why}."] if frame.why else [],
-        "threshold": judged.threshold,
-        "tableFile": nameResults(arguments)["particles"].name,
-        "parameters": {"parameters": plainSettings(arguments), "settings": settings},
-    }
 
 
 RESULT_ENDINGS = {
@@ -486,8 +403,6 @@ RESULT_ENDINGS = {
     "overview": "_overview.png",
 }
 SWITCHES = {"summary": "particles", "errors": "scores"}  # the other ones have a switch of their own
-
-
 TIFF_ENDINGS = {"mask": "_mask.tif", "labels": "_labels.tif", "probability": "_probability.tif"}
 
 
@@ -498,42 +413,13 @@ def nameResults(arguments: argparse.Namespace) -> dict[str, Path]:
     return {kind: result.with_name(result.stem + ending) for kind, ending in endings.items()}
 
 
-def isWanted(arguments: argparse.Namespace, kind: str, counts: dict | None) -> bool:
-    """Whether a result is switched on and can be made."""
-    switch = SWITCHES.get(kind, kind)
-    return getattr(arguments, switch, True) and (switch != "scores" or counts is not None)
-
-
-def describeSettings(arguments: argparse.Namespace, limit: float, run: Run) -> dict:
-    """Describe what the particles follow from."""
-    return {
-        "threshold": limit,
-        "connectivity": arguments.connectivity,
-        "minimumVoxels": arguments.minimumVoxels,
-        "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},
-        "versions": packageVersions(),
-    }
-
-
-def printParticleScores(scores: dict) -> None:
-    """Print how many particles were found."""
-    rates = scores["anyOverlap"]
-    words = "  ".join(f"{name} {rates[name]:.3f}" for name in ("precision", "recall", "f1"))
-    print(f"Particles that touch one of the {scores['reference']} of the reference, and are touched: {words}")
-
-
-def printSummary(summary: dict, why: str) -> None:
-    """Print the particles in a line or two."""
-    whole, unit = summary["all"], summary["unit"]
-    line = f"Particles: {whole['particles']}, {whole['volumeFraction']:.3%} of the volume"
-    if whole["particles"]:
-        low, middle, high = whole["diameterQuartiles"]
-        line += f", median diameter {middle:.4g} {unit} (quartiles {low:.4g} and {high:.4g})"
-    print(line)
-    if summary["droppedParticles"]:
-        print(f"Left out: {summary['droppedParticles']} particles, {summary['droppedVoxels']} voxels")
-    if why:
-        print(f"Lengths are in voxels: {why}")
+def chooseResults(arguments: argparse.Namespace, hasReference: bool) -> dict[str, Path]:
+    """Choose the files that are switched on and can be made."""
+    switches = {kind: SWITCHES.get(kind, kind) for kind in nameResults(arguments)}
+    wanted = {kind for kind, switch in switches.items() if getattr(arguments, switch, True)}
+    if not hasReference:
+        wanted -= {"scores", "errors"}
+    return {kind: path for kind, path in nameResults(arguments).items() if kind in wanted}
 
 
 def printStart(

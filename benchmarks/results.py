@@ -14,16 +14,18 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import measure
 import numpy as np
 
 from engine.analysis import Judged, describeScores
-from engine.analysis import measure as measureParticles
+from engine.labelling import Relabelling
 from engine.nrrdFiles import openVolume
 from engine.particles import readFrame
 from engine.results import openPlanes, openVolumes, summarise, writeTable
+from engine.threads import readAhead
 from functions import scoreBlocks, selectPositive
 
 SLAB = 16
@@ -76,26 +78,27 @@ def paintBall(
 def runOurs(folder: Path) -> dict:
     """Do what predictData.py does after the prediction."""
     result, reference = openVolume(folder / "probability.nrrd"), openVolume(folder / "mask.nrrd")
-    judged, frame = Judged(result.shape, 0.5, 26, True), readFrame(result.header)
+    frame = readFrame(result.header)
+    judged = Judged(result.shape, 0.5, 26, frame, True)
 
-    def listPairs():
+    def listPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block, mask in zip(result.slabs(None, SLAB), reference.slabs(None, SLAB), strict=True):
             yield block.T, selectPositive(mask.T)
 
-    def watchPairs():
-        for pair in listPairs():
+    def watchPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for pair in readAhead(listPairs()):
             judged.add(*pair)
             yield pair
 
     counts = scoreBlocks(watchPairs(), 0.5)
-    found, paths = judged.finish(1), {"labels": folder / "ours.nrrd"}
-    with openVolumes(paths, result.shape, dict(GEOMETRY), frame, len(found[0].voxelCounts)) as write:
-        measured = measureParticles(
-            listPairs(), judged, found, frame, lambda z, planes, probability, _: write(planes, probability)
-        )
+    measured, paths = judged.finish(1), {"labels": folder / "ours.nrrd"}
+    again = Relabelling(measured.labels, 26)
+    with openVolumes(paths, result.shape, dict(GEOMETRY), frame, len(measured.labels.voxelCounts)) as write:
+        for block in readAhead(result.slabs(None, SLAB)):
+            write(again.label(block.T >= 0.5), block.T)
     writeTable(measured.table, frame.unit, folder / "ours.csv")
     scores = describeScores(judged, counts, measured.scores)
-    summary = summarise(measured.table, found[0], frame, judged.shape)
+    summary = summarise(measured.table, measured.labels, frame, judged.shape)
     iou = {f"{row['threshold']:g}": row["matched"] for row in scores["particles"]["iou"]}
     return {"particles": summary["all"]["particles"], "dice": counts["dice"], "matched": iou["0.5"]}
 

@@ -1,21 +1,28 @@
-"""A written probability in two passes: join, score and look at it; then label and measure its particles."""
+"""A written probability in one pass: join and measure its particles, score it, look at it."""
 
-from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from engine.figures import MidSlices
-from engine.labelling import Joining, Labels, Relabelling
+from engine.labelling import Joining, Labels, Slab
 from engine.matching import Overlaps, listErrors, scoreParticles
-from engine.particles import Frame, Sums, describeParticles
+from engine.particles import Frame, Sums, describeParticles, directionWeights
 from engine.thresholds import VoxelCurves
 
-Pairs = Iterable[tuple[np.ndarray, np.ndarray | None]]  # probability and, where there is a reference, truth
+
+class Measured(NamedTuple):
+    """The particles of a result, and those of the reference."""
+
+    labels: Labels  # of the result
+    table: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray] | None
+    scores: dict | None  # of the particles
+    errors: dict[str, np.ndarray] | None
 
 
 class Judged:
-    """What is known after the first pass: `add` every slab in order.
+    """What is known of a result after one pass: `add` every slab in order.
 
     Parameters
     ----------
@@ -25,19 +32,19 @@ class Judged:
         Probability from which on a voxel is positive.
     connectivity : int
         6, 18 or 26.
+    frame : Frame
+        Of the result's voxels.
     hasReference : bool
         Whether slabs come with a truth.
-    isJoined : bool
+    isMeasured : bool
         Whether particles are looked for.
 
     Attributes
     ----------
     slices, referenceSlices : MidSlices
         Of probability and truth; the second is None without a reference.
-    joinings : list of Joining
-        Of the predicted particles and, if any, of the reference's.
     curves : VoxelCurves
-        Of the voxels.
+        Of the voxels, where there is a reference.
     """
 
     def __init__(
@@ -45,78 +52,51 @@ class Judged:
         shape: tuple[int, int, int],
         threshold: float,
         connectivity: int,
+        frame: Frame,
         hasReference: bool,
-        isJoined: bool = True,
+        isMeasured: bool = True,
     ) -> None:
-        self.shape, self.threshold, self.connectivity = shape, threshold, connectivity
+        self.shape, self.threshold, self.connectivity, self.frame = shape, threshold, connectivity, frame
         self.slices, self.referenceSlices = MidSlices(shape), MidSlices(shape) if hasReference else None
-        self.joinings = [Joining(connectivity) for _ in range(1 + hasReference)] if isJoined else []
-        self.curves = VoxelCurves()
-        self._z = 0
+        self.curves, self.hasReference = VoxelCurves(), hasReference
+        volumeCount = (1 + hasReference) * isMeasured  # the result, and the reference
+        weights = directionWeights(frame.directions)
+        self._joinings = [Joining(connectivity) for _ in range(volumeCount)]
+        self._sums = [Sums(shape, weights, connectivity) for _ in range(volumeCount)]
+        self._overlaps, self._z = Overlaps(), 0
 
     def add(self, probability: np.ndarray, truth: np.ndarray | None) -> None:
         """Take the next slab (z, y, x): float32, and bool or None."""
         self.slices.add(self._z, probability)
         positives = (probability >= self.threshold, truth)
-        for joining, positive in zip(self.joinings, positives, strict=False):
-            joining.add(positive)
-        if truth is not None:
+        slabs = [joining.add(positive) for joining, positive in zip(self._joinings, positives, strict=False)]
+        for sums, slab in zip(self._sums, slabs, strict=True):
+            sums.add(slab, probability)
+        if self.hasReference:
             self.referenceSlices.add(self._z, truth)
             self.curves.add(probability, truth)
+        if len(slabs) == 2:
+            self._overlaps.add(*numberBoth(*slabs))
         self._z += len(probability)
 
-    def finish(self, minimumVoxels: int) -> list[Labels]:
-        """Give particles their numbers: predicted ones (large enough) and, if any, the reference's."""
-        return [joining.finish((minimumVoxels, 1)[number]) for number, joining in enumerate(self.joinings)]
+    def finish(self, minimumVoxels: int) -> Measured:
+        """Give particles their numbers and measure them; predicted ones must be large enough."""
+        least = (minimumVoxels, 1)[: len(self._joinings)]
+        labels = [part.finish(count) for part, count in zip(self._joinings, least, strict=True)]
+        totals = [sums.finish(part) for sums, part in zip(self._sums, labels, strict=True)]
+        table, *truths = (describeParticles(part, self.frame) for part in totals)
+        if not truths:
+            return Measured(labels[0], table, None, None, None)
+        shared, voxels = self._overlaps.finish(*(part.particles for part in labels))
+        scores = scoreParticles(shared, voxels, table, truths[0])
+        return Measured(labels[0], table, truths[0], scores, listErrors(shared, table, truths[0]))
 
 
-class Measured(NamedTuple):
-    """The particles of a result, and those of the reference."""
-
-    table: dict[str, np.ndarray]
-    truth: dict[str, np.ndarray] | None
-    scores: dict | None  # of the particles
-    errors: dict[str, np.ndarray] | None
-
-
-def measure(
-    pairs: Pairs, judged: Judged, found: list[Labels], frame: Frame, take: Callable[..., None]
-) -> Measured:
-    """Label the particles of the result and of the reference, hand on the first, measure both.
-
-    Parameters
-    ----------
-    pairs : iterable
-        The same slabs as in the first pass.
-    judged : Judged
-        Of the first pass.
-    found : list of Labels
-        Of `Judged.finish`.
-    frame : Frame
-        Of the result's voxels.
-    take : callable
-        Takes the first plane of a slab, its labels (z, y, x) uint32, probability and truth.
-    """
-    again = [Relabelling(labels, judged.connectivity) for labels in found]
-    sums = [Sums(len(labels.voxelCounts), judged.shape[::-1]) for labels in found]
-    overlaps, z = Overlaps(), 0
-    for probability, truth in pairs:
-        positives = [probability >= judged.threshold] + ([] if truth is None else [truth])
-        planes = [part.label(positive) for part, positive in zip(again, positives, strict=True)]
-        take(z, planes[0], probability, truth)
-        z += len(probability)
-        for part, labels in zip(sums, planes, strict=True):
-            part.add(labels, probability)
-        if truth is not None:
-            overlaps.add(*planes)
-    for part in sums:
-        part.finish()
-    table, *truths = (describeParticles(part, frame) for part in sums)
-    if not truths:
-        return Measured(table, None, None, None)
-    shared, voxels = overlaps.finish()
-    scores = scoreParticles(shared, voxels, table, truths[0])
-    return Measured(table, truths[0], scores, listErrors(shared, table, truths[0]))
+def numberBoth(first: Slab, second: Slab) -> tuple[np.ndarray, np.ndarray]:
+    """Give the components, counted across all slabs, of the voxels that are positive in both volumes."""
+    labels = first.labels.ravel()[second.positions], second.labels.ravel()[second.positions]
+    isShared = labels[0] > 0
+    return tuple(part[isShared] + slab.start for part, slab in zip(labels, (first, second), strict=True))
 
 
 def describeScores(judged: Judged, counts: dict, particleScores: dict) -> dict:

@@ -4,30 +4,46 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
+from engine.labelling import joinPairs, splitPairs
+
 IOU_THRESHOLDS = tuple(number / 10 for number in range(1, 10))
 
 
 class Overlaps:
-    """Voxels that a predicted and a reference particle share, summed over slabs."""
+    """Voxels that components of two volumes share, summed over slabs."""
 
     def __init__(self) -> None:
         self._keys = [np.zeros(0, np.uint64)]
         self._counts = [np.zeros(0, np.int64)]
 
-    def add(self, predicted: np.ndarray, reference: np.ndarray) -> None:
-        """Add a slab: labels of both, uint32, 0 = none."""
-        both = (predicted > 0) & (reference > 0)
-        keys = predicted[both].astype(np.uint64) << np.uint64(32) | reference[both]
-        keys, counts = np.unique(keys, return_counts=True)
+    def add(self, first: np.ndarray, second: np.ndarray) -> None:
+        """Add voxels: the numbers of their components in both volumes, 0 = none."""
+        both = (first > 0) & (second > 0)
+        keys, counts = np.unique(joinPairs(first[both], second[both]), return_counts=True)
         self._keys.append(keys)
         self._counts.append(counts)
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the pairs that overlap, (pair, predicted and reference) labels from 1, and their voxels."""
-        keys, place = np.unique(np.concatenate(self._keys), return_inverse=True)
-        voxels = np.bincount(place, np.concatenate(self._counts), len(keys)).astype(np.int64)
-        pairs = np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], axis=1)
-        return pairs.astype(np.int64), voxels
+    def finish(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sum up by particle.
+
+        Parameters
+        ----------
+        first, second : (1 + component,)
+            Particle of every component of the two volumes; 0 = none.
+
+        Returns
+        -------
+        pairs : (pair, 2) int64
+            Particles of both that overlap.
+        voxels : (pair,) int64
+            That they share.
+        """
+        keys = np.concatenate(self._keys)
+        ends = [part[numbers] for part, numbers in zip((first, second), splitPairs(keys), strict=True)]
+        isKept = (ends[0] > 0) & (ends[1] > 0)
+        keys, place = np.unique(joinPairs(*ends)[isKept], return_inverse=True)
+        voxels = np.bincount(place, np.concatenate(self._counts)[isKept], len(keys)).astype(np.int64)
+        return np.stack(splitPairs(keys), axis=1), voxels
 
 
 def matchParticles(pairs: np.ndarray, iou: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import SphericalVoronoi, cKDTree
 
+from engine.labelling import Labels, Slab, isNeighbour, joinPairs, listSeam, splitPairs
 from engine.nrrdHeaders import spaceDirections, voxelSize
 
 # One of each pair of opposite steps (x, y, z) from a voxel to its 26 neighbours.
@@ -71,108 +72,140 @@ def _voxelFrame(why: str) -> Frame:
     return Frame(np.eye(3), np.zeros(3), "voxel", why)
 
 
+class Totals(NamedTuple):
+    """What adds up over the voxels of each particle, and its extremes.
+
+    Attributes
+    ----------
+    shape : (int, int, int)
+        Of the volume, (x, y, z).
+    voxelCounts : (particle,) int64
+        Voxels.
+    first, second : (3, particle), (6, particle)
+        Sums of x, y, z, and of their products as listed in MOMENTS.
+    low, high : (3, particle) int64
+        First and last voxel along x, y, z.
+    probability, leastProbability : (particle,)
+        Sum and minimum.
+    contact : (particle,)
+        Pairs of neighbours that both belong to the particle, each weighed by its direction.
+    """
+
+    shape: tuple[int, int, int]
+    voxelCounts: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    probability: np.ndarray
+    leastProbability: np.ndarray
+    contact: np.ndarray
+
+
 class Sums:
-    """What adds up over the voxels of each particle: `add` every slab in order, then `finish`.
+    """Sum up over the components of slabs: `add` every slab in order, then `finish` by particle.
 
     Parameters
     ----------
-    count : int
-        Particles, labelled 1 to `count`.
     shape : (int, int, int)
-        Of the volume, (z, y, x).
+        Of the volume, (x, y, z).
+    weights : (13,)
+        Of pairs of neighbours in the directions of STEPS.
+    connectivity : int
+        Of the components.
     """
 
-    def __init__(self, count: int, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
-        self.voxelCounts = np.zeros(count, np.int64)
-        self.first = np.zeros((3, count))  # sums of x, y, z
-        self.second = np.zeros((6, count))  # sums of the products of MOMENTS
-        self.low = np.full((3, count), np.iinfo(np.int64).max)  # bounding box, x, y, z
-        self.high = np.full((3, count), -1)
-        self.probability = np.zeros(count)
-        self.leastProbability = np.full(count, np.inf)
-        self.crossings = np.zeros((13, count))  # along lines in the directions of STEPS
+    def __init__(self, shape: tuple[int, int, int], weights: np.ndarray, connectivity: int) -> None:
+        self.shape, self.connectivity = shape, connectivity
+        self._weights = {tuple(step): weight for step, weight in zip(STEPS.tolist(), weights, strict=True)}
+        self._weights |= {tuple(-number for number in step): self._weights[step] for step in [*self._weights]}
+        self._sums = [np.zeros((12, 0))]  # a slab: (voxels, first, second, probability, contact; component)
+        self._least = [np.zeros((7, 0))]  # the same for low, -high, probability
+        self._loose = [np.zeros((3, 0))]  # neighbours in two components that may be one particle, and weight
         self._z = 0
-        self._before = self._outside = np.zeros((1, *shape[1:]), np.uint32)
-        self._held: tuple[np.ndarray, np.ndarray] | None = None  # the slab that waits for the plane behind it
 
-    def add(self, labels: np.ndarray, probability: np.ndarray) -> None:
-        """Add the next planes.
-
-        Parameters
-        ----------
-        labels : (z, y, x) uint32
-            Particle of every voxel, 0 = none.
-        probability : (z, y, x) float32
-            Of every voxel.
-        """
-        if self._held:
-            self._addHeld(labels[:1])
-            self._before = self._held[0][-1:]
-        self._held = labels, probability
-
-    def finish(self) -> None:
-        """Add what waits: there is nothing behind it."""
-        if self._held:
-            self._addHeld(self._outside)
-        self._held = None
-
-    def _addHeld(self, behind: np.ndarray) -> None:
-        """Add the slab that waits, between the plane before it and the one behind it."""
-        labels, probability = self._held
-        self._addBetween(np.concatenate([self._before, labels, behind]), probability)
-
-    def _addBetween(self, labels: np.ndarray, probability: np.ndarray) -> None:
-        """Add planes; labels have one plane more at either end."""
-        padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)))
-        padded[0], behind = 0, padded[-1].copy()  # only voxels of the planes themselves are looked for
-        before, padded[-1] = labels[0], 0
-        flat, (height, width) = padded.ravel(), padded.shape[1:]
-        position = np.flatnonzero(flat)
-        padded[0, 1:-1, 1:-1], padded[-1] = before, behind
-        values = flat[position]
-        z, rest = np.divmod(position, height * width)
-        y, x = np.divmod(rest, width)
-        z, y, x = z - 1, y - 1, x - 1
-        isPresent = np.zeros(len(self.voxelCounts) + 1, bool)
-        isPresent[values] = True
-        present = np.flatnonzero(isPresent)
-        number = np.zeros(len(isPresent), np.int64)
-        number[present] = np.arange(len(present))
-        local, particles, count = number[values], present - 1, len(present)
-
-        def total(weights: np.ndarray | None = None) -> np.ndarray:
-            return np.bincount(local, weights, count)
-
-        self.voxelCounts[particles] += total()
-        places = [axis.astype(np.float64) for axis in (x, y, z + self._z)]
-        for axis, place in enumerate(places):
-            self.first[axis, particles] += total(place)
-            for kind, end in (("low", np.minimum), ("high", np.maximum)):
-                extreme = getattr(self, kind)[axis]
-                reduced = extreme[particles]
-                end.at(reduced, local, place.astype(np.int64))
-                extreme[particles] = reduced
-        for number, (one, other) in enumerate(MOMENTS):
-            self.second[number, particles] += total(places[one] * places[other])
-        seen = probability[z, y, x]
-        self.probability[particles] += total(seen)
-        least = self.leastProbability[particles]
-        np.minimum.at(least, local, seen)
-        self.leastProbability[particles] = least
-        for number, (stepX, stepY, stepZ) in enumerate(NEIGHBOURS):
-            isOther = flat[position + (stepZ * height + stepY) * width + stepX] != values
-            self.crossings[number % 13, particles] += total(isOther)
+    def add(self, slab: Slab, probability: np.ndarray) -> None:
+        """Add the next slab and the probability (z, y, x) float32 of its voxels."""
+        position, flat = slab.positions, slab.labels.ravel()
+        starts = np.flatnonzero(np.diff(position, prepend=-2) != 1)  # of runs of voxels along x
+        length = np.diff(starts, append=len(position))
+        z, y, x = np.unravel_index(position[starts], slab.labels.shape)
+        inside = ((z - 1) * probability.shape[1] + y) * probability.shape[2] + x
+        seen = probability.ravel()[position + np.repeat(inside - position[starts], length)]
+        contact = self._weighContacts(slab)
+        self._addSeam(slab)
+        z, last, component = z - 1 + self._z, x + length - 1, flat[position[starts]] - np.int64(1)
+        places = [(x + last) / 2, y, z]
+        products = [length * places[one] * places[other] for one, other in MOMENTS]
+        products[0] += length * (length * length - 1) / 12  # of the voxels of a run about its middle
+        values = [length, *(length * place for place in places), *products]
+        values += [np.add.reduceat(part, starts, dtype=np.float64) for part in (seen, contact)]
+        sums = [np.bincount(component, part, slab.count) for part in values]
+        self._sums.append(np.stack(sums, dtype=np.float64))
+        least = np.full((7, slab.count), np.inf)
+        values = [x, y, z, -last, -y, -z, np.minimum.reduceat(seen, starts) if len(starts) else seen]
+        for extreme, part in zip(least, values, strict=True):
+            np.minimum.at(extreme, component, part.astype(np.float64))
+        self._least.append(least)
         self._z += len(probability)
 
+    def _weighContacts(self, slab: Slab) -> np.ndarray:
+        """Sum up, for every positive voxel, the weights of its neighbours before it in the same component."""
+        position, flat = slab.positions, slab.labels.ravel()
+        own, contact = flat[position], np.zeros(len(position))
+        _, height, width = slab.labels.shape
+        for step in STEPS.tolist():
+            weight, back = self._weights[tuple(step)], abs((step[2] * height + step[1]) * width + step[0])
+            other = flat[position - back]
+            if isNeighbour(step, self.connectivity):
+                contact += weight * (other > 0)
+                continue
+            contact += weight * (other == own)
+            isLoose = (other > 0) & (other != own)
+            self._addLoose(own[isLoose] + slab.start, other[isLoose] + slab.start, weight)
+        return contact
 
-def describeParticles(sums: Sums, frame: Frame) -> dict[str, np.ndarray]:
+    def _addSeam(self, slab: Slab) -> None:
+        """Weigh the neighbours on both sides of the seam before a slab."""
+        before = self._sums[-1][11]  # of the components of the slab before
+        for step, here, there in listSeam(slab):
+            if isNeighbour(step, self.connectivity):
+                number = here - (slab.start - len(before)) - 1
+                before += self._weights[step] * np.bincount(number, minlength=len(before))
+            else:
+                self._addLoose(here, there, self._weights[step])
+
+    def _addLoose(self, here: np.ndarray, there: np.ndarray, weight: float) -> None:
+        """Note neighbours in two components."""
+        keys, counts = np.unique(joinPairs(here, there), return_counts=True)
+        self._loose.append(np.stack([*splitPairs(keys), weight * counts]))
+
+    def finish(self, labels: Labels) -> Totals:
+        """Sum up by particle."""
+        particles, count = labels.particles[1:].astype(np.int64), len(labels.voxelCounts)
+        sums = np.concatenate(self._sums, axis=1)
+        sums = np.stack([np.bincount(particles, row, count + 1) for row in sums])[:, 1:]
+        order = np.argsort(particles, kind="stable")
+        order = order[np.searchsorted(particles[order], 1) :]  # without those that were dropped
+        starts = np.flatnonzero(np.diff(particles[order], prepend=0))
+        least = np.concatenate(self._least, axis=1)[:, order]
+        least = np.minimum.reduceat(least, starts, axis=1) if count else least
+        here, there, weight = np.concatenate(self._loose, axis=1)
+        here, there = labels.particles[here.astype(np.int64)], labels.particles[there.astype(np.int64)]
+        contact = sums[11] + np.bincount(here, weight * (here == there), count + 1)[1:]
+        low, high = least[:3].astype(np.int64), -least[3:6].astype(np.int64)
+        return Totals(
+            self.shape, labels.voxelCounts, sums[1:4], sums[4:10], low, high, sums[10], least[6], contact
+        )
+
+
+def describeParticles(totals: Totals, frame: Frame) -> dict[str, np.ndarray]:
     """Turn sums into the columns of a table, a row a particle.
 
     Parameters
     ----------
-    sums : Sums
-        Over the whole volume.
+    totals : Totals
+        Of the whole volume, contacts weighed by `directionWeights` of its frame.
     frame : Frame
         Of its voxels.
 
@@ -191,35 +224,35 @@ def describeParticles(sums: Sums, frame: Frame) -> dict[str, np.ndarray]:
           voxels can exceed 1);
         - nearestNeighbour: distance to the closest other centroid.
     """
-    count = np.maximum(sums.voxelCounts, 1)
-    centroid = sums.first / count
-    lengths, direction = _principalAxes(sums, centroid, frame)
+    count = np.maximum(totals.voxelCounts, 1)
+    centroid = totals.first / count
+    lengths, direction = _principalAxes(totals, centroid, frame)
     placed = frame.directions.T @ centroid + frame.origin[:, np.newaxis]
-    volume = sums.voxelCounts * frame.voxelVolume
-    area = directionWeights(frame.directions) @ sums.crossings
-    size = np.array(sums.shape[::-1])[:, np.newaxis]
-    atBorder = ((sums.low == 0) | (sums.high == size - 1)).any(axis=0)
+    volume = totals.voxelCounts * frame.voxelVolume
+    area = 2 * (directionWeights(frame.directions).sum() * totals.voxelCounts - totals.contact)
+    size = np.array(totals.shape)[:, np.newaxis]
+    atBorder = ((totals.low == 0) | (totals.high == size - 1)).any(axis=0)
     table = {"label": np.arange(1, len(count) + 1)}
     table |= {f"{axis}_voxel": values for axis, values in zip("xyz", centroid, strict=True)}
     table |= dict(zip("xyz", placed, strict=True))
-    table |= {"voxelCount": sums.voxelCounts, "volume": volume}
+    table |= {"voxelCount": totals.voxelCounts, "volume": volume}
     table |= {"equivalentDiameter": np.cbrt(6 / np.pi * volume)}
-    table |= {f"{axis}1": values for axis, values in zip("xyz", sums.low, strict=True)}
-    table |= {f"{axis}2": values + 1 for axis, values in zip("xyz", sums.high, strict=True)}
+    table |= {f"{axis}1": values for axis, values in zip("xyz", totals.low, strict=True)}
+    table |= {f"{axis}2": values + 1 for axis, values in zip("xyz", totals.high, strict=True)}
     table |= {f"axis{number}": values for number, values in enumerate(lengths, 1)}
     table |= {f"axis1_{axis}": values for axis, values in zip("xyz", direction, strict=True)}
     table |= {"elongation": lengths[0] / lengths[2], "surfaceArea": area}
     table |= {"sphericity": np.cbrt(np.pi * (6 * volume) ** 2) / area}
-    table |= {"meanProbability": sums.probability / count, "minimumProbability": sums.leastProbability}
+    table |= {"meanProbability": totals.probability / count, "minimumProbability": totals.leastProbability}
     return table | {"nearestNeighbour": _nearest(placed), "touchesBorder": atBorder}
 
 
-def _principalAxes(sums: Sums, centroid: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+def _principalAxes(totals: Totals, centroid: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """Lengths of the three axes, longest first, and the direction of the longest, in space."""
-    count = np.maximum(sums.voxelCounts, 1)
+    count = np.maximum(totals.voxelCounts, 1)
     spread = np.zeros((len(count), 3, 3))
     for number, (one, other) in enumerate(MOMENTS):
-        product = sums.second[number] / count - centroid[one] * centroid[other]
+        product = totals.second[number] / count - centroid[one] * centroid[other]
         spread[:, one, other] = spread[:, other, one] = product
     spread += np.eye(3) / 12  # of a voxel itself
     values, vectors = np.linalg.eigh(frame.directions.T @ spread @ frame.directions)

@@ -13,6 +13,7 @@ from engine.files import writeAtomically
 from engine.labelling import Labels
 from engine.nrrdHeaders import describeData, formatHeader
 from engine.particles import Frame
+from engine.threads import writeBehind
 from engine.tiff import openTiff
 
 ENCODING = "gzip"  # masks and labels are mostly zeros
@@ -103,7 +104,7 @@ def openVolumes(
             for kind, writePlanes in writers.items():
                 writePlanes(looks[kind]())
 
-        yield write
+        yield stack.enter_context(writeBehind(write))
 
 
 def describeSegment(shape: tuple[int, int, int], name: str) -> dict[str, str]:

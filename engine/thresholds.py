@@ -5,9 +5,12 @@ import numpy as np
 BIN_COUNT = 100  # thresholds 0.01, 0.02, ..., 0.99
 CALIBRATION_COUNT = 10  # bins of a probability of 0.1
 CURVE_POINTS = 1000  # at most, of a curve that is written down
-LEAST_BITS = np.float32(2**-24).view(np.uint32)  # probabilities closer than this to 0 or 1 are one bin
 DROPPED_BITS = 15  # of 23: 256 bins from one power of 2 to the next
-HALF_COUNT = int((np.float32(0.5).view(np.uint32) - LEAST_BITS) >> DROPPED_BITS) + 2
+LEAST_BITS = int(np.float32(2**-24).view(np.uint32))  # closer than this to 0 or 1 is one bin
+HALF_BITS = int(np.float32(0.5).view(np.uint32))
+HALF_COUNT = (HALF_BITS - LEAST_BITS >> DROPPED_BITS) + 2  # bins on either side of 0.5
+RAW_COUNT = (int(np.float32(1).view(np.uint32)) >> DROPPED_BITS) + 1
+CHUNK = 1 << 18  # values that stay in the cache
 
 
 class ThresholdScores:
@@ -66,9 +69,9 @@ class VoxelCurves:
 
     def add(self, probability: np.ndarray, truth: np.ndarray) -> None:
         """Count voxels: float32 in 0..1, and bool of the same shape."""
-        positives = np.bincount(_binOf(probability[truth]), minlength=2 * HALF_COUNT)
+        positives = _count(probability[truth])
         self.histogram[1] += positives
-        self.histogram[0] += np.bincount(_binOf(probability.ravel()), minlength=2 * HALF_COUNT) - positives
+        self.histogram[0] += _count(probability.ravel()) - positives
 
     def best(self) -> tuple[float, float]:
         """Find the threshold with the highest Dice; returns both. 0.5 where nothing is positive."""
@@ -118,26 +121,23 @@ class VoxelCurves:
         return {"probability": probability, "share": share, "voxels": counts, "error": float(error)}
 
 
-def _binOf(probability: np.ndarray) -> np.ndarray:
-    """Find the bin of every probability: by the leading bits of it or, from 0.5 on, of 1 minus it."""
-    upper = np.flatnonzero(probability >= 0.5)  # few
-    numbers = _leadingBits(probability)
-    numbers[upper] = 2 * HALF_COUNT - 1 - _leadingBits(1 - probability[upper])
-    return numbers
-
-
-def _leadingBits(values: np.ndarray) -> np.ndarray:
-    """Turn values up to 0.5 into numbers by their leading bits, those under 2 ** -24 into 0."""
-    bits = values.view(np.int32) - np.int32(LEAST_BITS)
-    bits >>= DROPPED_BITS
-    bits += 1
-    return np.maximum(bits, 0, out=bits)
+def _count(probability: np.ndarray) -> np.ndarray:
+    """Count values by the leading bits of the probability or, from 0.5 on, of 1 minus it."""
+    bits, first = np.zeros(RAW_COUNT, np.int64), LEAST_BITS >> DROPPED_BITS
+    for start in range(0, len(probability), CHUNK):
+        chunk = probability[start : start + CHUNK]
+        bits += np.bincount(chunk.view(np.uint32) >> DROPPED_BITS, minlength=RAW_COUNT)
+    upper = 1 - probability[probability >= 0.5]  # few
+    halves = [bits, np.bincount(upper.view(np.uint32) >> DROPPED_BITS, minlength=RAW_COUNT)]
+    halves[0][HALF_BITS >> DROPPED_BITS :] = 0  # the upper ones
+    folded = [np.append(half[:first].sum(), half[first : first + HALF_COUNT - 1]) for half in halves]
+    return np.concatenate([folded[0], folded[1][::-1]])
 
 
 def _lowerEdges() -> np.ndarray:
     """Smallest probability of every bin, float32."""
     numbers = np.arange(HALF_COUNT, dtype=np.uint32)
-    bits = (np.maximum(numbers, 1) - 1 << DROPPED_BITS) + LEAST_BITS
+    bits = (np.maximum(numbers, 1) - 1 << DROPPED_BITS) + np.uint32(LEAST_BITS)
     lower = bits.view(np.float32) * (numbers > 0)
     ends = lower[:0:-1].astype(np.float64)  # a bin of the upper half holds those of 1 - p < end
     upper = (1 - ends).astype(np.float32)

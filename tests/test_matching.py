@@ -32,7 +32,7 @@ def score(predicted, reference, slab=7):
     overlaps = Overlaps()
     for z in range(0, len(predicted), slab):
         overlaps.add(predicted[z : z + slab], reference[z : z + slab])
-    pairs, voxels = overlaps.finish()
+    pairs, voxels = overlaps.finish(*(np.arange(part.max() + 1) for part in (predicted, reference)))
     return pairs, voxels, scoreParticles(pairs, voxels, tableOf(predicted), tableOf(reference))
 
 

@@ -6,23 +6,22 @@ from scipy import ndimage
 from skimage.measure import regionprops_table
 
 from engine.labelling import Joining, Relabelling
-from engine.particles import Frame, Sums, describeParticles, directionWeights, readFrame
+from engine.particles import STEPS, Frame, Sums, describeParticles, directionWeights, readFrame
 
 OBLIQUE = np.array([[1.0, 0.2, 0.0], [-0.3, 0.8, 0.1], [0.0, 0.3, -1.5]])
 
 
-def measure(positive, probability, directions, origin=(0, 0, 0), connectivity=26, slab=7):
+def measure(positive, probability, directions, origin=(0, 0, 0), connectivity=26, slab=7, minimumVoxels=1):
     """Measure by our own two passes; gives the table and the labels (z, y, x)."""
-    joining, starts, parts = Joining(connectivity), range(0, len(positive), slab), []
+    frame, shape = Frame(directions, np.array(origin, float), "um"), positive.shape[::-1]
+    joining, starts = Joining(connectivity), range(0, len(positive), slab)
+    sums = Sums(shape, directionWeights(directions), connectivity)
     for z in starts:
-        joining.add(positive[z : z + slab])
-    found = joining.finish()
-    again, sums = Relabelling(found, connectivity), Sums(len(found.voxelCounts), positive.shape)
-    for z in starts:
-        parts.append(again.label(positive[z : z + slab]))
-        sums.add(parts[-1], probability[z : z + slab])
-    sums.finish()
-    return describeParticles(sums, Frame(directions, np.array(origin, float), "um")), np.concatenate(parts)
+        sums.add(joining.add(positive[z : z + slab]), probability[z : z + slab])
+    found = joining.finish(minimumVoxels)
+    again = Relabelling(found, connectivity)
+    labels = np.concatenate([again.label(positive[z : z + slab]) for z in starts])
+    return describeParticles(sums.finish(found), frame), labels
 
 
 def blobs(shape=(30, 26, 34), seed=0, share=0.08):
@@ -131,6 +130,22 @@ def testBorderIsNoticedOnEverySide():
     assert not measure(volume, volume.astype(np.float32), np.eye(3))[0]["touchesBorder"][0]
 
 
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+@pytest.mark.parametrize(("slab", "share"), [(1, 0.4), (5, 0.4), (5, 0.1), (100, 0.4)])
+def testSurfaceIsThatOfCrossingsCountedOneByOne(connectivity, slab, share):
+    positive = np.random.default_rng(4).random((13, 9, 11)) < share  # neighbours in different particles
+    options = {"connectivity": connectivity, "slab": slab, "minimumVoxels": 2}
+    table, labels = measure(positive, positive.astype(np.float32), OBLIQUE, **options)
+    padded, area = np.pad(labels, 1), np.zeros(labels.max() + 1)
+    inside = padded[1:-1, 1:-1, 1:-1]
+    for (x, y, z), weight in zip(STEPS, directionWeights(OBLIQUE), strict=True):
+        for shift in ((z, y, x), (-z, -y, -x)):
+            isCrossed = np.roll(padded, shift, (0, 1, 2))[1:-1, 1:-1, 1:-1] != inside
+            area += weight * np.bincount(inside[isCrossed], minlength=len(area))
+    np.testing.assert_allclose(table["surfaceArea"], area[1:])
+    assert len(area) > 5 or connectivity > 6
+
+
 def testDirectionsOfACubicLatticeWeighAsPublished():
     weights = directionWeights(np.eye(3))
     lengths = np.array(
@@ -141,7 +156,7 @@ def testDirectionsOfACubicLatticeWeighAsPublished():
 
 
 def testNoParticleGivesAnEmptyTable():
-    table = describeParticles(Sums(0, (4, 4, 4)), Frame(np.eye(3), np.zeros(3), "um"))
+    table, _ = measure(np.zeros((4, 4, 4), bool), np.zeros((4, 4, 4), np.float32), np.eye(3))
     assert {len(column) for column in table.values()} == {0}
 
 

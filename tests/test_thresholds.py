@@ -8,7 +8,7 @@ from engine.thresholds import (
     HALF_COUNT,
     ThresholdScores,
     VoxelCurves,
-    _binOf,
+    _count,
     _lowerEdges,
 )
 from functions import scoreVoxels
@@ -81,7 +81,8 @@ def testEveryProbabilityLiesInItsBin():
         np.float32
     )
     values = np.sort(values)
-    bins, edges = _binOf(values), _lowerEdges()
+    bins, edges = np.array([_count(value).argmax() for value in values[:, np.newaxis]]), _lowerEdges()
+    np.testing.assert_array_equal(_count(values), np.bincount(bins, minlength=len(edges)))
     assert (np.diff(bins) >= 0).all() and 0 <= bins.min() and bins.max() < len(edges) == 2 * HALF_COUNT
     assert (np.diff(edges) >= 0).all() and (edges[bins] <= values).all()
     above = np.append(edges[1:], np.float32(2))

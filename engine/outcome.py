@@ -1,0 +1,169 @@
+"""From a written probability to all that follows from it: two passes over it, then the files."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.analysis import Judged, Measured, describeScores
+from engine.console import describeShape, packageVersions, plainSettings, relativePath
+from engine.files import writeJson
+from engine.labelling import Relabelling
+from engine.report import Preview, describeContent, packVolumes, writeReport
+from engine.results import openVolumes, summarise, writeTable
+from engine.threads import readAhead
+from functions import scoreBlocks
+
+Pairs = Iterator[tuple[np.ndarray, np.ndarray | None]]
+VOLUMES = {"mask", "segmentation", "labels", "probability"}  # files with a value for every voxel
+
+
+def readBack(pairs: Pairs, judged: Judged, previews: dict[str, Preview]) -> dict | None:
+    """First pass: judge every slab, and show it to the previews; gives the scores of the voxels, if any.
+
+    Parameters
+    ----------
+    pairs : iterator
+        Probability (z, y, x) and, with a reference, where that is positive.
+    judged : Judged
+        Is given all of them.
+    previews : dict
+        {"probability", "manual": Preview}, those that are wanted.
+    """
+    z = 0
+
+    def watch() -> Pairs:
+        nonlocal z
+        for probability, truth in readAhead(pairs):
+            judged.add(probability, truth)
+            for name, planes in (("probability", probability), ("manual", truth)):
+                if name in previews:
+                    previews[name].add(z, planes)
+            z += len(probability)
+            yield probability, truth
+
+    if judged.hasReference:
+        return scoreBlocks(watch(), judged.threshold)
+    for _ in watch():
+        pass
+    return None
+
+
+def writeVolumes(
+    blocks: Iterator[np.ndarray],
+    judged: Judged,
+    measured: Measured,
+    header: dict,
+    paths: dict[str, Path],
+    previews: dict[str, Preview],
+) -> None:
+    """Second pass over the probability, where a file or a preview needs it: label it by particle."""
+    if not (VOLUMES & paths.keys() or "mask" in previews):
+        return
+    again, count, z = Relabelling(measured.labels, judged.connectivity), len(measured.labels.voxelCounts), 0
+    with openVolumes(paths, judged.shape, header, judged.frame, count) as write:
+        for probability in readAhead(blocks):
+            labels = again.label(probability >= judged.threshold)
+            write(labels, probability)
+            if "mask" in previews:
+                previews["mask"].add(z, labels > 0)
+            z += len(labels)
+
+
+def writeTables(
+    judged: Judged, measured: Measured, counts: dict | None, paths: dict[str, Path], settings: dict
+) -> tuple[dict, dict | None]:
+    """Write and print summary, table of particles, scores and errors; gives summary and scores."""
+    unit = judged.frame.unit
+    summary = summarise(measured.table, measured.labels, judged.frame, judged.shape)
+    printSummary(summary, judged.frame.why)
+    scores = describeScores(judged, counts, measured.scores) if counts else None
+    if "particles" in paths:
+        writeTable(measured.table, unit, paths["particles"])
+        writeJson(paths["summary"], summary | {"settings": settings})
+    if "scores" in paths:
+        writeJson(paths["scores"], scores | {"settings": settings})
+        writeTable(measured.errors, unit, paths["errors"])
+        printParticleScores(measured.scores)
+    return summary, scores
+
+
+def writePage(
+    path: Path,
+    judged: Judged,
+    measured: Measured,
+    results: tuple[dict, dict | None],
+    previews: dict[str, Preview],
+    described: dict[str, Any],
+) -> None:
+    """Write the report.
+
+    Parameters
+    ----------
+    path : Path
+        The HTML file.
+    judged, measured
+        Of the passes.
+    results : tuple
+        Of `writeTables`.
+    previews : dict
+        {"grey", "probability", "mask", "manual": Preview}.
+    described : dict
+        Of `describePage`.
+    """
+    particles = measured.table, measured.truth, measured.errors
+    content = describeContent(judged.shape, judged.frame, *particles, *results)
+    writeReport(path, content | described, packVolumes(previews))
+
+
+def describePage(
+    arguments: Any, judged: Judged, device: str, tableFile: str, settings: dict
+) -> dict[str, Any]:
+    """Write title, facts and parameters of the report."""
+    frame = judged.frame
+    sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(frame.directions, axis=1))
+    facts = [f"{describeShape(judged.shape)} voxels", f"voxel {sides} {frame.unit}"]
+    facts += [f"threshold {judged.threshold:g}", f"connectivity {judged.connectivity}"]
+    facts += [device, time.strftime("%Y-%m-%d %H:%M")]
+    return {
+        "title": f"{arguments.nameInput.name}: precipitates and pores",
+        "facts": facts,
+        "notes": [f"Lengths are in voxels: {frame.why}."] if frame.why else [],
+        "threshold": judged.threshold,
+        "tableFile": tableFile,
+        "parameters": {"parameters": plainSettings(arguments), "settings": settings},
+    }
+
+
+def describeSettings(judged: Judged, minimumVoxels: int, digests: dict[Path, str]) -> dict:
+    """Describe what the particles follow from."""
+    return {
+        "threshold": judged.threshold,
+        "connectivity": judged.connectivity,
+        "minimumVoxels": minimumVoxels,
+        "inputs": {str(relativePath(path)): digest for path, digest in digests.items()},
+        "versions": packageVersions(),
+    }
+
+
+def printParticleScores(scores: dict) -> None:
+    """Print how many particles were found."""
+    rates = scores["anyOverlap"]
+    words = "  ".join(f"{name} {rates[name]:.3f}" for name in ("precision", "recall", "f1"))
+    print(f"Particles that touch one of the {scores['reference']} of the reference, and are touched: {words}")
+
+
+def printSummary(summary: dict, why: str) -> None:
+    """Print the particles in a line or two."""
+    whole, unit = summary["all"], summary["unit"]
+    line = f"Particles: {whole['particles']}, {whole['volumeFraction']:.3%} of the volume"
+    if whole["particles"]:
+        low, middle, high = whole["diameterQuartiles"]
+        line += f", median diameter {middle:.4g} {unit} (quartiles {low:.4g} and {high:.4g})"
+    print(line)
+    if summary["droppedParticles"]:
+        print(f"Left out: {summary['droppedParticles']} particles, {summary['droppedVoxels']} voxels")
+    if why:
+        print(f"Lengths are in voxels: {why}")
