@@ -46,8 +46,10 @@ class Slab(NamedTuple):
         Component of every voxel, counted from 1 on in this slab, 0 = none. A plane of zeros lies before the
         slab, a row and a column of zeros behind it: a step back to a neighbour that the slab does not have
         ends on a zero.
+    isPositive : the same shape, uint8
+        1 where `labels` is not 0.
     positions : (voxel,) int64
-        Where `labels`, flattened, is not 0; ascending.
+        Where they are not 0, flattened; ascending.
     count : int
         Components.
     start : int
@@ -57,6 +59,7 @@ class Slab(NamedTuple):
     """
 
     labels: np.ndarray
+    isPositive: np.ndarray
     positions: np.ndarray
     count: int
     start: int
@@ -86,9 +89,9 @@ class Joining:
 
     def add(self, positive: np.ndarray) -> Slab:
         """Add the next slab: (z, y, x) bool; gives its components."""
-        labels, positions, count = labelSlab(positive, self.connectivity)
+        labels, isPositive, positions, count = labelSlab(positive, self.connectivity)
         seam = np.zeros(labels.shape[1:], np.int64) if self._last is None else self._last
-        slab = Slab(labels, positions, count, self._number, seam)
+        slab = Slab(labels, isPositive, positions, count, self._number, seam)
         self._counts.append(np.bincount(labels.ravel()[positions], minlength=count + 1)[1:])
         touching = [
             joinPairs(here, there)
@@ -121,17 +124,14 @@ class Joining:
         return Labels(particles, self._starts, sizes[order], int((~isKept).sum()), int(sizes[~isKept].sum()))
 
 
-def labelSlab(positive: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Label the components of a slab (z, y, x); gives labels and positions as in `Slab`, and how many."""
+def labelSlab(positive: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Label the components of a slab (z, y, x); gives the first four fields of `Slab`."""
     depth, height, width = positive.shape
-    padded = np.zeros(
-        (depth + 1, height + 1, width + 1), np.uint8
-    )  # cc3d fails on rows 1, 0, 1 of bool (4.1.1)
+    padded = np.zeros((depth + 1, height + 1, width + 1), np.uint8)  # of bool, cc3d 4.1.1 fails on 1, 0, 1
     padded[1:, :-1, :-1] = positive
-    labels, count = cc3d.connected_components(
-        padded, connectivity=connectivity, return_N=True, out_dtype=np.uint32
-    )
-    return labels, np.flatnonzero(padded.view(bool)), count
+    options = {"connectivity": connectivity, "return_N": True, "out_dtype": np.uint32}
+    labels, count = cc3d.connected_components(padded, **options)
+    return labels, padded, np.flatnonzero(padded.view(bool)), count
 
 
 def joinPairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ class Relabelling:
 
     def label(self, positive: np.ndarray) -> np.ndarray:
         """Label the next slab (z, y, x) bool: uint32, 0 = no particle."""
-        labels, positions, count = labelSlab(positive, self.connectivity)
+        labels, _, positions, count = labelSlab(positive, self.connectivity)
         start, flat = next(self._starts), labels.ravel()
         lookup = self._particles[start : start + count + 1]
         flat[positions] = lookup[flat[positions]]

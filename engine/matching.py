@@ -70,14 +70,14 @@ def matchParticles(pairs: np.ndarray, iou: np.ndarray) -> np.ndarray:
     size = firstCount + secondCount
     graph = sparse.coo_array((np.ones(len(pairs), bool), (first, firstCount + second)), shape=(size, size))
     group = sparse.csgraph.connected_components(graph, directed=False)[1][first]
+    isAlone = np.bincount(group)[group] == 1
     order = np.argsort(group, kind="stable")
-    chosen = []
+    order = order[~isAlone[order]]
+    chosen = [np.flatnonzero(isAlone)]
     for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-        if len(members) == 1:
-            chosen.append(members)
-        elif len(members):
+        if len(members):
             chosen.append(members[_assign(first[members], second[members], iou[members])])
-    return np.sort(np.concatenate([np.zeros(0, np.int64), *chosen]))
+    return np.sort(np.concatenate(chosen))
 
 
 def _assign(first: np.ndarray, second: np.ndarray, iou: np.ndarray) -> np.ndarray:

@@ -151,15 +151,15 @@ class Sums:
 
     def _weighContacts(self, slab: Slab) -> np.ndarray:
         """Sum up, for every positive voxel, the weights of its neighbours before it in the same component."""
-        position, flat = slab.positions, slab.labels.ravel()
+        position, isPositive, flat = slab.positions, slab.isPositive.ravel(), slab.labels.ravel()
         own, contact = flat[position], np.zeros(len(position))
         _, height, width = slab.labels.shape
         for step in STEPS.tolist():
             weight, back = self._weights[tuple(step)], abs((step[2] * height + step[1]) * width + step[0])
-            other = flat[position - back]
             if isNeighbour(step, self.connectivity):
-                contact += weight * (other > 0)
+                contact += weight * isPositive[position - back]
                 continue
+            other = flat[position - back]
             contact += weight * (other == own)
             isLoose = (other > 0) & (other != own)
             self._addLoose(own[isLoose] + slab.start, other[isLoose] + slab.start, weight)

@@ -60,4 +60,4 @@ def testConnectivityDecidesAcrossASeam(connectivity, count):
 
 
 def testRowsWithGapsOfOneVoxelAreLabelled():
-    assert labelSlab(np.array([[[True, False, True]]]), 26)[2] == 2
+    assert labelSlab(np.array([[[True, False, True]]]), 26)[3] == 2
