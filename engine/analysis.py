@@ -1,5 +1,6 @@
 """A written probability in one pass: join and measure its particles, score it, look at it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -67,14 +68,15 @@ class Judged:
 
     def add(self, probability: np.ndarray, truth: np.ndarray | None) -> None:
         """Take the next slab (z, y, x): float32, and bool or None."""
-        self.slices.add(self._z, probability)
         positives = (probability >= self.threshold, truth)
-        slabs = [joining.add(positive) for joining, positive in zip(self._joinings, positives, strict=False)]
-        for sums, slab in zip(self._sums, slabs, strict=True):
-            sums.add(slab, probability)
-        if self.hasReference:
-            self.referenceSlices.add(self._z, truth)
-            self.curves.add(probability, truth)
+        volumes = zip(self._joinings, self._sums, positives, strict=False)
+        with ThreadPoolExecutor(2) as threads:
+            slabs = [threads.submit(sumUp, *volume, probability) for volume in volumes]
+            self.slices.add(self._z, probability)
+            if self.hasReference:
+                self.referenceSlices.add(self._z, truth)
+                self.curves.add(probability, truth)
+            slabs = [slab.result() for slab in slabs]
         if len(slabs) == 2:
             self._overlaps.add(*numberBoth(*slabs))
         self._z += len(probability)
@@ -90,6 +92,13 @@ class Judged:
         shared, voxels = self._overlaps.finish(*(part.particles for part in labels))
         scores = scoreParticles(shared, voxels, table, truths[0])
         return Measured(labels[0], table, truths[0], scores, listErrors(shared, table, truths[0]))
+
+
+def sumUp(joining: Joining, sums: Sums, positive: np.ndarray, probability: np.ndarray) -> Slab:
+    """Take the next slab of one volume; gives its components."""
+    slab = joining.add(positive)
+    sums.add(slab, probability)
+    return slab
 
 
 def numberBoth(first: Slab, second: Slab) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,6 @@ joins the planes at a seam pixel by pixel in Python; here a seam is joined by co
 """
 
 import itertools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import cc3d
@@ -37,6 +36,9 @@ class Labels(NamedTuple):
     droppedVoxels: int
 
 
+Contact = tuple[tuple[int, int, int], np.ndarray, np.ndarray]
+
+
 class Slab(NamedTuple):
     """The components of one slab.
 
@@ -54,8 +56,9 @@ class Slab(NamedTuple):
         Components.
     start : int
         Components of the slabs before.
-    seam : (y + 1, x + 1) int64
-        The last plane of the slab before, its components counted across all slabs.
+    contacts : list of (step, here, there)
+        Step (x, y, 1) from a voxel before the slab to one in it; components of these, counted across all
+        slabs, for all pairs of positive voxels that it separates: (pair,) int64.
     """
 
     labels: np.ndarray
@@ -63,7 +66,7 @@ class Slab(NamedTuple):
     positions: np.ndarray
     count: int
     start: int
-    seam: np.ndarray
+    contacts: list[Contact]
 
     @property
     def planes(self) -> np.ndarray:
@@ -90,16 +93,16 @@ class Joining:
     def add(self, positive: np.ndarray) -> Slab:
         """Add the next slab: (z, y, x) bool; gives its components."""
         labels, isPositive, positions, count = labelSlab(positive, self.connectivity)
-        seam = np.zeros(labels.shape[1:], np.int64) if self._last is None else self._last
-        slab = Slab(labels, isPositive, positions, count, self._number, seam)
+        first, last = (_numbered(labels[plane], self._number) for plane in (1, -1))
+        contacts = listContacts(self._last, first) if self._number else []
+        slab = Slab(labels, isPositive, positions, count, self._number, contacts)
         self._counts.append(np.bincount(labels.ravel()[positions], minlength=count + 1)[1:])
-        touching = [
-            joinPairs(here, there)
-            for step, here, there in listSeam(slab)
+        self._pairs += [
+            np.unique(joinPairs(here, there))
+            for step, here, there in contacts
             if isNeighbour(step, self.connectivity)
         ]
-        self._pairs.append(np.unique(np.concatenate(touching)))
-        self._last = _numbered(labels[-1], self._number)
+        self._last = last
         self._starts.append(self._number)
         self._number += count
         return slab
@@ -149,21 +152,20 @@ def isNeighbour(step: tuple[int, int, int], connectivity: int) -> bool:
     return sum(map(abs, step)) <= {6: 1, 18: 2, 26: 3}[connectivity]
 
 
-def listSeam(slab: Slab) -> Iterator[tuple[tuple[int, int, int], np.ndarray, np.ndarray]]:
-    """List the positive voxels on both sides of the seam before a slab.
+def listContacts(last: np.ndarray, plane: np.ndarray) -> list[Contact]:
+    """List the positive voxels on both sides of a seam, as in `Slab`.
 
-    Yields
-    ------
-    step, here, there
-        Step (x, y, 1) across the seam; components, counted across all slabs, of the voxels before it from
-        which the step ends in a component, and that component: (pair,) int64.
+    Parameters
+    ----------
+    last, plane : (y + 1, x + 1) int64
+        Components on both sides, counted across all slabs, as a plane of `Slab.labels` holds them.
     """
-    last, plane = slab.seam.ravel(), _numbered(slab.labels[1], slab.start).ravel()
-    position = np.flatnonzero(last)
+    position, contacts = np.flatnonzero(last), []
     for y, x in itertools.product((-1, 0, 1), repeat=2):
-        there = plane[position + (y * slab.seam.shape[1] + x)]
+        there = plane.ravel()[position + (y * plane.shape[1] + x)]
         isThere = there > 0
-        yield (x, y, 1), last[position[isThere]], there[isThere]
+        contacts.append(((x, y, 1), last.ravel()[position[isThere]], there[isThere]))
+    return contacts
 
 
 class Relabelling:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial import SphericalVoronoi, cKDTree
 
-from engine.labelling import Labels, Slab, isNeighbour, joinPairs, listSeam, splitPairs
+from engine.labelling import Labels, Slab, isNeighbour, joinPairs, splitPairs
 from engine.nrrdHeaders import spaceDirections, voxelSize
 
 # One of each pair of opposite steps (x, y, z) from a voxel to its 26 neighbours.
@@ -168,7 +168,7 @@ class Sums:
     def _addSeam(self, slab: Slab) -> None:
         """Weigh the neighbours on both sides of the seam before a slab."""
         before = self._sums[-1][11]  # of the components of the slab before
-        for step, here, there in listSeam(slab):
+        for step, here, there in slab.contacts:
             if isNeighbour(step, self.connectivity):
                 number = here - (slab.start - len(before)) - 1
                 before += self._weights[step] * np.bincount(number, minlength=len(before))
