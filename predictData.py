@@ -37,6 +37,7 @@ from engine.contracts import chooseThreshold, describeNormalization, findContrac
 from engine.errors import PipelineError
 from engine.figures import MidSlices, drawPrediction
 from engine.files import digestFile, readJson, writeJson
+from engine.geometry import compareGeometry
 from engine.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
 from engine.nrrdFiles import NrrdVolume, checkRegion, cropHeader, openVolume, voxelSize
 from engine.partialVolume import decodeProbability, describeScale, openPartial, readJournal
@@ -164,8 +165,8 @@ def main(arguments: argparse.Namespace) -> None:
     clock.lap("digests")
     printStart(arguments, volume, region, contract, run)
     print("Threshold: {:g}, {}".format(*limit))
-    checkDisk(arguments, run)
     isDone = not arguments.dryRun and isPredicted(arguments, run)
+    checkDisk(arguments, run, isDone)
     if isDone:
         print(f"Probability: {arguments.nameOutput.name} is finished; delete it to have it computed again")
         looks = lookAt(arguments, volume, region)
@@ -314,6 +315,16 @@ def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolu
             expected=volume.shape,
             received=reference.shape,
         )
+    difference = compareGeometry(volume.header, reference.header, volume.shape)
+    if difference:
+        what, expected, received = difference
+        raise PipelineError(
+            f"the reference and {volume.path.name} differ in the {what}",
+            file=reference.path,
+            expected=expected,
+            received=received,
+            remedy="give the mask the geometry of the volume it was drawn on, or none",
+        )
     return reference
 
 
@@ -403,6 +414,7 @@ RESULT_ENDINGS = {
     "overview": "_overview.png",
 }
 SWITCHES = {"summary": "particles", "errors": "scores"}  # the other ones have a switch of their own
+TIFF_BYTES = 1 + 4 + 4  # of mask, labels and probability, a voxel
 TIFF_ENDINGS = {"mask": "_mask.tif", "labels": "_labels.tif", "probability": "_probability.tif"}
 
 
@@ -454,16 +466,21 @@ def printStart(
         print(f"Going on with an unfinished result: tile {progress['tile'] + 1}, plane {progress['planes']}")
 
 
-def checkDisk(arguments: argparse.Namespace, run: Run) -> None:
-    """Print what the result takes on the disk; refuse a disk that is too full, before any work."""
-    byteCount = math.prod(run.geometry.size) * np.dtype(arguments.outputType).itemsize
+def checkDisk(arguments: argparse.Namespace, run: Run, isDone: bool) -> None:
+    """Print what the results take on the disk; refuse a disk that is too full, before any work.
+
+    NRRD masks and labels are compressed to a few hundredths of the probability: they are not counted.
+    """
+    voxelCount = math.prod(run.geometry.size)
+    byteCount = 0 if isDone else voxelCount * np.dtype(arguments.outputType).itemsize
     scratch = byteCount if arguments.outputEncoding == "gzip" else 0
+    copies = voxelCount * TIFF_BYTES if arguments.outputFormat == "tiff" else 0
     free = shutil.disk_usage(arguments.nameOutput.parent).free
-    sizes = f"Result: {byteCount / 2**30:.3f} GiB" + (
-        ", as much for a while before it is gzip" if scratch else ""
-    )
+    sizes = f"Result: {byteCount / 2**30:.3f} GiB"
+    sizes += ", as much for a while before it is gzip" if scratch else ""
+    sizes += f", at most {copies / 2**30:.3f} GiB as TIFF" if copies else ""
     print(f"{sizes}; {free / 2**30:.1f} GiB of the disk are free")
-    needed = byteCount + scratch - (byteCount if run.journal["progress"] else 0)
+    needed = byteCount + scratch + copies - (byteCount if run.journal["progress"] else 0)
     if needed > free:
         raise PipelineError(
             "too little disk for the result",

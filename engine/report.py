@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.files import finite, writeAtomically
+from engine.geometry import METRES
 from engine.particles import Frame
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -28,7 +29,6 @@ COLUMNS = {
     "nearestNeighbour": "nearest neighbour",
     "touchesBorder": "at the border",
 }
-METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 HIDDEN = ("x_voxel", "y_voxel", "z_voxel", "x1", "y1", "z1", "x2", "y2", "z2")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.files import writeAtomically
+from engine.files import explainWriteError, writeAtomically
 from engine.labelling import Labels
 from engine.nrrdHeaders import describeData, formatHeader
 from engine.particles import Frame
@@ -102,7 +102,10 @@ def openVolumes(
             looks = {"mask": lambda: np.where(labels > 0, POSITIVE, REST), "segmentation": lambda: labels > 0}
             looks |= {"labels": lambda: labels, "probability": lambda: probability}
             for kind, writePlanes in writers.items():
-                writePlanes(looks[kind]())
+                try:
+                    writePlanes(looks[kind]())
+                except OSError as error:
+                    raise explainWriteError(error, paths[kind]) from error
 
         yield stack.enter_context(writeBehind(write))
 

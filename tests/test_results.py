@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import shutil
 import sys
 from pathlib import Path
@@ -180,6 +181,17 @@ def testScoresEqualScikitLearnAndPlainCounting(copy, run, capfd):
     assert "Particles that touch one of the" in capfd.readouterr().out
 
 
+def testReferenceOfAnotherPlaceIsRefused(copy, run, capfd):
+    writeReference(copy, run)
+    moved = OBLIQUE | {"space origin": OBLIQUE["space origin"] + 5}
+    nrrd.write(str(copy / "moved.nrrd"), nrrd.read(str(copy / "scan_mask.nrrd"))[0], moved)
+    with pytest.raises(SystemExit) as stop:
+        predict(copy / "scan_data.nrrd", "--nameReference", copy / "moved.nrrd")
+    message = capfd.readouterr().err
+    assert stop.value.code == 2 and "differ in the space origin" in message
+    assert "expected [10.0, -20.0, 30.0]" in message and "received [15.0, -15.0, 35.0]" in message
+
+
 def testErrorsAreFoundInTheVolume(copy, run):
     truth = writeReference(copy, run)
     predict(copy / "scan_data.nrrd", "--threshold", 0.4, "--nameReference", copy / "scan_mask.nrrd")
@@ -253,6 +265,35 @@ def testAnythingElseIsComputedAnew(copy, change, grey, monkeypatch, capfd):
     monkeypatch.setattr(predictData, "predictRegion", lambda *a: calls.append(a) or predictRegion(*a))
     predict(copy / "scan_data.nrrd", "--threshold", 0.4, *flags)
     assert len(calls) == 1 and "is finished" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [
+        ("labels", "_labels.nrrd"),
+        ("mask", "_mask.nrrd"),
+        ("report", "_report.html"),
+        ("particles", "_particles.csv"),
+    ],
+)
+def testFullDiskNamesTheFileAndKeepsThePreviousOne(copy, kind, ending, capfd):
+    before = {path.name: path.read_bytes() for path in copy.iterdir() if path.name != "scan_segmented.json"}
+    kinds = ("mask", "segmentation", "labels", "particles", "report", "overview")
+    flags = [f"--no-{other}" for other in kinds if other != kind]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before[f"scan_segmented{ending}"]) // 2, limits[1]))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            predict(copy / "scan_data.nrrd", "--threshold", 0.3, *flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert stop.value.code == 2
+    assert f"scan_segmented{ending}: the disk is full" in capfd.readouterr().err
+    assert (copy / f"scan_segmented{ending}").read_bytes() == before[f"scan_segmented{ending}"]
+    assert {path.name for path in copy.iterdir()} == {*before, "scan_segmented.json"}
+    predict(copy / "scan_data.nrrd", "--threshold", 0.3)
+    assert "is finished" in capfd.readouterr().out
+    assert (copy / f"scan_segmented{ending}").read_bytes() != before[f"scan_segmented{ending}"]
 
 
 # ------------------------------------------------------------------------------------------------ odd cases

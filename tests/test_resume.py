@@ -27,6 +27,8 @@ def writeOrDie(self, position, voxels):
     countdown(lambda: writeAt(self, position, voxels[: len(voxels) // 2]))
     writeAt(self, position, voxels)
 engine.partialVolume.PartialVolume._writeAt = writeOrDie
+import gzip
+wrap(gzip.GzipFile, "write")
 """,
     "predictData",
 )
@@ -60,28 +62,33 @@ def runPredict(*arguments):
     return process.returncode, text
 
 
+def readResults(folder, stem):
+    """Read those results that hold no time and no path; their folder must hold nothing unfinished."""
+    endings = ("_labels.nrrd", "_mask.nrrd", "_mask.seg.nrrd", "_overview.png", "_particles.csv")
+    names = {f"{stem}{ending}" for ending in (".nrrd", ".json", *endings, "_report.html", "_summary.json")}
+    assert {path.name for path in folder.iterdir() if stem in path.name} == names
+    return {ending: (folder / f"{stem}{ending}").read_bytes() for ending in (".nrrd", *endings)}
+
+
 def uninterrupted(volume, *flags):
-    """Bytes of the result of an uninterrupted run, and the number of its events."""
-    output = volume / "whole.nrrd"
-    code, text = runPredict(volume, output, NEVER, *flags)
+    """Results of an uninterrupted run, and the number of its events."""
+    code, text = runPredict(volume, volume / "whole.nrrd", NEVER, *flags)
     assert code == 0, text
-    content = output.read_bytes()
-    output.unlink()
-    return content, int(text.split("events ")[1])
+    contents = readResults(volume, "whole")
+    (volume / "whole.nrrd").unlink()
+    return contents, int(text.split("events ")[1])
 
 
 def killUntilDone(volume, folder, counts, *flags):
-    """Kill one run after the other; return the result and how often a run went on where one had stopped."""
-    output, resumed = folder / "out.nrrd", 0
+    """Kill one run after the other; return the results and how often a run went on where one had stopped."""
+    resumed = 0
     for count in [*counts, NEVER]:
-        code, text = runPredict(volume, output, count, *flags)
+        code, text = runPredict(volume, folder / "out.nrrd", count, *flags)
         resumed += "Going on with an unfinished result" in text
         assert code in (0, -signal.SIGKILL), text
     assert code == 0
-    endings = ("_labels.nrrd", "_mask.nrrd", "_mask.seg.nrrd", "_overview.png", "_particles.csv")
-    names = {f"out{ending}" for ending in (".nrrd", ".json", *endings, "_report.html", "_summary.json")}
-    assert {path.name for path in folder.iterdir()} == names
-    return output.read_bytes(), resumed
+    assert len(list(folder.iterdir())) == 9
+    return readResults(folder, "out"), resumed
 
 
 @pytest.mark.parametrize(
@@ -110,6 +117,22 @@ def testRandomKillsChangeNothing(volume, tmp_path, seed):
     assert received == expected
 
 
+def testKilledResultsAreMadeAnewFromTheProbability(volume, tmp_path):
+    expected, events = uninterrupted(volume)
+    output = tmp_path / "out.nrrd"
+    assert runPredict(volume, output, events - 3)[0] == -signal.SIGKILL  # the picture
+    code, text = runPredict(volume, output, NEVER)
+    assert code == 0 and "is finished" in text and readResults(tmp_path, "out") == expected
+    events = int(text.split("events ")[1])  # of the results alone
+    for count in (2, events // 3, events // 2, events - 1):
+        for path in tmp_path.glob("out_*"):
+            path.unlink()
+        assert runPredict(volume, output, count)[0] == -signal.SIGKILL
+        assert output.read_bytes() == expected[".nrrd"]
+    code, text = runPredict(volume, output, NEVER)
+    assert code == 0 and "is finished" in text and readResults(tmp_path, "out") == expected
+
+
 @pytest.mark.slow
 def testKillsFromOutsideAtRandomTimesChangeNothing(volume, tmp_path):
     generator = np.random.default_rng(5)
@@ -121,7 +144,7 @@ def testKillsFromOutsideAtRandomTimesChangeNothing(volume, tmp_path):
             process.kill()
             process.communicate()
         if output.exists():
-            assert output.read_bytes() == expected
+            assert output.read_bytes() == expected[".nrrd"]
     assert killUntilDone(volume, tmp_path, [])[0] == expected
 
 
@@ -134,7 +157,7 @@ def testOtherInputsAreNamedAndBegunAnew(volume, tmp_path):
     code, text = runPredict(volume, output, NEVER, "--z2", "100")
     assert code == 0
     assert "begun anew: region was [[0, 40], [0, 56], [0, 120]], is [[0, 40], [0, 56], [0, 100]]" in text
-    assert "Going on" not in text and output.read_bytes() == expected
+    assert "Going on" not in text and readResults(tmp_path, "out") == expected
 
 
 @pytest.mark.slow
