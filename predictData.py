@@ -54,7 +54,7 @@ from functions import (
 FOLDER = Path(__file__).resolve().parent
 MANY_SLABS = 100  # from which on timing two of them in advance is worth it
 SLAB = 16  # planes read at a time, fewer where they are large
-SLAB_VOXELS = 1 << 22  # of these
+SLAB_VOXELS = 1 << 22  # of these, fewer where memoryBudget is below 1 GiB
 
 # ------------------------------------------------------------------------------------------------ parameters
 nameInput = "test-file/test-file_data.nrrd"  # volume to segment
@@ -245,7 +245,9 @@ def predictRegion(
 ) -> tuple[MidSlices, Any]:
     """Measure the region and predict it into the result; gives mid-slices and preview of its grey values."""
     grey, preview = openLooks(arguments, region)
-    moments = mergeMoments(countNonFinite(listPlanes(volume, region, [grey, preview]), volume.path))
+    moments = mergeMoments(
+        countNonFinite(listPlanes(volume, region, [grey, preview], arguments.memoryBudget), volume.path)
+    )
     if moments[1] == 0:
         print("Warning: all voxels of the region have the same grey value; it becomes zeros")
     clock.lap("statistics")
@@ -261,7 +263,7 @@ def predictRegion(
 def lookAt(arguments: argparse.Namespace, volume: NrrdVolume, region: tuple) -> tuple[MidSlices, Any]:
     """Read mid-slices and preview of the grey values of a region."""
     grey, preview = openLooks(arguments, region)
-    for _ in listPlanes(volume, region, [grey, preview]):
+    for _ in listPlanes(volume, region, [grey, preview], arguments.memoryBudget):
         pass
     return grey, preview
 
@@ -359,27 +361,27 @@ def prepareRun(
     return Run(backend, geometry, layout, steps, journal, digests, differences)
 
 
-def listPlanes(volume: NrrdVolume, region: tuple, looks: list) -> Iterator[np.ndarray]:
+def listPlanes(volume: NrrdVolume, region: tuple, looks: list, memoryBudget: float) -> Iterator[np.ndarray]:
     """List the planes of a region, and have those look at them that want to."""
-    z = 0
-    for block in watch(volume, region, "Measuring"):  # (x, y, z)
+    sides, z = [stop - start for start, stop in region], 0
+    for block in watch(volume, region, slabOf(sides, memoryBudget), "Measuring"):  # (x, y, z)
         for look in filter(None, looks):
             look.add(z, block.T)
         yield from block.T
         z += block.shape[2]
 
 
-def watch(volume: NrrdVolume, region: tuple | None, words: str) -> Iterator[np.ndarray]:
+def watch(volume: NrrdVolume, region: tuple | None, slab: int, words: str) -> Iterator[np.ndarray]:
     """Read a region slab by slab, with a progress bar if it takes a while."""
-    sides = [stop - start for start, stop in region] if region else volume.shape
-    slab = slabOf(sides)
-    bar = {"desc": words, "total": math.ceil(sides[2] / slab), "unit": "slab", "leave": False, "delay": 2}
+    depth = region[2][1] - region[2][0] if region else volume.shape[2]
+    bar = {"desc": words, "total": math.ceil(depth / slab), "unit": "slab", "leave": False, "delay": 2}
     return tqdm(volume.slabs(region, slab), disable=None, **bar)
 
 
-def slabOf(shape: tuple[int, ...]) -> int:
+def slabOf(shape: tuple[int, ...], memoryBudget: float) -> int:
     """Choose how many planes of a volume (x, y, z) are read at a time, so that memory stays small."""
-    return min(SLAB, max(1, SLAB_VOXELS // (shape[0] * shape[1])))
+    voxels = SLAB_VOXELS * min(memoryBudget or 1, 1)
+    return min(SLAB, max(1, int(voxels / (shape[0] * shape[1]))))
 
 
 def listPairs(
@@ -387,8 +389,9 @@ def listPairs(
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Read the written probability and, with a reference, where that is positive: (z, y, x)."""
     result = openVolume(arguments.nameOutput)
-    masks = reference.slabs(region, slabOf(result.shape)) if reference else itertools.repeat(None)
-    for block, mask in zip(watch(result, None, "Measuring particles"), masks, strict=False):
+    slab = slabOf(result.shape, arguments.memoryBudget)
+    masks = reference.slabs(region, slab) if reference else itertools.repeat(None)
+    for block, mask in zip(watch(result, None, slab, "Measuring particles"), masks, strict=False):
         yield decodeProbability(block.T), None if mask is None else selectPositive(mask.T, labels)
 
 
@@ -476,6 +479,8 @@ def checkDisk(arguments: argparse.Namespace, run: Run, isDone: bool) -> None:
     scratch = byteCount if arguments.outputEncoding == "gzip" else 0
     copies = voxelCount * TIFF_BYTES if arguments.outputFormat == "tiff" else 0
     free = shutil.disk_usage(arguments.nameOutput.parent).free
+    if isDone and not copies:
+        return
     sizes = f"Result: {byteCount / 2**30:.3f} GiB"
     sizes += ", as much for a while before it is gzip" if scratch else ""
     sizes += f", at most {copies / 2**30:.3f} GiB as TIFF" if copies else ""

@@ -9,7 +9,7 @@ from engine.files import writeAtomically
 COLOURS = ("#0072B2", "#D55E00")  # blue, vermilion: told apart by colour-blind readers too
 PLANES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))  # horizontal axis, vertical axis, axis of the slice
 LEAST_SHOWN = 0.1  # probability below which the grey values show through
-SHOWN_VOXELS = 1500  # along a side of a slice; memory for pictures does not grow with the volume
+SHOWN_VOXELS = 750  # along a side of a slice, more than it has pixels; memory does not grow with the volume
 REFERENCE_COLOUR = "#00E5FF"  # cyan keeps apart from the reds of the probability and from grey
 
 
