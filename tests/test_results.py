@@ -119,6 +119,35 @@ def testSimpleItkReadsValuesAndGeometry(run, kind):
     np.testing.assert_allclose(placed, expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<f4", ">f4"])
+@pytest.mark.parametrize("signs", [(-1, -1, 1), (1, -1, -1)])
+def testSimpleItkAgreesForEveryByteOrderAndReversedAxes(tmp_path, grey, dtype, signs):
+    region = np.s_[20:52, 16:48, 8:32]
+    kind, header = (
+        np.dtype(dtype),
+        dict(OBLIQUE, **{"space directions": np.diag(signs) * np.array([0.5, 0.4, 2])}),
+    )
+    header["endian"] = "big" if kind.byteorder == ">" else "little"
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), grey[region].astype(kind), header)
+    predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4)
+    image = SimpleITK.ReadImage(str(tmp_path / "scan_data.nrrd"))
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), grey[region].T)  # the file is as meant
+    arrays = readSlowly(tmp_path)
+    for name, ending in {"probability": "", "mask": "_mask", "labels": "_labels"}.items():
+        result = SimpleITK.ReadImage(str(tmp_path / f"scan_segmented{ending}.nrrd"))
+        np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(result), arrays[name].T)
+        assert result.GetOrigin() == pytest.approx(image.GetOrigin())
+        assert result.GetSpacing() == pytest.approx(image.GetSpacing())
+        assert result.GetDirection() == pytest.approx(image.GetDirection())
+    filter = SimpleITK.LabelShapeStatisticsImageFilter()
+    filter.Execute(SimpleITK.ReadImage(str(tmp_path / "scan_segmented_labels.nrrd")))
+    table = readTable(tmp_path / "scan_segmented_particles.csv")
+    assert len(table["label"]) == len(filter.GetLabels()) > 0
+    for row, number in enumerate(filter.GetLabels()):
+        ours = [float(table[f"{axis}_um"][row]) for axis in "xyz"]
+        np.testing.assert_allclose(ours, filter.GetCentroid(number), atol=1e-6)
+
+
 def testCentroidsLieWhereSimpleItkPutsThem(run):
     image = SimpleITK.ReadImage(str(run / "scan_segmented_labels.nrrd"))
     filter = SimpleITK.LabelShapeStatisticsImageFilter()
@@ -401,6 +430,20 @@ def testTiffStacksHoldTheSameVoxelsAndTheirSize(tmp_path, grey):
             assert file.imagej_metadata["unit"] == "um"
             numerator, denominator = file.pages[0].tags["XResolution"].value
             assert numerator / denominator == pytest.approx(2)
+
+
+def testNapariOpensTheStacks(tmp_path, grey):
+    PluginManager = pytest.importorskip("npe2").PluginManager
+    ViewerModel = pytest.importorskip("napari.components").ViewerModel  # a viewer without a display
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), grey, OBLIQUE)
+    predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4)
+    arrays = readSlowly(tmp_path)
+    predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4, "--outputFormat", "tiff")
+    PluginManager.instance().discover()
+    viewer = ViewerModel()
+    for name in ("mask", "labels", "probability"):
+        (layer,) = viewer.open(str(tmp_path / f"scan_segmented_{name}.tif"), plugin="napari")
+        np.testing.assert_array_equal(layer.data, arrays[name].T)
 
 
 def testTiffOfMoreThan4GigabytesIsBigTiff(tmp_path, monkeypatch):
