@@ -328,3 +328,26 @@ def testReportsWithoutReferenceUnitOrParticlesOpenToo(browser, run, tmp_path):
         openReport(browser, tmp_path / "scan_segmented_report.html")
         assert complaints(browser) == []
         assert "Lengths are in voxels" in browser.page_source
+
+
+def testRowsOfAThinnedOutReportJumpToTheirParticleToo(browser, run, tmp_path, monkeypatch):
+    from selenium.webdriver.common.by import By
+
+    import engine.report
+
+    monkeypatch.setattr(engine.report, "VOXEL_LIMIT", 12_000)  # a factor of 3
+    shutil.copy(run / "scan_data.nrrd", tmp_path)
+    predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4)
+    openReport(browser, tmp_path / "scan_segmented_report.html")
+    assert "Blocks of 3 x 3 x 3 voxels are averaged" in browser.page_source
+    rows = {row["label"]: row for row in dataOf(browser.page_source)["particles"]}
+    line = browser.find_element(By.CSS_SELECTOR, "#particles tbody tr")  # the largest particle
+    line.click()
+    row = rows[int(line.get_attribute("data-label"))]
+    expected = [round((row[f"{axis}_voxel"] - 1) / 3) for axis in "xyz"]
+    waitFor(browser, f"return document.body.dataset.place === '{' '.join(map(str, expected))}'")
+    x, y, z = expected
+    assert volumeOf(browser.page_source, "probability")[z, y, x] > 200
+    full = "".join(view.text for view in browser.find_elements(By.CSS_SELECTOR, "#views"))
+    assert f"z {3 * z + 1} of 40" in full
+    assert complaints(browser) == []
