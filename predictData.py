@@ -12,6 +12,7 @@ import argparse
 import itertools
 import math
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,7 @@ from functions import (
     parseLabels,
     predictProbability,
     readModel,
+    scoreBlocks,
     selectPositive,
 )
 
@@ -212,7 +214,9 @@ def goOn(
     hasReference, frame = reference is not None, readFrame(header)
     judged = Judged(shape, limit, arguments.connectivity, frame, hasReference, bool(tables))
     previews = openPreviews(shape, hasReference, looks[1])
-    counts = outcome.readBack(listPairs(arguments, reference, region, labels), judged, previews)
+    pairs = outcome.watchPairs(listPairs(arguments, reference, region, labels), judged, previews)
+    counts = scoreBlocks(pairs, limit) if reference else None
+    deque(pairs, 0)  # to their end, where nobody has looked at them
     clock.lap("reading back")
     if counts:
         printScores(counts, arguments, limit)

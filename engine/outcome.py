@@ -14,14 +14,13 @@ from engine.labelling import Relabelling
 from engine.report import Preview, describeContent, packVolumes, writeReport
 from engine.results import openVolumes, summarise, writeTable
 from engine.threads import readAhead
-from functions import scoreBlocks
 
 Pairs = Iterator[tuple[np.ndarray, np.ndarray | None]]
 VOLUMES = {"mask", "segmentation", "labels", "probability"}  # files with a value for every voxel
 
 
-def readBack(pairs: Pairs, judged: Judged, previews: dict[str, Preview]) -> dict | None:
-    """First pass: judge every slab, and show it to the previews; gives the scores of the voxels, if any.
+def watchPairs(pairs: Pairs, judged: Judged, previews: dict[str, Preview]) -> Pairs:
+    """First pass: pass slabs on, judged and shown to the previews.
 
     Parameters
     ----------
@@ -33,22 +32,13 @@ def readBack(pairs: Pairs, judged: Judged, previews: dict[str, Preview]) -> dict
         {"probability", "manual": Preview}, those that are wanted.
     """
     z = 0
-
-    def watch() -> Pairs:
-        nonlocal z
-        for probability, truth in readAhead(pairs):
-            judged.add(probability, truth)
-            for name, planes in (("probability", probability), ("manual", truth)):
-                if name in previews:
-                    previews[name].add(z, planes)
-            z += len(probability)
-            yield probability, truth
-
-    if judged.hasReference:
-        return scoreBlocks(watch(), judged.threshold)
-    for _ in watch():
-        pass
-    return None
+    for probability, truth in readAhead(pairs):
+        judged.add(probability, truth)
+        for name, planes in (("probability", probability), ("manual", truth)):
+            if name in previews:
+                previews[name].add(z, planes)
+        z += len(probability)
+        yield probability, truth
 
 
 def writeVolumes(
