@@ -22,12 +22,11 @@ from pathlib import Path
 import measure
 import numpy as np
 
-from engine.analysis import Judged, describeScores
-from engine.labelling import Relabelling
+from engine import outcome
+from engine.analysis import Judged
 from engine.nrrdFiles import openVolume
 from engine.particles import readFrame
-from engine.results import openPlanes, openVolumes, summarise, writeTable
-from engine.threads import readAhead
+from engine.results import openPlanes
 from functions import scoreBlocks, selectPositive
 
 SLAB = 16
@@ -80,27 +79,25 @@ def paintBall(
 def runOurs(folder: Path) -> dict:
     """Do what predictData.py does after the prediction."""
     result, reference = openVolume(folder / "probability.nrrd"), openVolume(folder / "mask.nrrd")
-    frame = readFrame(result.header)
-    judged = Judged(result.shape, 0.5, 26, frame, True)
+    judged = Judged(result.shape, 0.5, 26, readFrame(result.header), True)
 
     def listPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for block, mask in zip(result.slabs(None, SLAB), reference.slabs(None, SLAB), strict=True):
             yield block.T, selectPositive(mask.T)
 
-    def watchPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for pair in readAhead(listPairs()):
-            judged.add(*pair)
-            yield pair
-
-    counts = scoreBlocks(watchPairs(), 0.5)
-    measured, paths = judged.finish(1), {"labels": folder / "ours.nrrd"}
-    again = Relabelling(measured.labels, 26)
-    with openVolumes(paths, result.shape, dict(GEOMETRY), frame, len(measured.labels.voxelCounts)) as write:
-        for block in readAhead(result.slabs(None, SLAB)):
-            write(again.label(block.T >= 0.5), block.T)
-    writeTable(measured.table, frame.unit, folder / "ours.csv")
-    scores = describeScores(judged, counts, measured.scores)
-    summary = summarise(measured.table, measured.labels, frame, judged.shape)
+    counts = scoreBlocks(outcome.watchPairs(listPairs(), judged, {}), 0.5)
+    measured = judged.finish(1)
+    endings = {
+        "labels": "nrrd",
+        "particles": "csv",
+        "summary": "json",
+        "scores": "scores",
+        "errors": "errors",
+    }
+    paths = {kind: folder / f"ours.{ending}" for kind, ending in endings.items()}
+    blocks = (block.T for block in result.slabs(None, SLAB))
+    outcome.writeVolumes(blocks, judged, measured, dict(GEOMETRY), paths, {})
+    summary, scores = outcome.writeTables(judged, measured, counts, paths, {})
     iou = {f"{row['threshold']:g}": row["matched"] for row in scores["particles"]["iou"]}
     return {"particles": summary["all"]["particles"], "dice": counts["dice"], "matched": iou["0.5"]}
 
