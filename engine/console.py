@@ -19,6 +19,7 @@ from engine.files import FULL_DISK
 
 KEPT = "nothing half-written was kept under a final name."
 PACKAGES = ("keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "pynrrd", "h5py")
+PACKAGES += ("connected-components-3d",)
 
 
 def runScript(main: Callable, parseArguments: Callable, afterInterrupt: str = KEPT) -> None:

@@ -217,7 +217,8 @@ def describeParticles(totals: Totals, frame: Frame) -> dict[str, np.ndarray]:
         - centroid, in voxels and in space;
         - equivalentDiameter: of the sphere with the same volume;
         - axis1 >= axis2 >= axis3: lengths of the axes of the ellipsoid with the same second moments, and the
-          direction of the first; elongation = axis1 / axis3;
+          directions of the first and the third (of a needle, and across a plate; the second is their cross
+          product); elongation = axis1 / axis3;
         - surfaceArea: by the formula of Crofton, crossings counted along 13 directions; the cut face of a
           particle at the border of the volume counts;
         - sphericity: surface of the sphere with the same volume over surfaceArea (small particles of a few
@@ -226,7 +227,7 @@ def describeParticles(totals: Totals, frame: Frame) -> dict[str, np.ndarray]:
     """
     count = np.maximum(totals.voxelCounts, 1)
     centroid = totals.first / count
-    lengths, direction = _principalAxes(totals, centroid, frame)
+    lengths, directions = _principalAxes(totals, centroid, frame)
     placed = frame.directions.T @ centroid + frame.origin[:, np.newaxis]
     volume = totals.voxelCounts * frame.voxelVolume
     area = 2 * (directionWeights(frame.directions).sum() * totals.voxelCounts - totals.contact)
@@ -240,15 +241,16 @@ def describeParticles(totals: Totals, frame: Frame) -> dict[str, np.ndarray]:
     table |= {f"{axis}1": values for axis, values in zip("xyz", totals.low, strict=True)}
     table |= {f"{axis}2": values + 1 for axis, values in zip("xyz", totals.high, strict=True)}
     table |= {f"axis{number}": values for number, values in enumerate(lengths, 1)}
-    table |= {f"axis1_{axis}": values for axis, values in zip("xyz", direction, strict=True)}
+    for number, direction in zip((1, 3), directions, strict=True):
+        table |= {f"axis{number}_{axis}": values for axis, values in zip("xyz", direction, strict=True)}
     table |= {"elongation": lengths[0] / lengths[2], "surfaceArea": area}
     table |= {"sphericity": np.cbrt(np.pi * (6 * volume) ** 2) / area}
     table |= {"meanProbability": totals.probability / count, "minimumProbability": totals.leastProbability}
     return table | {"nearestNeighbour": _nearest(placed), "touchesBorder": atBorder}
 
 
-def _principalAxes(totals: Totals, centroid: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths of the three axes, longest first, and the direction of the longest, in space."""
+def _principalAxes(totals: Totals, centroid: np.ndarray, frame: Frame) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Lengths of the three axes, longest first; directions of the longest and the shortest, in space."""
     count = np.maximum(totals.voxelCounts, 1)
     spread = np.zeros((len(count), 3, 3))
     for number, (one, other) in enumerate(MOMENTS):
@@ -257,9 +259,14 @@ def _principalAxes(totals: Totals, centroid: np.ndarray, frame: Frame) -> tuple[
     spread += np.eye(3) / 12  # of a voxel itself
     values, vectors = np.linalg.eigh(frame.directions.T @ spread @ frame.directions)
     lengths = 2 * np.sqrt(5 * np.maximum(values, 0))
-    direction = vectors[:, :, 2]
-    leading = np.take_along_axis(direction, np.abs(direction).argmax(axis=1)[:, np.newaxis], axis=1)
-    return lengths[:, ::-1].T, (direction * np.where(leading < 0, -1, 1)).T
+    directions = []
+    for direction in (
+        vectors[:, :, 2],
+        vectors[:, :, 0],
+    ):  # of the two ways, that along the largest component
+        leading = np.take_along_axis(direction, np.abs(direction).argmax(axis=1)[:, np.newaxis], axis=1)
+        directions.append((direction * np.where(leading < 0, -1, 1)).T)
+    return lengths[:, ::-1].T, directions
 
 
 def directionWeights(directions: np.ndarray) -> np.ndarray:

@@ -108,6 +108,7 @@ def testEllipsoidHasItsAxesInSpace():
     lengths = [table[f"axis{number}"][0] for number in (1, 2, 3)]
     np.testing.assert_allclose(lengths, (28, 18, 14), rtol=0.03)
     np.testing.assert_allclose([table[f"axis1_{axis}"][0] for axis in "xyz"], (1, 0, 0), atol=0.05)
+    np.testing.assert_allclose([table[f"axis3_{axis}"][0] for axis in "xyz"], (0, 1, 0), atol=0.05)
     assert table["elongation"][0] == pytest.approx(2, rel=0.05)
 
 
