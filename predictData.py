@@ -91,6 +91,24 @@ dryRun = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
 
 
+Looks = tuple[MidSlices, Any]  # of the grey values: mid-slices, and the preview of a report or None
+
+
+class Request(NamedTuple):
+    """What is asked for, once it has been checked."""
+
+    volume: NrrdVolume
+    region: tuple  # half-open ranges along x, y, z
+    reference: NrrdVolume | None
+    labels: list[int]  # positive ones of the reference
+    threshold: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels of the region along x, y, z."""
+        return tuple(stop - start for start, stop in self.region)
+
+
 class Run(NamedTuple):
     """What is decided before the first voxel is read."""
 
@@ -157,21 +175,22 @@ def main(arguments: argparse.Namespace) -> None:
     reference = openReference(arguments, volume)
     plan, weights = readModel(arguments.modelFile, arguments.weightFile)
     contract = findContract(arguments.weightFile or arguments.modelFile)
-    limit = chooseThreshold(arguments.threshold, contract, arguments.weightFile or arguments.modelFile)
+    limit, why = chooseThreshold(arguments.threshold, contract, arguments.weightFile or arguments.modelFile)
     labels = parseLabels(arguments.positiveLabel or (contract or {}).get("positiveLabel") or [0])
-    size = tuple(stop - start for start, stop in reversed(region))  # planes z, rows y, columns x
-    geometry = Geometry(size, sideMultiple(plan), haloOf(plan))
+    request = Request(volume, region, reference, labels, limit)
+    geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     backend = chooseBackend(arguments.engine, arguments.precision)
     clock.lap("opening")
-    run = prepareRun(arguments, volume, region, backend, geometry, describeStream(plan, weights))
+    run = prepareRun(arguments, request, backend, geometry, describeStream(plan, weights))
     clock.lap("digests")
-    printStart(arguments, volume, region, contract, run)
-    print("Threshold: {:g}, {}".format(*limit))
+    printStart(arguments, request, contract, run)
+    print(f"Threshold: {limit:g}, {why}")
     isDone = not arguments.dryRun and isPredicted(arguments, run)
     checkDisk(arguments, run, isDone)
     if isDone:
         print(f"Probability: {arguments.nameOutput.name} is finished; delete it to have it computed again")
-        looks = lookAt(arguments, volume, region)
+        looks = openLooks(arguments, request)
+        deque(listPlanes(arguments, request, looks), 0)
         clock.lap("statistics")
     else:
         stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
@@ -180,49 +199,60 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.dryRun:
             return
         clock.lap("building the network")
-        looks = predictRegion(arguments, volume, region, run, stream, clock)
+        looks = predictRegion(arguments, request, run, stream, clock)
         del stream
-        noteRun(arguments, region, limit[0], run, clock)
-    written, counts = goOn(arguments, volume, reference, region, labels, limit[0], looks, run, clock)
-    record = noteRun(arguments, region, limit[0], run, clock, counts)
+        noteRun(arguments, request, run, clock)
+    written, counts = goOn(arguments, request, run, looks, clock)
+    record = noteRun(arguments, request, run, clock, counts)
     total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
-    voxels = f"{math.prod(size) / 1e6:.1f} Mvoxel"
+    voxels = f"{math.prod(request.shape) / 1e6:.1f} Mvoxel"
     print(f"Predicted {voxels} in {total:.1f} s, {network:.1f} s of it for the network. Written:")
     for path in (arguments.nameOutput, *written, record):
         print(f"  {relativePath(path)}")
 
 
+def predictRegion(
+    arguments: argparse.Namespace, request: Request, run: Run, stream: Stream, clock: Stopwatch
+) -> Looks:
+    """Measure the region and predict it into the result; gives mid-slices and preview of its grey values."""
+    looks, volume = openLooks(arguments, request), request.volume
+    moments = mergeMoments(countNonFinite(listPlanes(arguments, request, looks), volume.path))
+    if moments[1] == 0:
+        print("Warning: all voxels of the region have the same grey value; it becomes zeros")
+    clock.lap("statistics")
+    header = cropHeader(volume.header, request.region, np.dtype(arguments.outputType))
+    header |= describeScale(arguments.outputType)
+    target = arguments.nameOutput, request.shape, arguments.outputType, header, run.journal
+    with openPartial(*target, arguments.outputEncoding) as sink:
+        predictProbability(volume, request.region, moments, run.geometry, run.layout, stream, sink)
+    clock.lap("prediction")
+    return looks
+
+
 def goOn(
-    arguments: argparse.Namespace,
-    volume: NrrdVolume,
-    reference: NrrdVolume | None,
-    region: tuple,
-    labels: list[int],
-    limit: float,
-    looks: tuple[MidSlices, Any],
-    run: Run,
-    clock: Stopwatch,
+    arguments: argparse.Namespace, request: Request, run: Run, looks: Looks, clock: Stopwatch
 ) -> tuple[list[Path], dict | None]:
     """Go on from the probability to the results; gives their files and the voxel scores."""
     from engine import outcome  # loads SciPy
     from engine.analysis import Judged
     from engine.particles import readFrame
 
-    paths = chooseResults(arguments, reference is not None)
+    (grey, preview), limit, hasReference = looks, request.threshold, request.reference is not None
+    paths = chooseResults(arguments, hasReference)
     tables = paths.keys() - {"overview"}  # the overview needs no particles
-    header, shape = cropHeader(volume.header, region, np.uint8), openVolume(arguments.nameOutput).shape
-    hasReference, frame = reference is not None, readFrame(header)
-    judged = Judged(shape, limit, arguments.connectivity, frame, hasReference, bool(tables))
-    previews = openPreviews(shape, hasReference, looks[1])
-    pairs = outcome.watchPairs(listPairs(arguments, reference, region, labels), judged, previews)
-    counts = scoreBlocks(pairs, limit) if reference else None
+    header = cropHeader(request.volume.header, request.region, np.uint8)
+    frame = readFrame(header)
+    judged = Judged(request.shape, limit, arguments.connectivity, frame, hasReference, bool(tables))
+    previews = openPreviews(request.shape, hasReference, preview)
+    pairs = outcome.watchPairs(listPairs(arguments, request), judged, previews)
+    counts = scoreBlocks(pairs, limit) if hasReference else None
     deque(pairs, 0)  # to their end, where nobody has looked at them
     clock.lap("reading back")
     if counts:
         printScores(counts, arguments, limit)
     if tables:
         measured = judged.finish(arguments.minimumVoxels)
-        blocks = (probability for probability, _ in listPairs(arguments, None, region, labels))
+        blocks = (probability for probability, _ in listPairs(arguments, request._replace(reference=None)))
         outcome.writeVolumes(blocks, judged, measured, header, paths, previews)
         settings = outcome.describeSettings(judged, arguments.minimumVoxels, run.digests)
         results = outcome.writeTables(judged, measured, counts, paths, settings)
@@ -233,53 +263,19 @@ def goOn(
             outcome.writePage(paths["report"], judged, measured, results, previews, described)
     clock.lap("particles")
     if "overview" in paths:
-        size = voxelSize(volume.header)
-        drawPrediction(looks[0], judged.slices, judged.referenceSlices, paths["overview"], size)
+        size = voxelSize(request.volume.header)
+        drawPrediction(grey, judged.slices, judged.referenceSlices, paths["overview"], size)
     clock.lap("picture")
     return list(paths.values()), counts
 
 
-def predictRegion(
-    arguments: argparse.Namespace,
-    volume: NrrdVolume,
-    region: tuple,
-    run: Run,
-    stream: Stream,
-    clock: Stopwatch,
-) -> tuple[MidSlices, Any]:
-    """Measure the region and predict it into the result; gives mid-slices and preview of its grey values."""
-    grey, preview = openLooks(arguments, region)
-    moments = mergeMoments(
-        countNonFinite(listPlanes(volume, region, [grey, preview], arguments.memoryBudget), volume.path)
-    )
-    if moments[1] == 0:
-        print("Warning: all voxels of the region have the same grey value; it becomes zeros")
-    clock.lap("statistics")
-    header = cropHeader(volume.header, region, np.dtype(arguments.outputType))
-    header |= describeScale(arguments.outputType)
-    target = arguments.nameOutput, grey.shape, arguments.outputType, header, run.journal
-    with openPartial(*target, arguments.outputEncoding) as sink:
-        predictProbability(volume, region, moments, run.geometry, run.layout, stream, sink)
-    clock.lap("prediction")
-    return grey, preview
-
-
-def lookAt(arguments: argparse.Namespace, volume: NrrdVolume, region: tuple) -> tuple[MidSlices, Any]:
-    """Read mid-slices and preview of the grey values of a region."""
-    grey, preview = openLooks(arguments, region)
-    for _ in listPlanes(volume, region, [grey, preview], arguments.memoryBudget):
-        pass
-    return grey, preview
-
-
-def openLooks(arguments: argparse.Namespace, region: tuple) -> tuple[MidSlices, Any]:
+def openLooks(arguments: argparse.Namespace, request: Request) -> Looks:
     """Prepare what is kept of the grey values: mid-slices and, for a report, a preview."""
-    shape = tuple(stop - start for start, stop in region)
     if not arguments.report:
-        return MidSlices(shape), None
+        return MidSlices(request.shape), None
     from engine.report import Preview, chooseFactor
 
-    return MidSlices(shape), Preview(shape, chooseFactor(shape))
+    return MidSlices(request.shape), Preview(request.shape, chooseFactor(request.shape))
 
 
 def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
@@ -335,23 +331,19 @@ def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolu
 
 
 def prepareRun(
-    arguments: argparse.Namespace,
-    volume: NrrdVolume,
-    region: tuple,
-    backend: Backend,
-    geometry: Geometry,
-    steps: list[Step],
+    arguments: argparse.Namespace, request: Request, backend: Backend, geometry: Geometry, steps: list[Step]
 ) -> Run:
     """Decide how the volume is cut, or go on as an interrupted run did."""
     names = ("memoryBudget", "outputType", "outputEncoding")
     identity = {name: getattr(arguments, name) for name in names} | {
-        "region": [list(axis) for axis in region],
+        "region": [list(axis) for axis in request.region],
         "engine": backend.engine,
         "precision": backend.precision,
     }
     journal, differences, digests = None, [], {}
     if not arguments.dryRun:
         weightFile = arguments.weightFile or arguments.modelFile
+        volume = request.volume
         inputs = {volume.path, *volume.dataPaths, arguments.modelFile, weightFile}
         digests = {path: digestFile(path) for path in sorted(inputs)}
         identity |= {path.name: digest for path, digest in digests.items()}
@@ -365,10 +357,10 @@ def prepareRun(
     return Run(backend, geometry, layout, steps, journal, digests, differences)
 
 
-def listPlanes(volume: NrrdVolume, region: tuple, looks: list, memoryBudget: float) -> Iterator[np.ndarray]:
-    """List the planes of a region, and have those look at them that want to."""
-    sides, z = [stop - start for start, stop in region], 0
-    for block in watch(volume, region, slabOf(sides, memoryBudget), "Measuring"):  # (x, y, z)
+def listPlanes(arguments: argparse.Namespace, request: Request, looks: Looks) -> Iterator[np.ndarray]:
+    """List the planes of the region, and have those look at them that want to."""
+    slab, z = slabOf(request.shape, arguments.memoryBudget), 0
+    for block in watch(request.volume, request.region, slab, "Measuring"):  # (x, y, z)
         for look in filter(None, looks):
             look.add(z, block.T)
         yield from block.T
@@ -389,14 +381,14 @@ def slabOf(shape: tuple[int, ...], memoryBudget: float) -> int:
 
 
 def listPairs(
-    arguments: argparse.Namespace, reference: NrrdVolume | None, region: tuple, labels: list[int]
+    arguments: argparse.Namespace, request: Request
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Read the written probability and, with a reference, where that is positive: (z, y, x)."""
-    result = openVolume(arguments.nameOutput)
-    slab = slabOf(result.shape, arguments.memoryBudget)
-    masks = reference.slabs(region, slab) if reference else itertools.repeat(None)
+    result, reference = openVolume(arguments.nameOutput), request.reference
+    slab = slabOf(request.shape, arguments.memoryBudget)
+    masks = reference.slabs(request.region, slab) if reference else itertools.repeat(None)
     for block, mask in zip(watch(result, None, slab, "Measuring particles"), masks, strict=False):
-        yield decodeProbability(block.T), None if mask is None else selectPositive(mask.T, labels)
+        yield decodeProbability(block.T), None if mask is None else selectPositive(mask.T, request.labels)
 
 
 def openPreviews(shape: tuple[int, int, int], hasReference: bool, grey: Any) -> dict[str, Any]:
@@ -441,20 +433,16 @@ def chooseResults(arguments: argparse.Namespace, hasReference: bool) -> dict[str
     return {kind: path for kind, path in nameResults(arguments).items() if kind in wanted}
 
 
-def printStart(
-    arguments: argparse.Namespace, volume: NrrdVolume, region: tuple, contract: dict | None, run: Run
-) -> None:
+def printStart(arguments: argparse.Namespace, request: Request, contract: dict | None, run: Run) -> None:
     """Print parameters, device, what is read, how it is normalised and how it is cut."""
     printSettings(arguments)
     print(f"Device: {run.backend.device}, {run.backend.precision}")
-    size = voxelSize(volume.header)
+    volume, shape, size = request.volume, request.shape, voxelSize(request.volume.header)
     sides = [] if size is None else [f"{side:g} {unit}".strip() for side, unit in zip(*size, strict=True)]
     voxel = f", voxel {' x '.join(sides)}" if sides else ""
-    shape = tuple(stop - start for start, stop in region)
     print(f"Input: {volume.path.name} {describeShape(volume.shape)} {volume.dtype.name}{voxel}")
-    print(
-        f"Region: {' '.join(f'{a} {start}:{stop}' for a, (start, stop) in zip('xyz', region, strict=True))}"
-    )
+    ranges = (f"{axis} {start}:{stop}" for axis, (start, stop) in zip("xyz", request.region, strict=True))
+    print(f"Region: {' '.join(ranges)}")
     print(f"Normalisation: {describeNormalization(contract, shape == volume.shape)}")
     if min(shape) < run.geometry.cell:
         thin = f"{describeShape(shape)} voxels are fewer than {run.geometry.cell} along a side"
@@ -521,23 +509,18 @@ def printScores(scores: dict, arguments: argparse.Namespace, limit: float) -> No
 
 
 def noteRun(
-    arguments: argparse.Namespace,
-    region: tuple,
-    limit: float,
-    run: Run,
-    clock: Stopwatch,
-    scores: dict | None = None,
+    arguments: argparse.Namespace, request: Request, run: Run, clock: Stopwatch, scores: dict | None = None
 ) -> Path:
     """Write the record of what went into the result; gives its path."""
     record = arguments.nameOutput.with_suffix(".json")
     content = {
         "command": commandLine(),
         "parameters": plainSettings(arguments),
-        "region": [list(axis) for axis in region],
+        "region": [list(axis) for axis in request.region],
         "engine": run.backend.engine,
         "precision": run.backend.precision,
         "device": run.backend.device,
-        "threshold": limit,
+        "threshold": request.threshold,
         "scores": scores,
         "versions": packageVersions(),
         "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},
