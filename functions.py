@@ -582,6 +582,13 @@ def scoreBlocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]], threshold: floa
     return {"tp": tp, "fp": fp, "fn": fn, "tn": size - tp - fp - fn} | scoreCounts(tp, fp, fn)
 
 
+def dropVoxels(scores: dict[str, float], dropped: int, droppedTrue: int) -> dict[str, float]:
+    """Score a prediction again without some of its positive voxels, of which `droppedTrue` were right."""
+    tp, fp = scores["tp"] - droppedTrue, scores["fp"] - (dropped - droppedTrue)
+    fn, tn = scores["fn"] + droppedTrue, scores["tn"] + dropped - droppedTrue
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": tn} | scoreCounts(tp, fp, fn)
+
+
 def scoreCounts(tp: float, fp: float, fn: float) -> dict[str, float]:
     """Compute precision, recall, Dice and IoU from counts; NaN where nothing is positive."""
 

@@ -46,6 +46,7 @@ from engine.plan import haloOf, sideMultiple
 from engine.prediction import Stream, timeSlab
 from engine.stream import Step, describeStream
 from functions import (
+    dropVoxels,
     parseLabels,
     predictProbability,
     readModel,
@@ -160,9 +161,14 @@ def completeArguments(arguments: argparse.Namespace) -> argparse.Namespace:
     if arguments.nameOutput is None:
         arguments.nameOutput = arguments.nameInput.with_name(f"{stem}_segmented.nrrd")
     if arguments.nameReference is None:
-        beside = arguments.nameInput.with_name(f"{stem}_mask.nrrd")
+        beside = manualMask(arguments)
         arguments.nameReference = beside if beside.is_file() else Path("none")
     return arguments
+
+
+def manualMask(arguments: argparse.Namespace) -> Path:
+    """Name the manual mask that belongs to the input, whether there is one or not."""
+    return arguments.nameInput.with_name(f"{arguments.nameInput.stem.removesuffix('_data')}_mask.nrrd")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -248,25 +254,51 @@ def goOn(
     counts = scoreBlocks(pairs, limit) if hasReference else None
     deque(pairs, 0)  # to their end, where nobody has looked at them
     clock.lap("reading back")
+    if tables:
+        measured = judged.finish(arguments.minimumVoxels)
+        if counts:
+            counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
     if counts:
         printScores(counts, arguments, limit)
     if tables:
-        measured = judged.finish(arguments.minimumVoxels)
+        header |= describeChoice(arguments, limit)
         blocks = (probability for probability, _ in listPairs(arguments, request._replace(reference=None)))
         outcome.writeVolumes(blocks, judged, measured, header, paths, previews)
-        settings = outcome.describeSettings(judged, arguments.minimumVoxels, run.digests)
+        settings = describeChoice(arguments, limit) | describeInputs(request, run, bool(counts))
         results = outcome.writeTables(judged, measured, counts, paths, settings)
         if "report" in paths:
             device = f"{run.backend.device}, {run.backend.precision}"
-            table = nameResults(arguments)["particles"].name
-            described = outcome.describePage(arguments, judged, device, table, settings)
+            described = outcome.describePage(arguments, judged, device, settings)
             outcome.writePage(paths["report"], judged, measured, results, previews, described)
     clock.lap("particles")
     if "overview" in paths:
         size = voxelSize(request.volume.header)
         drawPrediction(grey, judged.slices, judged.referenceSlices, paths["overview"], size)
     clock.lap("picture")
+    outdated = {path.name for path in nameResults(arguments).values() if path.exists()}
+    outdated -= {path.name for path in paths.values()}
+    if outdated:
+        print(f"Of an earlier run, not of this one: {', '.join(sorted(outdated))}")
     return list(paths.values()), counts
+
+
+def describeChoice(arguments: argparse.Namespace, limit: float) -> dict[str, Any]:
+    """Describe what decides which voxels are a particle."""
+    return {
+        "threshold": limit,
+        "connectivity": arguments.connectivity,
+        "minimumVoxels": arguments.minimumVoxels,
+    }
+
+
+def describeInputs(request: Request, run: Run, isScored: bool) -> dict[str, Any]:
+    """Describe what the particles follow from, and what they are scored against."""
+    described = {"inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()}}
+    if isScored:
+        paths = {request.reference.path, *request.reference.dataPaths}
+        described["reference"] = {str(relativePath(path)): digestFile(path) for path in sorted(paths)}
+        described["positiveLabel"] = request.labels
+    return described | {"versions": packageVersions()}
 
 
 def openLooks(arguments: argparse.Namespace, request: Request) -> Looks:
@@ -291,9 +323,10 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     inputs |= {"nameInput": volume.path}
     inputs |= {f"the data file {path.name} of nameInput": path for path in volume.dataPaths}
     inputs |= {"the contract of modelFile": arguments.modelFile.with_suffix(".json")}
+    inputs |= {"the manual mask of nameInput": manualMask(arguments)}  # even where there is none yet
     outputs = [arguments.nameOutput.with_suffix(".json"), *nameResults(arguments).values()]
     for written, (name, path) in itertools.product((arguments.nameOutput, *outputs), inputs.items()):
-        if path and path.exists() and path.resolve() == written.resolve():
+        if path and path.resolve() == written.resolve():
             raise PipelineError(f"nameOutput would replace {name}", file=written)
     if not arguments.memoryBudget >= 0:
         raise PipelineError("memoryBudget must not be below 0 GiB", received=arguments.memoryBudget)
@@ -343,10 +376,14 @@ def prepareRun(
     journal, differences, digests = None, [], {}
     if not arguments.dryRun:
         weightFile = arguments.weightFile or arguments.modelFile
-        volume = request.volume
-        inputs = {volume.path, *volume.dataPaths, arguments.modelFile, weightFile}
-        digests = {path: digestFile(path) for path in sorted(inputs)}
-        identity |= {path.name: digest for path, digest in digests.items()}
+        inputs = {
+            "nameInput": request.volume.path,
+            "modelFile": arguments.modelFile,
+            "weightFile": weightFile,
+        }
+        inputs |= {f"data file {number}": path for number, path in enumerate(request.volume.dataPaths, 1)}
+        digests = {path: digestFile(path) for path in sorted(set(inputs.values()))}
+        identity |= {name: digests[path] for name, path in inputs.items()}
         journal, differences = readJournal(arguments.nameOutput, identity)
     if journal:
         layout = Layout(*journal["layout"])
@@ -386,9 +423,12 @@ def listPairs(
     """Read the written probability and, with a reference, where that is positive: (z, y, x)."""
     result, reference = openVolume(arguments.nameOutput), request.reference
     slab = slabOf(request.shape, arguments.memoryBudget)
-    masks = reference.slabs(request.region, slab) if reference else itertools.repeat(None)
-    for block, mask in zip(watch(result, None, slab, "Measuring particles"), masks, strict=False):
-        yield decodeProbability(block.T), None if mask is None else selectPositive(mask.T, request.labels)
+    blocks = watch(result, None, slab, "Measuring particles")
+    if not reference:
+        yield from ((decodeProbability(block.T), None) for block in blocks)
+        return
+    for block, mask in zip(blocks, reference.slabs(request.region, slab), strict=True):  # both to their ends
+        yield decodeProbability(block.T), selectPositive(mask.T, request.labels)
 
 
 def openPreviews(shape: tuple[int, int, int], hasReference: bool, grey: Any) -> dict[str, Any]:
@@ -413,7 +453,7 @@ RESULT_ENDINGS = {
     "overview": "_overview.png",
 }
 SWITCHES = {"summary": "particles", "errors": "scores"}  # the other ones have a switch of their own
-TIFF_BYTES = 1 + 4 + 4  # of mask, labels and probability, a voxel
+TIFF_BYTES = {"mask": 1, "labels": 4, "probability": 4}  # a voxel, at most
 TIFF_ENDINGS = {"mask": "_mask.tif", "labels": "_labels.tif", "probability": "_probability.tif"}
 
 
@@ -469,7 +509,8 @@ def checkDisk(arguments: argparse.Namespace, run: Run, isDone: bool) -> None:
     voxelCount = math.prod(run.geometry.size)
     byteCount = 0 if isDone else voxelCount * np.dtype(arguments.outputType).itemsize
     scratch = byteCount if arguments.outputEncoding == "gzip" else 0
-    copies = voxelCount * TIFF_BYTES if arguments.outputFormat == "tiff" else 0
+    kinds = chooseResults(arguments, False) if arguments.outputFormat == "tiff" else ()
+    copies = voxelCount * sum(TIFF_BYTES.get(kind, 0) for kind in kinds)
     free = shutil.disk_usage(arguments.nameOutput.parent).free
     if isDone and not copies:
         return

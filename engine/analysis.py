@@ -20,6 +20,7 @@ class Measured(NamedTuple):
     truth: dict[str, np.ndarray] | None
     scores: dict | None  # of the particles
     errors: dict[str, np.ndarray] | None
+    droppedTrue: int  # voxels of particles that were too small, but positive in the reference
 
 
 class Judged:
@@ -88,10 +89,10 @@ class Judged:
         totals = [sums.finish(part) for sums, part in zip(self._sums, labels, strict=True)]
         table, *truths = (describeParticles(part, self.frame) for part in totals)
         if not truths:
-            return Measured(labels[0], table, None, None, None)
-        shared, voxels = self._overlaps.finish(*(part.particles for part in labels))
+            return Measured(labels[0], table, None, None, None, 0)
+        shared, voxels, lost = self._overlaps.finish(*(part.particles for part in labels))
         scores = scoreParticles(shared, voxels, table, truths[0])
-        return Measured(labels[0], table, truths[0], scores, listErrors(shared, table, truths[0]))
+        return Measured(labels[0], table, truths[0], scores, listErrors(shared, table, truths[0]), lost)
 
 
 def sumUp(joining: Joining, sums: Sums, positive: np.ndarray, probability: np.ndarray) -> Slab:

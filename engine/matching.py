@@ -23,7 +23,7 @@ class Overlaps:
         self._keys.append(keys)
         self._counts.append(counts)
 
-    def finish(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def finish(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Sum up by particle.
 
         Parameters
@@ -37,13 +37,15 @@ class Overlaps:
             Particles of both that overlap.
         voxels : (pair,) int64
             That they share.
+        lost : int
+            Voxels that components share of which one is no particle.
         """
-        keys = np.concatenate(self._keys)
+        keys, counts = np.concatenate(self._keys), np.concatenate(self._counts)
         ends = [part[numbers] for part, numbers in zip((first, second), splitPairs(keys), strict=True)]
         isKept = (ends[0] > 0) & (ends[1] > 0)
         keys, place = np.unique(joinPairs(*ends)[isKept], return_inverse=True)
-        voxels = np.bincount(place, np.concatenate(self._counts)[isKept], len(keys)).astype(np.int64)
-        return np.stack(splitPairs(keys), axis=1), voxels
+        voxels = np.bincount(place, counts[isKept], len(keys)).astype(np.int64)
+        return np.stack(splitPairs(keys), axis=1), voxels, int(counts[~isKept].sum())
 
 
 def matchParticles(pairs: np.ndarray, iou: np.ndarray) -> np.ndarray:
@@ -149,8 +151,11 @@ def _rates(found: int, met: int, predictedCount: int, referenceCount: int) -> di
     """Precision, recall and F1 from the predicted particles that are right and the reference ones found."""
     precision = found / predictedCount if predictedCount else float("nan")
     recall = met / referenceCount if referenceCount else float("nan")
-    total = precision + recall
-    return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / total if total else 0.0}
+    if found and met:
+        f1 = 2 * precision * recall / (precision + recall)
+    else:
+        f1 = 0.0 if predictedCount or referenceCount else float("nan")
+    return {"precision": precision, "recall": recall, "f1": f1}
 
 
 def listErrors(

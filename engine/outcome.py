@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.analysis import Judged, Measured, describeScores
-from engine.console import describeShape, packageVersions, plainSettings, relativePath
+from engine.console import describeShape, plainSettings
 from engine.files import writeJson
 from engine.labelling import Relabelling
 from engine.report import Preview, describeContent, packVolumes, writeReport
@@ -108,9 +108,7 @@ def writePage(
     writeReport(path, content | described, packVolumes(previews))
 
 
-def describePage(
-    arguments: Any, judged: Judged, device: str, tableFile: str, settings: dict
-) -> dict[str, Any]:
+def describePage(arguments: Any, judged: Judged, device: str, settings: dict) -> dict[str, Any]:
     """Write title, facts and parameters of the report."""
     frame = judged.frame
     sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(frame.directions, axis=1))
@@ -122,19 +120,7 @@ def describePage(
         "facts": facts,
         "notes": [f"Lengths are in voxels: {frame.why}."] if frame.why else [],
         "threshold": judged.threshold,
-        "tableFile": tableFile,
         "parameters": {"parameters": plainSettings(arguments), "settings": settings},
-    }
-
-
-def describeSettings(judged: Judged, minimumVoxels: int, digests: dict[Path, str]) -> dict:
-    """Describe what the particles follow from."""
-    return {
-        "threshold": judged.threshold,
-        "connectivity": judged.connectivity,
-        "minimumVoxels": minimumVoxels,
-        "inputs": {str(relativePath(path)): digest for path, digest in digests.items()},
-        "versions": packageVersions(),
     }
 
 

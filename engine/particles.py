@@ -60,11 +60,18 @@ def readFrame(header: dict) -> Frame:
     unit = units.pop() or "unit"
     directions, origin = spaceDirections(header), header.get("space origin")
     if directions is None or directions.shape != (3, 3) or np.isnan(directions).any():
-        return Frame(np.diag(size[0]), np.zeros(3), unit)
+        return Frame(np.diag(size[0]), _axisOrigin(header, np.array(size[0])), unit)
     if abs(np.linalg.det(directions)) < 1e-9 * np.prod(size[0]):
         return _voxelFrame("the space directions of the header lie in a plane")
     hasOrigin = origin is not None and np.isfinite(origin).all()
     return Frame(directions, np.asarray(origin, float) if hasOrigin else np.zeros(3), unit)
+
+
+def _axisOrigin(header: dict, sides: np.ndarray) -> np.ndarray:
+    """Centre of the first voxel of axes without direction: their minimum is its border or its centre."""
+    least = np.nan_to_num(np.asarray(header.get("axis mins", np.zeros(3)), float))
+    isCell = [part == "cell" for part in header.get("centerings", ("",) * 3)]
+    return least + np.where(isCell, sides / 2, 0) * ("axis mins" in header)
 
 
 def _voxelFrame(why: str) -> Frame:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,22 +96,20 @@ def scaleGrey(grey: np.ndarray) -> np.ndarray:
 
 def listRows(
     table: dict[str, np.ndarray], truth: dict[str, np.ndarray] | None, errors: dict[str, np.ndarray] | None
-) -> list[dict[str, Any]]:
-    """List predicted particles and missed ones as rows, largest first; the kind says which is which."""
-    names = (*COLUMNS, *HIDDEN)
-    rows = _rows(table, np.arange(len(table["label"])), names, "found")
+) -> tuple[list[dict[str, Any]], int]:
+    """List the largest of the predicted and the missed particles as rows; gives also how many there are."""
+    names, count = (*COLUMNS, *HIDDEN), len(table["label"])
+    parts, kinds = [table], np.full(count, "found", object)
     if errors is not None:
-        for label in errors["label"][errors["kind"] == "false positive"]:
-            rows[label - 1]["kind"] = "false positive"
-        rows += _rows(truth, errors["label"][errors["kind"] == "miss"] - 1, names, "miss")
-    return sorted(rows, key=lambda row: -row["voxelCount"])
-
-
-def _rows(table: dict[str, np.ndarray], chosen: np.ndarray, names: tuple, kind: str) -> list[dict[str, Any]]:
-    """Turn rows of a table into dictionaries."""
-    columns = [table[name][chosen].tolist() for name in names]
-    rows = zip(*columns, strict=True)
-    return [{"kind": kind} | dict(zip(names, map(_shorten, row), strict=True)) for row in rows]
+        kinds[errors["label"][errors["kind"] == "false positive"] - 1] = "false positive"
+        missed = errors["label"][errors["kind"] == "miss"] - 1
+        parts.append({name: truth[name][missed] for name in names})
+        kinds = np.concatenate([kinds, np.full(len(missed), "miss", object)])
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    chosen = np.argsort(-columns["voxelCount"], kind="stable")[:ROW_LIMIT]
+    rows = zip(*(columns[name][chosen].tolist() for name in names), strict=True)
+    shortened = [dict(zip(names, map(_shorten, row), strict=True)) for row in rows]
+    return [{"kind": kind} | row for kind, row in zip(kinds[chosen], shortened, strict=True)], len(kinds)
 
 
 def _shorten(value: float | int | bool) -> float | int:
@@ -122,7 +121,10 @@ def describeHistogram(diameters: np.ndarray) -> dict[str, list]:
     """Count the particles by size."""
     if not len(diameters):
         return {"edges": [0.0, 1.0], "counts": [0]}
-    counts, edges = np.histogram(diameters, min(BIN_LIMIT, max(5, int(2 * len(diameters) ** 0.5))))
+    ends = diameters.min(), diameters.max()
+    if ends[0] == ends[1]:
+        ends = ends[0] / 2, ends[1] * 1.5
+    counts, edges = np.histogram(diameters, min(BIN_LIMIT, max(5, int(2 * len(diameters) ** 0.5))), ends)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
@@ -184,8 +186,7 @@ def writeReport(path: Path, content: dict[str, Any], volumes: dict[str, np.ndarr
     text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     page = TEMPLATE.read_text(encoding="utf-8")
     places = {"@TITLE@": html.escape(content["title"]), "@DATA@": text, "@VOLUMES@": "\n".join(parts)}
-    for place, words in places.items():
-        page = page.replace(place, words, 1)
+    page = re.sub("|".join(places), lambda found: places[found[0]], page)
     with writeAtomically(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -212,7 +213,7 @@ def describeContent(
     summary, scores : dict
         Of `summarise` and `describeScores`.
     """
-    factor, rows = chooseFactor(shape), listRows(table, truth, errors)
+    factor, (rows, count) = chooseFactor(shape), listRows(table, truth, errors)
     sampling = f"Blocks of {factor} x {factor} x {factor} voxels are averaged to fit into this file."
     unit = frame.unit
     titles = COLUMNS | {
@@ -225,11 +226,13 @@ def describeContent(
         "fullShape": list(shape),
         "factor": factor,
         "voxelSize": np.linalg.norm(frame.directions, axis=1).tolist(),
+        "origin": frame.origin.tolist(),
+        "directions": frame.directions.tolist(),
         "unit": unit,
         "sampling": sampling if factor > 1 else "Every voxel is shown.",
         "columns": list(titles.items()),
-        "particles": rows[:ROW_LIMIT],
-        "leftOut": max(len(rows) - ROW_LIMIT, 0),
+        "particles": rows,
+        "leftOut": count - len(rows),
         "histogram": describeHistogram(table["equivalentDiameter"]),
         "figures": describeFigures(summary, scores),
         "scores": scores,

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import gzip
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from engine.tiff import openTiff
 ENCODING = "gzip"  # masks and labels are mostly zeros
 SEGMENT_NAME = "precipitates and pores"
 POSITIVE, REST = np.uint8(0), np.uint8(255)  # published
+CHUNK_ROWS = 10_000
 COMPRESSION = 1  # of gzip: masks and labels shrink a hundredfold even so
 LENGTHS = ("equivalentDiameter", "axis1", "axis2", "axis3", "nearestNeighbour")
 POWERS = dict.fromkeys(("x", "y", "z", *LENGTHS), "") | {"surfaceArea": "2", "volume": "3"}
@@ -142,14 +142,15 @@ def nameColumn(name: str, unit: str) -> str:
 
 def writeTable(table: dict[str, np.ndarray], unit: str, path: Path) -> None:
     """Write the table of particles as CSV; a number that is not known is left empty."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(nameColumn(name, unit) for name in table)
     formats = {"f": "%.9g", "U": "%s"}  # the rest: whole numbers
     line = ",".join(formats.get(column.dtype.kind, "%d") for column in table.values()) + "\n"
-    rows = zip(*(column.tolist() for column in table.values()), strict=True)  # one format a row: three times
-    text.writelines((line % row).replace("nan", "") for row in rows)  # as fast as one a number
-    with writeAtomically(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    columns, count = [*table.values()], len(next(iter(table.values())))
+    with writeAtomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerow(nameColumn(name, unit) for name in table)
+        for start in range(0, count, CHUNK_ROWS):
+            parts = [column[start : start + CHUNK_ROWS].tolist() for column in columns]
+            rows = zip(*parts, strict=True)  # one format a row: three times as fast as one a number
+            file.writelines((line % row).replace("nan", "") for row in rows)
 
 
 def summarise(

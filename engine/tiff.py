@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.errors import PipelineError
 from engine.files import writeAtomically
+from engine.geometry import METRES
 from engine.particles import Frame
 
 CLASSIC_LIMIT = 2**32 - 2**25  # bytes; a larger file needs BigTIFF, which Fiji reads through Bio-Formats
@@ -27,6 +28,24 @@ def requireTifffile() -> None:
         raise PipelineError("--outputFormat tiff needs tifffile", remedy="pip install tifffile") from error
 
 
+def scaleSides(sides: np.ndarray, unit: str) -> tuple[np.ndarray, str]:
+    """Write the sides of a voxel in a unit in which they are neither tiny nor huge, if the unit is known.
+
+    TIFF holds their inverse as a fraction of 32 bits; what no fraction can hold becomes 1 pixel.
+    """
+    if unit in METRES and not 1e-3 <= sides.min() <= 1e3:
+        lengths = {name: sides * METRES[unit] / METRES[name] for name in ("nm", "um", "mm", "m")}
+        unit = min(lengths, key=lambda name: abs(np.log(lengths[name].min())))
+        sides = lengths[unit]
+    isWritable = 1e-9 < sides.min() and sides.max() < 1e9
+    return (sides, unit) if isWritable else (np.ones(3), "pixel")
+
+
+def escapeUnit(unit: str) -> str:
+    """Write a unit in ASCII, as the Java properties that ImageJ reads."""
+    return "".join(letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in unit)
+
+
 @contextlib.contextmanager
 def openTiff(
     path: Path, shape: tuple[int, int, int], dtype: str, frame: Frame
@@ -38,7 +57,7 @@ def openTiff(
     """
     import tifffile
 
-    sides = np.linalg.norm(frame.directions, axis=1)
+    sides, unit = scaleSides(np.linalg.norm(frame.directions, axis=1), frame.unit)
     byteCount = int(np.prod(shape)) * np.dtype(dtype).itemsize
     isImageJ = byteCount < CLASSIC_LIMIT
     with writeAtomically(path) as temporary:
@@ -50,7 +69,7 @@ def openTiff(
             bigtiff=not isImageJ,
             byteorder=">" if isImageJ else "<",
             resolution=(1 / sides[0], 1 / sides[1]),
-            metadata={"axes": "ZYX", "spacing": float(sides[2]), "unit": frame.unit},
+            metadata={"axes": "ZYX", "spacing": float(sides[2]), "unit": escapeUnit(unit)},
             returnoffset=True,
         )
         with open(temporary, "r+b") as file:

@@ -32,7 +32,7 @@ def score(predicted, reference, slab=7):
     overlaps = Overlaps()
     for z in range(0, len(predicted), slab):
         overlaps.add(predicted[z : z + slab], reference[z : z + slab])
-    pairs, voxels = overlaps.finish(*(np.arange(part.max() + 1) for part in (predicted, reference)))
+    pairs, voxels, _ = overlaps.finish(*(np.arange(part.max() + 1) for part in (predicted, reference)))
     return pairs, voxels, scoreParticles(pairs, voxels, tableOf(predicted), tableOf(reference))
 
 
@@ -97,6 +97,14 @@ def testWithoutParticlesRatesAreUnknown(missing):
     assert np.isnan(rates["recall"]) == (missing != "predicted")
     assert [row["threshold"] for row in scores["iou"]] == list(IOU_THRESHOLDS)
     assert all(row["matched"] == 0 and np.isnan(row["meanIou"]) for row in scores["iou"])
+
+
+def testFindingNothingScoresNothing():
+    labels = np.zeros((3, 4, 5), np.uint32)
+    labels[1, 1:3, 1:3] = 1
+    for pair in ((labels, 0 * labels), (0 * labels, labels)):
+        assert score(*pair)[2]["anyOverlap"]["f1"] == 0
+    assert np.isnan(score(0 * labels, 0 * labels)[2]["anyOverlap"]["f1"])
 
 
 def testErrorsAreTheParticlesThatTouchNothingLargestFirst():

@@ -204,5 +204,12 @@ def testSpacingsWithoutDirectionsAreTaken():
     assert (np.diag(frame.directions).tolist(), frame.unit) == ([1, 2, 3], "mm")
 
 
+def testOriginOfAxesWithoutDirectionIsTheirMinimum():
+    header = {"spacings": (1.0, 2.0, 4.0), "axis mins": (3.0, np.nan, -8.0)}
+    np.testing.assert_array_equal(readFrame(header).origin, (3, 0, -8))
+    header["centerings"] = ["cell", "node", "cell"]
+    np.testing.assert_array_equal(readFrame(header).origin, (3.5, 0, -6))
+
+
 def testDirectionsWithoutUnitSaySo():
     assert readFrame({"space directions": np.eye(3)}).unit == "unit"

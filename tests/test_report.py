@@ -114,7 +114,7 @@ def testFileHoldsTheVolumesAndParticlesOfTheRun(run):
 def testPageNeedsNoNetworkAndNothingOfTheInputBecomesMarkup(tmp_path, run):
     page = (run / "scan_segmented_report.html").read_text()
     assert not re.search(r"(src|href)\s*=|@import|url\(|https?://", page)
-    evil = "</script><script>alert(1)</script>"
+    evil = "</script><script>alert(1)</script>@DATA@@VOLUMES@"
     table, _ = measure(*blobs(), np.eye(3))
     frame = Frame(np.eye(3), np.zeros(3), evil)
     found = type("Labels", (), {"droppedCount": 0, "droppedVoxels": 0})
@@ -123,6 +123,13 @@ def testPageNeedsNoNetworkAndNothingOfTheInputBecomesMarkup(tmp_path, run):
     writeReport(tmp_path / "evil.html", content | {"title": evil, "facts": [evil]}, {})
     text = (tmp_path / "evil.html").read_text()
     assert evil not in text and dataOf(text)["title"] == dataOf(text)["facts"][0] == evil
+
+
+@pytest.mark.parametrize("diameters", [[6.2e-8] * 50, [0.3], [3.0, 3.0, 9.0]])
+def testHistogramHasNoNegativeSizes(diameters):
+    histogram = engine.report.describeHistogram(np.array(diameters))
+    assert 0 < histogram["edges"][0] <= min(diameters) and histogram["edges"][-1] >= max(diameters)
+    assert sum(histogram["counts"]) == len(diameters)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +265,41 @@ def testRowsOfTheTableJumpToTheirParticle(browser, run):
         assert line.get_attribute("aria-selected") == "true"
         red, green, blue = np.moveaxis(pixelsOf(browser, "z").astype(int), 2, 0)
         assert ((red > 180) & (green > 150) & (blue < red - 60)).any()  # the yellow frame
+
+
+def testPointUnderTheCrossIsThatOfTheTable(browser, run):
+    openReport(browser, run / "scan_segmented_report.html")
+    for axis, number in zip("xyz", (7, 50, 11), strict=True):
+        send(browser, f"slice-{axis}", number)
+    point = np.array([7, 50, 11]) @ OBLIQUE["space directions"] + OBLIQUE["space origin"]
+    text = browser.execute_script("return document.getElementById('point').textContent")
+    shown = [float(word.replace("\u2212", "-")) for word in re.search(r"\((.*)\) um", text)[1].split(";")]
+    np.testing.assert_allclose(shown, point, rtol=1e-3)
+
+
+def testClickOnTheEdgeStaysInTheVolume(browser, run):
+    openReport(browser, run / "scan_segmented_report.html")
+    script = """const view = document.getElementById("view-z"), box = view.getBoundingClientRect();
+    const at = {clientX: box.left + arguments[0], clientY: box.top + arguments[0]};
+    view.dispatchEvent(new MouseEvent("click", at));"""
+    browser.execute_script(script, -0.4)
+    waitFor(browser, "return document.body.dataset.place === '0 0 20'")
+    browser.execute_script(script, 1e4)
+    waitFor(browser, f"return document.body.dataset.place === '{SHAPE[0] - 1} {SHAPE[1] - 1} 20'")
+
+
+def testSortingByKeyboardKeepsFocusAndChoice(browser, run):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    openReport(browser, run / "scan_segmented_report.html")
+    browser.find_elements(By.CSS_SELECTOR, "#particles tbody tr")[1].click()
+    button = browser.find_elements(By.CSS_SELECTOR, "#particles thead button")[2]
+    button.send_keys(Keys.ENTER)
+    focused = browser.switch_to.active_element
+    assert focused == button and focused.text.endswith("▼")
+    assert button.find_element(By.XPATH, "..").get_attribute("aria-sort") == "descending"
+    assert len(browser.find_elements(By.CSS_SELECTOR, "tr[aria-selected=true]")) == 1
 
 
 def testOverlayAndOutlinesAreDrawnWhereTheParticleIs(browser, run):

@@ -1,6 +1,7 @@
 """Masks, labels, particles and summary that predictData.py writes, read back by others and computed anew."""
 
 import csv
+import hashlib
 import json
 import resource
 import shutil
@@ -15,6 +16,7 @@ import slicerio
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
+import engine.tiff
 import predictData
 from engine.console import runScript
 from engine.nrrdFiles import openVolume
@@ -210,6 +212,42 @@ def testScoresEqualScikitLearnAndPlainCounting(copy, run, capfd):
     assert "Particles that touch one of the" in capfd.readouterr().out
 
 
+def testVoxelScoresAreThoseOfTheWrittenMask(copy, run):
+    truth = writeReference(copy, run)
+    sizes = np.sort(readTable(copy / "scan_segmented_particles.csv")["voxelCount"].astype(int))
+    flags = ("--threshold", 0.4, "--nameReference", copy / "scan_mask.nrrd", "--minimumVoxels", sizes[-3])
+    predict(copy / "scan_data.nrrd", *flags)
+    positive = readSlowly(copy)["mask"] == 0
+    assert positive.sum() == sizes[-3:].sum()
+    scores = json.loads((copy / "scan_segmented_scores.json").read_text())
+    expected = [(positive & truth).sum(), (positive & ~truth).sum(), (~positive & truth).sum()]
+    assert [scores["voxels"][name] for name in ("tp", "fp", "fn")] == expected
+    assert scores["voxels"]["tn"] == (~positive & ~truth).sum()
+    assert scores["voxels"]["dice"] == pytest.approx(2 * expected[0] / (2 * expected[0] + sum(expected[1:])))
+    assert scores["settings"]["minimumVoxels"] == sizes[-3] and scores["settings"]["positiveLabel"] == [0]
+    digest = hashlib.sha256((copy / "scan_mask.nrrd").read_bytes()).hexdigest()
+    assert list(scores["settings"]["reference"].values()) == [digest]
+
+
+@pytest.mark.parametrize("damage", ["checksum", "planes", "end"])
+def testDamagedReferenceIsRefused(copy, run, damage, capfd):
+    writeReference(copy, run)
+    mask, header = nrrd.read(str(copy / "scan_mask.nrrd"))
+    path = copy / "damaged.nrrd"
+    nrrd.write(str(path), np.concatenate([mask] * (1 + (damage == "planes")), axis=2), header)
+    content = path.read_bytes()
+    if damage == "planes":
+        content = content.replace(b"sizes: 80 60 80", b"sizes: 80 60 40")
+    elif damage == "checksum":
+        content = content[:-8] + bytes([content[-8] ^ 1]) + content[-7:]
+    else:
+        content = content[:-8]
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--nameReference", path)
+    assert stop.value.code == 2 and "damaged.nrrd" in capfd.readouterr().err
+
+
 def testReferenceOfAnotherPlaceIsRefused(copy, run, capfd):
     writeReference(copy, run)
     moved = OBLIQUE | {"space origin": OBLIQUE["space origin"] + 5}
@@ -261,6 +299,36 @@ def testOtherThresholdsUseTheProbabilityThatIsThere(copy, tmp_path, monkeypatch,
     for ending in (".nrrd", "_mask.nrrd", "_labels.nrrd", "_particles.csv"):
         name = f"scan_segmented{ending}"
         assert (copy / name).read_bytes() == (fresh / name).read_bytes(), ending
+
+
+def testModelsOfTheSameNameAreToldApart(copy, tmp_path, monkeypatch, capfd):
+    shipped = ROOT / "modelAndWeights"
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(shipped / "final-uNet_model.h5", tmp_path / "two" / "net.h5")
+    shutil.copy(shipped / "final-trained-weights.h5", tmp_path / "one" / "net.h5")
+    flags = ["--threshold", 0.4, "--modelFile", tmp_path / "two" / "net.h5"]
+    flags += ["--weightFile", tmp_path / "one" / "net.h5"]
+    predict(copy / "scan_data.nrrd", *flags)
+    shutil.copy(shipped / "final-uNet_model.h5", tmp_path / "one" / "net.h5")
+    calls, predictRegion = [], predictData.predictRegion
+    monkeypatch.setattr(predictData, "predictRegion", lambda *a: calls.append(a) or predictRegion(*a))
+    predict(copy / "scan_data.nrrd", *flags)
+    assert len(calls) == 1 and "is finished" not in capfd.readouterr().out.split("Written")[-2]
+
+
+def testFilesSayWhatTheyFollowFromAndOutdatedOnesAreNamed(copy, capfd):
+    capfd.readouterr()
+    predict(copy / "scan_data.nrrd", "--threshold", 0.25, "--minimumVoxels", 2, "--no-labels")
+    assert "Of an earlier run, not of this one: scan_segmented_labels.nrrd\n" in capfd.readouterr().out
+    for ending, expected in {
+        "_mask": ("0.25", "2"),
+        "_mask.seg": ("0.25", "2"),
+        "_labels": ("0.4", "1"),
+    }.items():
+        header = nrrd.read_header(str(copy / f"scan_segmented{ending}.nrrd"))
+        assert (header["threshold"], header["minimumVoxels"]) == expected
+        assert header["connectivity"] == "26"
 
 
 def testDroppedParticlesAreCountedAndInNoResult(copy, capfd):
@@ -396,6 +464,18 @@ def testWrongRequestsAreRefused(copy, flags, capfd):
     assert {path: path.read_bytes() for path in copy.iterdir()} == before
 
 
+@pytest.mark.parametrize("hasMask", [False, True])
+def testMaskNeverTakesTheNameOfTheManualOne(copy, hasMask, capfd):
+    if hasMask:
+        nrrd.write(str(copy / "scan_mask.nrrd"), np.full(SHAPE, 255, np.uint8), OBLIQUE)
+    before = {path: path.read_bytes() for path in copy.iterdir()}
+    with pytest.raises(SystemExit) as stop:
+        predict(copy / "scan_data.nrrd", "--nameOutput", copy / "scan.nrrd")
+    message = capfd.readouterr().err
+    assert stop.value.code == 2 and "scan_mask.nrrd: nameOutput would replace the manual mask" in message
+    assert {path: path.read_bytes() for path in copy.iterdir()} == before
+
+
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])
 def testPlanesAreWrittenOneAfterTheOther(tmp_path, encoding):
     values = np.random.default_rng(0).integers(0, 1 << 30, (7, 5, 3), dtype=np.uint32)  # (x, y, z)
@@ -432,6 +512,29 @@ def testTiffStacksHoldTheSameVoxelsAndTheirSize(tmp_path, grey):
             assert numerator / denominator == pytest.approx(2)
 
 
+@pytest.mark.parametrize(
+    ("unit", "side", "written", "spacing"),
+    [
+        ("µm", 0.5, "\\u00b5m", 0.5),
+        ("m", 2e-10, "nm", 0.2),
+        ("Å", 2.0, "\\u00c5", 2.0),
+        ("pc", 1e-12, "pixel", 1.0),
+    ],
+)
+def testTiffTakesEveryUnit(tmp_path, unit, side, written, spacing):
+    tifffile = pytest.importorskip("tifffile")
+    frame = readFrame({"spacings": (side,) * 3, "units": [unit] * 3})
+    values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)
+    with engine.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
+        write(values.T)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), values.T)
+        assert file.imagej_metadata["unit"] == written
+        assert file.imagej_metadata["spacing"] == pytest.approx(spacing)
+        numerator, denominator = file.pages[0].tags["XResolution"].value
+        assert denominator / numerator == pytest.approx(spacing, rel=1e-3)
+
+
 def testNapariOpensTheStacks(tmp_path, grey):
     PluginManager = pytest.importorskip("npe2").PluginManager
     ViewerModel = pytest.importorskip("napari.components").ViewerModel  # a viewer without a display
@@ -447,8 +550,6 @@ def testNapariOpensTheStacks(tmp_path, grey):
 
 
 def testTiffOfMoreThan4GigabytesIsBigTiff(tmp_path, monkeypatch):
-    import engine.tiff
-
     tifffile = pytest.importorskip("tifffile")
     monkeypatch.setattr(engine.tiff, "CLASSIC_LIMIT", 100)
     values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)

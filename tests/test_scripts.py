@@ -1141,10 +1141,10 @@ def testPredictRefusesARequest(case, models, tmp_path, capfd):
 def testConstantRegionIsPredictedWithAWarning(models, tmp_path, capfd):
     writeNrrd(tmp_path / "flat_data.nrrd", np.full((9, 8, 4), 7, np.int16))
     callMain(
-        predictData, predictFlags(tmp_path / "flat_data.nrrd", tmp_path / "flat.nrrd", models / "good.h5")
+        predictData, predictFlags(tmp_path / "flat_data.nrrd", tmp_path / "out.nrrd", models / "good.h5")
     )
     assert "Warning: all voxels of the region have the same grey value" in capfd.readouterr().out
-    assert np.isfinite(nrrd.read(str(tmp_path / "flat.nrrd"))[0]).all()
+    assert np.isfinite(nrrd.read(str(tmp_path / "out.nrrd"))[0]).all()
 
 
 def testScoresTakeTheLabelsFromTheContract(models, tmp_path, capfd):
