@@ -101,7 +101,7 @@ def killUntilDone(volume, folder, counts, *flags):
 )
 def testKilledPredictionGoesOnToTheSameBytes(volume, tmp_path, flags):
     expected, events = uninterrupted(volume, *flags)
-    received, resumed = killUntilDone(volume, tmp_path, [events // 2, events // 4], *flags)
+    received, resumed = killUntilDone(volume, tmp_path, [events // 4, events // 8], *flags)  # results follow
     assert received == expected
     assert resumed == 2
 
@@ -152,7 +152,7 @@ def testOtherInputsAreNamedAndBegunAnew(volume, tmp_path):
     _, events = uninterrupted(volume)
     expected, _ = uninterrupted(volume, "--z2", "100")
     output = tmp_path / "out.nrrd"
-    runPredict(volume, output, events // 2)
+    runPredict(volume, output, events // 4)
     assert json.loads(journalName(partialName(output)).read_text())["progress"]["planes"] > 8
     code, text = runPredict(volume, output, NEVER, "--z2", "100")
     assert code == 0
@@ -199,7 +199,7 @@ def testChangedInputIsNamed(volume, tmp_path):
     content = (volume / "scan.nrrd").read_bytes()
     (folder / "scan.nrrd").write_bytes(content)
     output = tmp_path / "out.nrrd"
-    runPredict(folder, output, events // 2)
+    runPredict(folder, output, events // 4)
     (folder / "scan.nrrd").write_bytes(content[:-2] + b"\x12\x34")
     code, text = runPredict(folder, output, NEVER)
     assert code == 0
