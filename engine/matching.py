@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 
 from engine.labelling import joinPairs, splitPairs
 
@@ -84,6 +83,8 @@ def matchParticles(pairs: np.ndarray, iou: np.ndarray) -> np.ndarray:
 
 def _assign(first: np.ndarray, second: np.ndarray, iou: np.ndarray) -> np.ndarray:
     """Match the particles of one group; gives indices of pairs."""
+    from scipy.optimize import linear_sum_assignment  # loads slowly, and not every prediction is scored
+
     _, row = np.unique(first, return_inverse=True)
     _, column = np.unique(second, return_inverse=True)
     shape = row.max() + 1, column.max() + 1
