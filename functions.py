@@ -19,7 +19,7 @@ from engine.layout import Geometry, Layout
 from engine.models import Weights, readArchitecture, readWeights
 from engine.nrrdFiles import NrrdVolume, openVolume
 from engine.plan import VARIABLES, Layer, weightedLayers
-from engine.prediction import Sink, Stream, predictVolume
+from engine.prediction import Range, Sink, Stream, predictVolume
 from engine.samples import Samples
 
 ROTATION_AXES = ((0, 1), (1, 2), (0, 2))  # published order of the axis pairs
@@ -535,9 +535,7 @@ def predictProbability(
     """
     (left, _), (top, _), (first, last) = region
 
-    def readPlanes(
-        plane: int, rows: tuple[int, int], columns: tuple[int, int], slab: int
-    ) -> Iterator[np.ndarray]:
+    def readPlanes(plane: int, rows: Range, columns: Range, slab: int) -> Iterator[np.ndarray]:
         part = (left + columns[0], left + columns[1]), (top + rows[0], top + rows[1]), (first + plane, last)
         for block in volume.slabs(part, slab):  # (x, y, z)
             yield prep_img(block.T, *moments)  # (z, y, x)
@@ -582,11 +580,10 @@ def scoreBlocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]], threshold: floa
     return {"tp": tp, "fp": fp, "fn": fn, "tn": size - tp - fp - fn} | scoreCounts(tp, fp, fn)
 
 
-def dropVoxels(scores: dict[str, float], dropped: int, droppedTrue: int) -> dict[str, float]:
-    """Score a prediction again without some of its positive voxels, of which `droppedTrue` were right."""
-    tp, fp = scores["tp"] - droppedTrue, scores["fp"] - (dropped - droppedTrue)
-    fn, tn = scores["fn"] + droppedTrue, scores["tn"] + dropped - droppedTrue
-    return {"tp": tp, "fp": fp, "fn": fn, "tn": tn} | scoreCounts(tp, fp, fn)
+def dropVoxels(scores: dict[str, float], lost: int, lostTrue: int) -> dict[str, float]:
+    """Score a prediction again without some of its positive voxels, of which `lostTrue` were right."""
+    tp, fp, fn = scores["tp"] - lostTrue, scores["fp"] - lost + lostTrue, scores["fn"] + lostTrue
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": scores["tn"] + lost - lostTrue} | scoreCounts(tp, fp, fn)
 
 
 def scoreCounts(tp: float, fp: float, fn: float) -> dict[str, float]:
