@@ -68,11 +68,6 @@ class Slab(NamedTuple):
     start: int
     contacts: list[Contact]
 
-    @property
-    def planes(self) -> np.ndarray:
-        """The labels of the slab itself, (z, y, x)."""
-        return self.labels[1:, :-1, :-1]
-
 
 class Joining:
     """First pass over the slabs of a volume, in order: which components belong together.
