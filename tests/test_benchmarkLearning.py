@@ -125,6 +125,12 @@ def testSetsHavePositiveVoxelsAndTheSizeAskedFor(tiny, tmp_path):
     assert all(mask.any() for _, mask in drawBatch(samples, drawing, 0, 0))
 
 
+@pytest.mark.slow
+def testStepsOfAnEpochAreTimed(tiny, tmp_path):
+    training.makeSet(str(tmp_path), 0.01)
+    assert all(seconds > 0 for seconds in training.fitBatches(str(tmp_path)).values())
+
+
 def testTaskAnswersFromAProcessOfItsOwn(tmp_path):
     assert training.runTask(tmp_path, "makeSet", place=str(tmp_path), gigabytes=0.01) == {"count": 2}
     with pytest.raises(RuntimeError, match="KeyError"):
@@ -142,8 +148,12 @@ def testSpeedIsRelativeToTheBestOfPyTorch(tmp_path, monkeypatch, capsys):
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[4:]]
     assert [row[3] for row in rows] == ["2.00", "2.00", "1.00", "0.50", "1.00", "0.50"]
     assert rows[0][:3] == ["Keras, float32", "0.500", "1.049"]
-    monkeypatch.setattr(
-        training, "timeInTurn", lambda *_: {"always the same batch": 0.5, "drawn from the disk": 0.51}
-    )
+
+
+def testInputIsRelativeToTheSameRunWithoutIt(tmp_path, monkeypatch, capsys):
+    answers = iter([{}, *({"same": 0.5, "drawn": 0.5 * ratio} for ratio in (1.02, 1.3, 1.01))])
+    monkeypatch.setattr(training, "runTask", lambda *_, **__: next(answers))
     training.printInput(tmp_path, 3)
-    assert capsys.readouterr().out.splitlines()[-1] == "| drawn from the disk | 0.510 | 1.020 |"
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == "| drawn from the disk | 0.510 | 1.020 (1.010 to 1.300) |"
+    )
