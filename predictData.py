@@ -209,6 +209,7 @@ def main(arguments: argparse.Namespace) -> None:
         del stream
         noteRun(arguments, request, run, clock)
     written, counts = goOn(arguments, request, run, looks, clock)
+    warnOutdated(arguments, written)
     record = noteRun(arguments, request, run, clock, counts)
     total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
     voxels = f"{math.prod(request.shape) / 1e6:.1f} Mvoxel"
@@ -239,12 +240,15 @@ def goOn(
     arguments: argparse.Namespace, request: Request, run: Run, looks: Looks, clock: Stopwatch
 ) -> tuple[list[Path], dict | None]:
     """Go on from the probability to the results; gives their files and the voxel scores."""
+    (grey, preview), limit, hasReference = looks, request.threshold, request.reference is not None
+    paths = chooseResults(arguments, hasReference)
+    if not (paths or hasReference):
+        return [], None
     from engine import outcome  # loads SciPy
     from engine.analysis import Judged
     from engine.particles import readFrame
 
-    (grey, preview), limit, hasReference = looks, request.threshold, request.reference is not None
-    paths = chooseResults(arguments, hasReference)
+    clock.lap("opening")
     tables = paths.keys() - {"overview"}  # the overview needs no particles
     header = cropHeader(request.volume.header, request.region, np.uint8)
     frame = readFrame(header)
@@ -275,11 +279,15 @@ def goOn(
         size = voxelSize(request.volume.header)
         drawPrediction(grey, judged.slices, judged.referenceSlices, paths["overview"], size)
     clock.lap("picture")
+    return list(paths.values()), counts
+
+
+def warnOutdated(arguments: argparse.Namespace, written: list[Path]) -> None:
+    """Name results of an earlier run that this one left as they are."""
     outdated = {path.name for path in nameResults(arguments).values() if path.exists()}
-    outdated -= {path.name for path in paths.values()}
+    outdated -= {path.name for path in written}
     if outdated:
         print(f"Of an earlier run, not of this one: {', '.join(sorted(outdated))}")
-    return list(paths.values()), counts
 
 
 def describeChoice(arguments: argparse.Namespace, limit: float) -> dict[str, Any]:

@@ -6,10 +6,10 @@
 Table 1 times the network alone, volume and probability in memory. Every side runs in a process of its own, so
 that its peak memory is its own; the process warms up and times one prediction, and the sides take turns.
 Table 2 times predictData.py from file to file; "net" is what the command notes in the record of its result
-for all that grows with the volume (digests, statistics, prediction with reading and writing, reading back),
-"start-up" is the rest of the seconds of the process. Table 3 makes the volume deeper, table 4 wider and the
-memory smaller. Where Keras sees a GPU, a table for it follows. The volume is synthetic: a noisy cylinder
-along z with dark spheres in it.
+for all that grows with the volume (digests, statistics, prediction with reading and writing), "start-up" is
+the rest of the seconds of the process; masks, particles and report are switched off, they have a benchmark of
+their own, results.py. Table 3 makes the volume deeper, table 4 wider and the memory smaller. Where Keras sees
+a GPU, a table for it follows. The volume is synthetic: a noisy cylinder along z with dark spheres in it.
 """
 
 import argparse
@@ -40,7 +40,8 @@ WINDOWS = (96, 128)  # sides of MONAI's windows
 PRODUCTS = {"float32": ("numpy", "openvino"), "bfloat16": ("openvino", "torch"), "float16": ("openvino",)}
 PRODUCT_SIDE = 4096
 LARGE_BUDGET, BUDGETS = 4.9, (1, 2, 4)  # GiB, of table 4
-WORK = ("digests", "statistics", "prediction", "reading back")  # parts of a command that grow with the volume
+RESULTS = ("mask", "segmentation", "labels", "particles", "scores", "report", "overview")  # switched off
+WORK = ("digests", "statistics", "prediction")  # parts of a command that grow with the volume
 DISK_BYTES = {"1": 24, "2": 9, "3": 7, "4": 7, "gpu": 9}  # a voxel of what `listShapes` gives
 
 
@@ -84,7 +85,8 @@ def predictCommand(path: Path, *flags: str, engine: str = "openvino") -> list[st
     """Command that predicts a file."""
     names = ["--nameInput", str(path), "--nameOutput", str(path.with_name("result.nrrd"))]
     script = [sys.executable, str(measure.ROOT / "predictData.py")]
-    return [*script, *names, "--nameReference", "none", "--engine", engine, *flags]
+    only = [f"--no-{result}" for result in RESULTS]
+    return [*script, *names, "--nameReference", "none", "--engine", engine, *only, *flags]
 
 
 def predictFile(path: Path, *flags: str, engine: str = "openvino") -> Outcome:

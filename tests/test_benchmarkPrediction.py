@@ -189,7 +189,7 @@ def imitateCommands(monkeypatch):
         shape = [int(side) for side in command[3].rsplit("/", 1)[1].split("-")[0].split("x")]
         megavoxels = math.prod(shape) / 1e6
         parts = {"opening": 0.08, "digests": 0.125, "statistics": 0.125, "picture": 0.5}
-        parts |= {"prediction": megavoxels / 2 - 0.25, "reading back": megavoxels / 2}
+        parts |= {"prediction": megavoxels - 0.25}
         folder.joinpath("result.json").write_text(json.dumps({"seconds": parts}))
         log = "Stream: 16 planes at a time, 6 tiles (1.50 times the work), 0.75 GiB of memory\n"
         return prediction.Outcome(0.58 + megavoxels, 0.25, log, {})
@@ -259,6 +259,8 @@ def testCommandPredictsAndItsLayoutIsRead(tmp_path):
     pytest.importorskip("openvino")
     path = prediction.makeFile(tmp_path, SHAPE)
     outcome = prediction.predictFile(path, "--z2", "8")
+    left = {"benchmark.log", path.name, "result.json", "result.nrrd"}
+    assert {found.name for found in tmp_path.iterdir()} == left  # no mask, no particles, no report
     assert nrrd.read_header(str(tmp_path / "result.nrrd"))["sizes"].tolist() == [*SHAPE[:2], 8]
     slab, tiles, memory = prediction.readLayout(outcome.log)
     assert (slab, tiles) == (8, 1)

@@ -317,6 +317,21 @@ def testModelsOfTheSameNameAreToldApart(copy, tmp_path, monkeypatch, capfd):
     assert len(calls) == 1 and "is finished" not in capfd.readouterr().out.split("Written")[-2]
 
 
+def testWithEverythingSwitchedOffOnlyTheProbabilityIsLeft(copy, monkeypatch, capfd):
+    for path in copy.glob("scan_segmented*"):
+        path.unlink()
+    names = ("mask", "segmentation", "labels", "particles", "scores", "report", "overview")
+    monkeypatch.setattr(predictData, "listPairs", lambda *_: pytest.fail("the probability was read again"))
+    flags = ["--nameReference", "none", *(f"--no-{name}" for name in names)]
+    predict(copy / "scan_data.nrrd", *flags)
+    assert {path.name for path in copy.glob("scan_segmented*")} == {
+        "scan_segmented.nrrd",
+        "scan_segmented.json",
+    }
+    predict(copy / "scan_data.nrrd", *flags)
+    assert "is finished" in capfd.readouterr().out
+
+
 def testFilesSayWhatTheyFollowFromAndOutdatedOnesAreNamed(copy, capfd):
     capfd.readouterr()
     predict(copy / "scan_data.nrrd", "--threshold", 0.25, "--minimumVoxels", 2, "--no-labels")
