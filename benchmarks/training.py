@@ -5,7 +5,8 @@
 
 Table 1 times steps of the published network on two patches of 64^3 (loss, gradient, optimiser and metrics
 included for Keras, no metrics for PyTorch), every side in a process of its own, in turn. Table 2 times the
-same steps with batches drawn from the disk. Table 3 trains from a small and from a large set, whole commands.
+same steps with batches drawn from the disk. Table 3 trains from a small and from a large set, and for more
+epochs: whole commands.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import peers
 PATCH, BATCH, STEPS, WARM = 64, 2, 12, 3
 TURNS = 6  # blocks of steps, drawn and cached in turn
 SUB_VOLUME = (192, 192, 64)
-GIGABYTES = (0.1, 6.0)
+RUNS = ((0.1, 1), (6.0, 1), (0.1, 10))  # GB of training images, epochs of 20 steps: what memory may grow with
 ROOT = measure.ROOT
 
 # ------------------------------------------------------------------------------------- tasks, one a process
@@ -188,18 +189,20 @@ def printInput(folder: Path, repeats: int) -> None:
 
 def printMemory(folder: Path, repeats: int) -> None:
     """Print the table of memory, of one run each."""
-    print("\n### Memory, whole commands of 20 steps\n\n| training images | peak GiB |\n|---|---|", flush=True)
-    for gigabytes in GIGABYTES:
+    print(
+        "\n### Memory, whole commands\n\n| training images | epochs of 20 steps | peak GiB |\n|---|---|---|"
+    )
+    for gigabytes, epochCount in RUNS:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             runTask(folder, "makeSet", place=place, gigabytes=gigabytes)
-            flags = ["--learningData", place, "--Nepochs", "1", "--stepsPerEpoch", "20"]
+            flags = ["--learningData", place, "--Nepochs", str(epochCount), "--stepsPerEpoch", "20"]
             names = ("metricsFile", "weightFile", "weightFileTrain", "weightFileDice", "modelFile")
             for name in names:
                 suffix = "log" if name == "metricsFile" else "h5"
                 flags += [f"--{name}", str(Path(place) / f"{name}.{suffix}")]
             command = [sys.executable, str(ROOT / "trainingAndValidation.py"), *flags]
             run = measure.runCommand(command, folder)
-        print(f"| {gigabytes:g} GB | {run.peakGiB:.2f} |", flush=True)
+        print(f"| {gigabytes:g} GB | {epochCount} | {run.peakGiB:.2f} |", flush=True)
 
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
