@@ -9,15 +9,19 @@ Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDat
 """
 
 import argparse
+import contextlib
+import math
 import os
+import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from engine.arrays import copyInOrder, measureMoments, refuseNonFinite
+from engine.arrays import copyInOrder, countNonFinite, measureMoments
 from engine.console import (
     ScriptParser,
     describeShape,
@@ -29,6 +33,7 @@ from engine.console import (
 )
 from engine.errors import PipelineError
 from engine.files import digestFile, readJson, writeArraysAtomically, writeJson
+from engine.geometry import compareGeometry
 from engine.nrrdFiles import NrrdVolume, openVolume
 from functions import (
     ROTATION_AXES,
@@ -41,9 +46,11 @@ from functions import (
     readDataImage,
     readDataMask,
     rotateSubVolume,
+    selectPositive,
 )
 
 FOLDER = Path(__file__).resolve().parent
+BLOCK_VOXELS = 1 << 22  # looked at together, so that memory stays small
 
 # ----------------------------------------------------------------------------------------------- parameters
 length_subVol_x = 192  # voxels, a multiple of 8; 0 = the whole side
@@ -119,6 +126,7 @@ def main(arguments: argparse.Namespace) -> None:
         for part in ("training", "validation")
     ]
     record = describeRun(parts, arguments)
+    warnOfLeaks(*parts, record["inputs"])
     if not arguments.force and isUpToDate(record, arguments.learningData):
         folder = relativePath(arguments.learningData)
         print(f"Nothing changed since the last run: {folder} is kept (--force repeats).")
@@ -147,23 +155,77 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[Pair]:
             expected=f"{len(images)} masks for {imageFolder.name}",
             received=len(masks),
         )
+    warnOfNumbers(images, masks)
     pairs = [Pair(openVolume(image), openVolume(mask)) for image, mask in zip(images, masks, strict=True)]
     for pair in pairs:
-        if pair.image.shape != pair.mask.shape:
-            raise PipelineError(
-                f"mask and image {pair.image.path.name} differ in shape",
-                file=pair.mask.path,
-                expected=pair.image.shape,
-                received=pair.mask.shape,
-            )
+        checkPair(pair)
     return pairs
+
+
+def warnOfNumbers(images: list[Path], masks: list[Path]) -> None:
+    """Warn where sorted names (scan10, scan2) pair other files than their numbers (scan2, scan10) would."""
+    byNumber = dict(zip(sorted(images, key=splitNumbers), sorted(masks, key=splitNumbers), strict=True))
+    for image, mask in zip(images, masks, strict=True):
+        other = byNumber[image]
+        if other != mask:
+            print(
+                f"Warning: {image}: sorted by name it belongs to {mask.name}, by the numbers in the names to "
+                f"{other.name}; number images and masks alike with leading zeros (scan02, scan10)"
+            )
+            return
+
+
+def splitNumbers(path: Path) -> tuple[list[str | int], str]:
+    """Sort key of a file: its name with numbers as numbers; the name itself decides between equal ones."""
+    parts = re.split("([0-9]+)", path.name)  # every second one is a number
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+
+
+def checkPair(pair: Pair) -> None:
+    """Require that the voxels of image and mask lie in the same places, as far as their headers say."""
+    image, mask = pair
+    if image.shape != mask.shape:
+        difference = "shape", image.shape, mask.shape
+    else:
+        difference = compareGeometry(image.header, mask.header, image.shape)
+    if difference:
+        what, expected, received = difference
+        raise PipelineError(
+            f"mask and image {image.path.name} differ in the {what}",
+            file=mask.path,
+            expected=expected,
+            received=received,
+            remedy="take the mask that was drawn on this image, with its geometry",
+        )
+
+
+@contextlib.contextmanager
+def explainReadErrors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to read a file or folder into the line a user reads."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "give yourself the right to read it and the folder it lies in (chmod u+rX)"
+        raise PipelineError(
+            f"cannot be read: {error.strerror or error}",
+            file=error.filename or path,
+            remedy=remedy if isinstance(error, PermissionError) else None,
+        ) from error
+
+
+def listFiles(folder: Path) -> list[Path]:
+    """List the files of a folder in sorted order, without hidden ones."""
+    with explainReadErrors(folder):
+        if not folder.is_dir():
+            raise PipelineError("no such folder", file=folder)
+        return sorted(
+            path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()
+        )
 
 
 def listVolumes(folder: Path) -> list[Path]:
     """List the NRRD files of a folder in sorted order; any other file is an error, not a file to skip."""
-    if not folder.is_dir():
-        raise PipelineError("no such folder", file=folder)
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+    files = listFiles(folder)
     volumes = [path for path in files if path.suffix.lower() in (".nrrd", ".nhdr")]
     dataFiles = {os.path.abspath(data) for path in volumes for data in openVolume(path).dataPaths}
     for path in files:
@@ -207,12 +269,12 @@ def printPart(part: Part, arguments: argparse.Namespace) -> None:
     """Print what belongs to what, and how much of it is used; look at every voxel once."""
     print(f"{part.name.capitalize()}: {len(part.pairs)} pairs")
     for pair, starts in zip(part.pairs, part.starts, strict=True):
-        positive = inspectPair(pair, arguments.positiveLabel)
-        used = np.prod([countCovered(axis, side) for axis, side in zip(starts, part.shape, strict=True)])
+        used = [coverAxis(*axis) for axis in zip(pair.image.shape, starts, part.shape, strict=True)]
+        positive = inspectPair(pair, used, arguments.positiveLabel)
         print(
             f"  {pair.image.path.name}  <->  {pair.mask.path.name}  {describeShape(pair.image.shape)} "
             f"{pair.image.dtype.name}, {positive:.3%} positive, "
-            f"{used / np.prod(pair.image.shape):.1%} of the voxels used"
+            f"{math.prod(axis.mean() for axis in used):.1%} of the voxels used"
         )
     print(f"  {part.sampleCount} sub-volumes of {describeShape(part.shape)} voxels")
     for axes in ROTATION_AXES[: arguments.nb_rotation - 1]:
@@ -220,14 +282,28 @@ def printPart(part: Part, arguments: argparse.Namespace) -> None:
             print(f"  axes {axes}: the sides differ, so the copy is turned by 180 degrees instead of 90")
 
 
-def inspectPair(pair: Pair, labels: list[int]) -> float:
-    """Check every voxel of a pair; return the positive fraction."""
-    refuseNonFinite(pair.image.read(), pair.image.path)
-    mask = readDataMask(pair.mask.path.parent, [pair.mask.path.name], labels)
-    positive = np.count_nonzero(mask) / mask.size
+def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
+    """Tell which voxels of an axis lie in at least one sub-volume: (side,) bool."""
+    isCovered = np.zeros(side, bool)
+    for start in starts:
+        isCovered[start : start + length] = True
+    return isCovered
+
+
+def inspectPair(pair: Pair, used: list[np.ndarray], labels: list[int]) -> float:
+    """Check every voxel of a pair; return the positive fraction of the whole mask."""
+    for _ in countNonFinite(listBlocks(pair.image), pair.image.path):
+        pass
+    count, usedCount = countPositives(pair.mask, used, labels)
+    positive = count / math.prod(pair.mask.shape)
     if positive in (0, 1):
         missing = "no positive voxel" if positive == 0 else "nothing but positive voxels"
         print(f"Warning: {pair.mask.path}: {missing} (positiveLabel {','.join(map(str, labels))})")
+    elif usedCount == 0:
+        print(
+            f"Warning: {pair.mask.path}: all {count} positive voxels lie outside the sub-volumes; "
+            "--cover, with nb_subVol_x, _y and _z 0, uses every voxel"
+        )
     elif positive > 0.5:
         print(
             f"Warning: {pair.mask.path}: more than half of the voxels are positive; is positiveLabel right?"
@@ -235,9 +311,25 @@ def inspectPair(pair: Pair, labels: list[int]) -> float:
     return positive
 
 
-def countCovered(starts: list[int], length: int) -> int:
-    """Count the voxels of an axis that lie in at least one sub-volume."""
-    return len(set().union(*(range(start, start + length) for start in starts)))
+def countPositives(mask: NrrdVolume, used: list[np.ndarray], labels: list[int]) -> tuple[int, int]:
+    """Count the positive voxels of a mask, and those of them that lie in a sub-volume; refuse NaN."""
+    isUsed, z = used[0] & used[1][:, np.newaxis], used[2]  # (y, x), (z,)
+    first = count = usedCount = nanCount = 0
+    for block in listBlocks(mask):
+        positive = selectPositive(block, labels).T  # (z, y, x), in the order of the file
+        count += np.count_nonzero(positive)
+        usedCount += np.count_nonzero(positive[z[first : first + len(positive)]] & isUsed)
+        nanCount += np.count_nonzero(~np.isfinite(block)) if block.dtype.kind == "f" else 0
+        first += len(positive)
+    if nanCount:
+        rule, remedy = f"{nanCount} voxels are NaN or infinite", "replace them by a label and repeat"
+        raise PipelineError(rule, file=mask.path, remedy=remedy)
+    return count, usedCount
+
+
+def listBlocks(volume: NrrdVolume) -> Iterator[np.ndarray]:
+    """Read a volume as blocks of planes that are small whatever the volume is."""
+    return volume.slabs(planeCount=max(1, BLOCK_VOXELS // math.prod(volume.shape[:2])))
 
 
 # ---------------------------------------------------------------------------------------------- sub-volumes
@@ -250,8 +342,8 @@ def describeRun(parts: list[Part], arguments: argparse.Namespace) -> dict:
         for pair in part.pairs:
             for kind, volume in zip(("Images", "Masks"), pair, strict=True):
                 for path in dict.fromkeys((volume.path, *volume.dataPaths)):
-                    name = os.path.relpath(path, volume.path.parent)
-                    inputs[f"{part.name}{kind}/{name}"] = digestFile(path)
+                    with explainReadErrors(path):
+                        inputs[nameInput(part.name, kind, volume, path)] = digestFile(path)
         shape = [part.sampleCount, *part.shape, 1]
         outputs[f"{part.name}DataImage.npy"] = {"shape": shape, "dtype": "float32"}
         outputs[f"{part.name}DataMask.npy"] = {"shape": shape, "dtype": "bool"}
@@ -261,6 +353,27 @@ def describeRun(parts: list[Part], arguments: argparse.Namespace) -> dict:
         if name.startswith(("length_", "nb_")) or name in ("positiveLabel", "normalization", "cover")
     }
     return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
+
+
+def nameInput(part: str, kind: str, volume: NrrdVolume, path: Path) -> str:
+    """Name a file of a volume as parameters.json does."""
+    return f"{part}{kind}/{os.path.relpath(path, volume.path.parent)}"
+
+
+def warnOfLeaks(training: Part, validation: Part, inputs: dict[str, str]) -> None:
+    """Warn where a validation image is a training image as well: the files with their voxels are the same."""
+
+    def digestsOf(part: Part, image: NrrdVolume) -> tuple[str, ...]:
+        return tuple(inputs[nameInput(part.name, "Images", image, path)] for path in image.dataPaths)
+
+    seen = {digestsOf(training, image): image.path for image, _ in training.pairs}
+    for image, _ in validation.pairs:
+        twin = seen.get(digestsOf(validation, image))
+        if twin:
+            print(
+                f"Warning: {image.path}: has the same content as the training image {twin}; "
+                "the validation measures nothing there, take another volume"
+            )
 
 
 def isUpToDate(record: dict, folder: Path) -> bool:
