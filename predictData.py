@@ -11,6 +11,7 @@ Out: the probability as float32 NRRD with the geometry of the input; from it a m
 import argparse
 import itertools
 import math
+import os
 import shutil
 from collections import deque
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from engine.console import (
     relativePath,
     runScript,
 )
-from engine.contracts import chooseThreshold, describeNormalization, findContract
+from engine.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
 from engine.errors import PipelineError
 from engine.figures import MidSlices, drawPrediction
 from engine.files import digestFile, readJson, writeJson
@@ -73,6 +74,7 @@ y1 = None  # the same along y
 y2 = None  # the same along y
 z1 = None  # the same along z
 z2 = None  # the same along z
+normalization = ""  # z-score over the region or the whole volume; empty: the volume where the training did so
 engine = "auto"  # auto, openvino (CPU) or keras (GPU, or CPU without OpenVINO)
 precision = "auto"  # of the network: auto, float32, bfloat16 or float16
 memoryBudget = 0.0  # GiB that the whole process may take; 0 = half of the free memory, at most 8
@@ -103,6 +105,7 @@ class Request(NamedTuple):
     reference: NrrdVolume | None
     labels: list[int]  # positive ones of the reference
     threshold: float
+    normalization: str  # region or volume: whose mean and standard deviation
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -138,6 +141,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("y2", type=int, default=y2)
     parser.addFlag("z1", type=int, default=z1)
     parser.addFlag("z2", type=int, default=z2)
+    parser.addFlag("normalization", default=normalization, choices=("", "region", "volume"))
     parser.addFlag("engine", default=engine)
     parser.addFlag("precision", default=precision)
     parser.addFlag("memoryBudget", type=float, default=memoryBudget)
@@ -183,7 +187,8 @@ def main(arguments: argparse.Namespace) -> None:
     contract = findContract(arguments.weightFile or arguments.modelFile)
     limit, why = chooseThreshold(arguments.threshold, contract, arguments.weightFile or arguments.modelFile)
     labels = parseLabels(arguments.positiveLabel or (contract or {}).get("positiveLabel") or [0])
-    request = Request(volume, region, reference, labels, limit)
+    scope = chooseScope(arguments.normalization, contract, volume.shape, region)
+    request = Request(volume, region, reference, labels, limit, scope)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     backend = chooseBackend(arguments.engine, arguments.precision)
     clock.lap("opening")
@@ -213,7 +218,8 @@ def main(arguments: argparse.Namespace) -> None:
     record = noteRun(arguments, request, run, clock, counts)
     total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
     voxels = f"{math.prod(request.shape) / 1e6:.1f} Mvoxel"
-    print(f"Predicted {voxels} in {total:.1f} s, {network:.1f} s of it for the network. Written:")
+    done = f"{network:.1f} s of it for the network" if network else "the network had nothing to do"
+    print(f"Predicted {voxels} in {total:.1f} s, {done}. Written:")
     for path in (arguments.nameOutput, *written, record):
         print(f"  {relativePath(path)}")
 
@@ -223,9 +229,16 @@ def predictRegion(
 ) -> Looks:
     """Measure the region and predict it into the result; gives mid-slices and preview of its grey values."""
     looks, volume = openLooks(arguments, request), request.volume
-    moments = mergeMoments(countNonFinite(listPlanes(arguments, request, looks), volume.path))
+    planes = listPlanes(arguments, request, looks)
+    if request.normalization == "volume":
+        deque(planes, 0)
+        whole = tuple((0, side) for side in volume.shape)
+        planes = listPlanes(arguments, request._replace(region=whole), ())
+    moments = mergeMoments(countNonFinite(planes, volume.path))
     if moments[1] == 0:
-        print("Warning: all voxels of the region have the same grey value; it becomes zeros")
+        print(
+            f"Warning: all voxels of the {request.normalization} have the same grey value; it becomes zeros"
+        )
     clock.lap("statistics")
     header = cropHeader(volume.header, request.region, np.dtype(arguments.outputType))
     header |= describeScale(arguments.outputType)
@@ -258,6 +271,8 @@ def goOn(
     counts = scoreBlocks(pairs, limit) if hasReference else None
     deque(pairs, 0)  # to their end, where nobody has looked at them
     clock.lap("reading back")
+    if counts:
+        warnOfLabels(counts, arguments, request)
     if tables:
         measured = judged.finish(arguments.minimumVoxels)
         if counts:
@@ -284,7 +299,9 @@ def goOn(
 
 def warnOutdated(arguments: argparse.Namespace, written: list[Path]) -> None:
     """Name results of an earlier run that this one left as they are."""
-    outdated = {path.name for path in nameResults(arguments).values() if path.exists()}
+    stem, endings = arguments.nameOutput.stem, [*RESULT_ENDINGS.values(), *TIFF_ENDINGS.values()]
+    paths = (arguments.nameOutput.with_name(stem + ending) for ending in endings)
+    outdated = {path.name for path in paths if path.exists()}
     outdated -= {path.name for path in written}
     if outdated:
         print(f"Of an earlier run, not of this one: {', '.join(sorted(outdated))}")
@@ -323,6 +340,9 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     folder = arguments.nameOutput.parent
     if not folder.is_dir():
         raise PipelineError("no such folder", file=folder, remedy="create it or choose another --nameOutput")
+    if not os.access(folder, os.W_OK):
+        remedy = "choose another --nameOutput"
+        raise PipelineError("nothing can be written into this folder", file=folder, remedy=remedy)
     if arguments.nameOutput.suffix.lower() != ".nrrd":
         raise PipelineError("nameOutput must end with .nrrd", file=arguments.nameOutput)
     if arguments.nameOutput.is_dir():
@@ -378,6 +398,7 @@ def prepareRun(
     names = ("memoryBudget", "outputType", "outputEncoding")
     identity = {name: getattr(arguments, name) for name in names} | {
         "region": [list(axis) for axis in request.region],
+        "normalization": request.normalization,
         "engine": backend.engine,
         "precision": backend.precision,
     }
@@ -491,7 +512,7 @@ def printStart(arguments: argparse.Namespace, request: Request, contract: dict |
     print(f"Input: {volume.path.name} {describeShape(volume.shape)} {volume.dtype.name}{voxel}")
     ranges = (f"{axis} {start}:{stop}" for axis, (start, stop) in zip("xyz", request.region, strict=True))
     print(f"Region: {' '.join(ranges)}")
-    print(f"Normalisation: {describeNormalization(contract, shape == volume.shape)}")
+    print(f"Normalisation: {describeNormalization(contract, request.normalization, shape == volume.shape)}")
     if min(shape) < run.geometry.cell:
         thin = f"{describeShape(shape)} voxels are fewer than {run.geometry.cell} along a side"
         print(f"Warning: {thin}; the missing ones are mirrored (is this really a volume?)")
@@ -557,6 +578,16 @@ def printScores(scores: dict, arguments: argparse.Namespace, limit: float) -> No
     print(f"Scores against {arguments.nameReference.name} at threshold {limit:g}: {line}")
 
 
+def warnOfLabels(counts: dict, arguments: argparse.Namespace, request: Request) -> None:
+    """Warn of a manual mask whose labels are probably meant the other way round."""
+    share = (counts["tp"] + counts["fn"]) / math.prod(request.shape)
+    if share == 0 or share > 0.5:
+        amount = f"{share:.0%} of the voxels are" if share else "no voxel of the region is"
+        labels = ",".join(map(str, request.labels))
+        rule = f"{amount} positive in {arguments.nameReference.name} (label {labels})"
+        print(f"Warning: {rule}; the scores mean nothing if --positiveLabel is another one")
+
+
 def noteRun(
     arguments: argparse.Namespace, request: Request, run: Run, clock: Stopwatch, scores: dict | None = None
 ) -> Path:
@@ -566,6 +597,7 @@ def noteRun(
         "command": commandLine(),
         "parameters": plainSettings(arguments),
         "region": [list(axis) for axis in request.region],
+        "normalization": request.normalization,
         "engine": run.backend.engine,
         "precision": run.backend.precision,
         "device": run.backend.device,

@@ -16,7 +16,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -191,7 +191,10 @@ def main(arguments: argparse.Namespace) -> None:
         return
     saved = state.load()
     if saved:
-        refuseAnother(saved[0]["identity"], identity)
+        remedy = "repeat its command to go on, or --restart to begin anew"
+        refuseAnother(saved[0]["identity"], identity, "an unfinished training", remedy)
+    elif not arguments.restart:
+        refuseReplacement(arguments, identity)
     if arguments.deterministic:
         makeDeterministic()
     printStart(arguments, data)
@@ -208,9 +211,10 @@ def main(arguments: argparse.Namespace) -> None:
                 f"Going on after epoch {training.progress.epoch}, step {training.progress.step}", flush=True
             )
         bar = [EpochBar(arguments.Nepochs)] if sys.stdout.isatty() else []
-        failure = training.run(partial(reportEpoch, arguments), bar)
+        note = partial(writeContract, arguments, plan, prepared, start, training)
+        failure = training.run(partial(reportEpoch, arguments, note), bar)
         thresholds = finish(arguments, plan, data, training, failure)
-    writeContract(arguments, plan, prepared, start, training, thresholds)
+    note(thresholds)
     printEnd(arguments, training, thresholds)
     state.remove()
 
@@ -258,6 +262,8 @@ def checkParameters(arguments: argparse.Namespace) -> None:
     for file in (*models, arguments.metricsFile):
         if not file.parent.is_dir():
             raise PipelineError("no such folder", file=file.parent)
+        if not os.access(file.parent, os.W_OK):
+            raise PipelineError("nothing can be written into this folder", file=file.parent)
     for file in models:
         if file.suffix != ".h5":
             raise PipelineError("the name of a model must end with .h5", file=file)
@@ -320,7 +326,20 @@ def isFinished(arguments: argparse.Namespace, identity: dict) -> bool:
     if any(not file.is_file() or digestFile(file) != contract["files"].get(file.name) for file in files):
         return False
     print(f"This training is finished: {relativePath(arguments.modelFile)}; --restart repeats it")
+    printNext(arguments)
     return True
+
+
+def refuseReplacement(arguments: argparse.Namespace, identity: dict) -> None:
+    """Refuse to write over the models of a finished training of other parameters or data."""
+    contract = readJson(arguments.modelFile.with_suffix(".json")) or {}
+    finished = contract.get("training", {}).get("identity")
+    if finished and contract.get("thresholds"):
+        what = f"{relativePath(arguments.modelFile)} is of a finished training that"
+        names = ", ".join(f"--{name}" for name in (*MODELS, "metricsFile"))
+        refuseAnother(
+            finished, identity, what, f"--restart replaces its files; other names keep them ({names})"
+        )
 
 
 def readStart(arguments: argparse.Namespace, plan: list) -> dict:
@@ -461,9 +480,10 @@ def patchOf(arguments: argparse.Namespace, samples: Samples) -> tuple[int, ...]:
     return tuple(min(arguments.patchSide or side, side) for side in samples.sides)
 
 
-def reportEpoch(arguments: argparse.Namespace, training, row: dict[str, float]) -> None:
-    """Write the log and the curves, print a line, warn of what looks wrong."""
+def reportEpoch(arguments: argparse.Namespace, note: Callable, training, row: dict[str, float]) -> None:
+    """Write contract, log and curves, print a line, warn of what looks wrong."""
     progress = training.progress
+    note({})
     writeLog(progress.history, arguments.metricsFile)
     drawTrainingCurves(progress.history, progress.best, curvesFile(arguments))
     if arguments.tensorBoard:
@@ -498,7 +518,7 @@ def finish(
     if not progress.best:
         training.state.remove()
         raise PipelineError(
-            "loss and validation loss were never finite numbers; no checkpoint was written",
+            "loss, validation loss or weights were never finite numbers; no checkpoint was written",
             remedy="try a smaller --learningRate",
         )
     writeLog(progress.history, arguments.metricsFile)
@@ -524,8 +544,10 @@ def finish(
 def writeContract(
     arguments: argparse.Namespace, plan: list, prepared: dict, start: dict, training, thresholds: dict
 ) -> None:
-    """Write beside the model what a prediction has to know of it."""
+    """Write beside the model what a prediction has to know of it; without thresholds: so far."""
     progress = training.progress
+    names = MODELS if thresholds else MODELS[:-1]  # the last model is written at the end
+    files = [file for file in (getattr(arguments, name) for name in names) if file.is_file()]
     names = ("loss", "binary_accuracy", "tp", "fp", "fn", "precision", "recall", "dice", "iou")
     contract = {
         "architecture": {
@@ -552,7 +574,7 @@ def writeContract(
             "startedFrom": start.get("record"),
         },
         "data": prepared,
-        "files": {getattr(arguments, name).name: digestFile(getattr(arguments, name)) for name in MODELS},
+        "files": {file.name: digestFile(file) for file in files},
     }
     writeJson(arguments.modelFile.with_suffix(".json"), contract)
 
@@ -573,8 +595,14 @@ def printEnd(arguments: argparse.Namespace, training, thresholds: dict) -> None:
     for name in MODELS:
         print(f"  {getattr(arguments, name).name}")
     print(f"  {arguments.modelFile.stem}.json  {arguments.metricsFile.name}  trainingCurves.png  {EXAMPLE}")
+    printNext(arguments)
+
+
+def printNext(arguments: argparse.Namespace) -> None:
+    """Print the command that comes next."""
     words = ["--modelFile", arguments.modelFile, "--weightFile", arguments.weightFileDice]
     words = (str(relativePath(word)) if isinstance(word, Path) else word for word in words)
+    print("The next command predicts test-file; with --nameInput another volume.")
     print(f"Next: {shlex.join(['python3', 'predictData.py', *words])}")
 
 

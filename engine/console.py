@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from engine.errors import PipelineError, StoppedBySignal
 from engine.files import FULL_DISK
@@ -70,7 +71,15 @@ class ScriptParser(argparse.ArgumentParser):
 
     def addFlag(self, name: str, **options) -> None:
         """Add a flag that is spelled like its constant."""
-        self.add_argument(f"--{name}", **{"help": self.meanings.get(name)} | options)
+        default, meaning = options.get("default"), self.meanings.get(name)
+        if meaning and default not in (None, "") and "action" not in options:
+            shown = str(relativePath(default) if isinstance(default, Path) else default)
+            meaning += f" [{shown.replace('%', '%%')}]"
+        self.add_argument(f"--{name}", **{"help": meaning} | options)
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with 2 and one line."""
+        self.exit(2, f"Error: {message}; --help lists the parameters\n")
 
 
 class Stopwatch:

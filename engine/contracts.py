@@ -31,14 +31,36 @@ def findContract(weightFile: str | Path) -> dict | None:
     return None
 
 
-def describeNormalization(contract: dict | None, isWholeVolume: bool) -> str:
+def chooseScope(wanted: str, contract: dict | None, shape: tuple[int, ...], region: tuple) -> str:
+    """Choose whose mean and standard deviation a prediction is z-scored with.
+
+    Parameters
+    ----------
+    wanted : str
+        "region" (published), "volume", or "" for the volume where the training z-scored whole volumes.
+    contract : dict or None
+        Of the weights.
+    shape, region : tuple
+        Of the volume, and what of it is predicted: half-open ranges.
+
+    Returns
+    -------
+    str
+        "region" or "volume"; "region" where they are the same.
+    """
+    if all(stop - start == side for (start, stop), side in zip(region, shape, strict=True)):
+        return "region"
+    return wanted or ("volume" if (contract or {}).get("normalization") == "volume" else "region")
+
+
+def describeNormalization(contract: dict | None, scope: str, isWholeVolume: bool) -> str:
     """Tell in one line how the normalisation of a prediction relates to that of the training.
 
-    A prediction is z-scored over its whole region (published), the training over sub-volumes or volumes.
+    A prediction is z-scored over the whole volume or its region, the training over sub-volumes or volumes.
     """
     scheme = (contract or {}).get("normalization")
-    applied = "whole volume" if isWholeVolume else "region of interest"
-    if scheme == "volume" and isWholeVolume:
+    applied = "whole volume" if isWholeVolume or scope == "volume" else "region of interest"
+    if scheme == "volume" and applied == "whole volume":
         return "z-score over the whole volume, as in the training"
     if scheme is None:
         return f"z-score over the {applied}; no contract beside the model tells how it was trained"
@@ -62,5 +84,8 @@ def chooseThreshold(wanted: float | None, contract: dict | None, weightFile: str
     digest = digestFile(weightFile) if contract.get("thresholds") else None
     for name, threshold in contract.get("thresholds", {}).items():
         if contract.get("files", {}).get(name) == digest:
+            if contract.get("diceAtThreshold", {}).get(name) == 0:
+                return float(threshold), "as no threshold found anything in the validation data"
             return float(threshold), "best Dice on the validation data"
-    return 0.5, "the published one"
+    isUnfinished = "thresholds" in contract and not contract["thresholds"]
+    return 0.5, "the published one" + " (the training is unfinished)" * isUnfinished

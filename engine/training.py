@@ -137,6 +137,8 @@ class Training:
                 if not math.isfinite(progress.learnt["loss"]):
                     return f"the loss of epoch {progress.epoch + 1} is not a finite number"
                 row = parts.completeRow(progress.learnt | self._validate())
+                if not all(np.isfinite(weights).all() for weights in parts.plain.get_weights()):
+                    return f"a weight is no finite number after epoch {progress.epoch + 1}"
                 self._keepBest(row)
                 progress.history.append(row)
                 progress.epochSeconds.append(round(time.monotonic() - self._epochBegin, 2))

@@ -93,15 +93,12 @@ def _readState(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | Non
     return json.loads(arrays.pop(RECORD).tobytes()), arrays
 
 
-def refuseAnother(saved: dict, wanted: dict) -> None:
-    """Refuse to go on where a parameter or the data differ from those of the unfinished training."""
+def refuseAnother(saved: dict, wanted: dict, what: str, remedy: str) -> None:
+    """Refuse to go on where a parameter or the data differ from those of another training."""
     differences = [
         name if name.endswith(".npy") else f"{name} {saved.get(name)} -> {wanted.get(name)}"
         for name in {**saved, **wanted}
         if saved.get(name) != wanted.get(name)
     ]
     if differences:
-        raise PipelineError(
-            f"an unfinished training differs in {', '.join(differences)}",
-            remedy="repeat its command to go on, or --restart to begin anew",
-        )
+        raise PipelineError(f"{what} differs in {', '.join(differences)}", remedy=remedy)

@@ -117,6 +117,20 @@ def testEveryConstantIsAFlagWhoseHelpIsItsComment(name, capsys, monkeypatch):
         assert f"--{constant}" in text and meaning in text
 
 
+def testHelpShowsDefaultsAndAWrongValueIsToldInOneLine(capsys):
+    import predictData
+
+    with pytest.raises(SystemExit):
+        predictData.parseArguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(or a corner) [26]" in text and "[test-file/test-file_data.nrrd]" in text and "[raw]" in text
+    for flags in (["--connectivity", "8"], ["--x1", "3.5"], ["--treshold", "0.5"]):
+        with pytest.raises(SystemExit) as stop:
+            predictData.parseArguments(flags)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1 and flags[0] in error
+
+
 def testStopwatchAddsUpThePartsOfARun(monkeypatch):
     instants = iter([1.0, 1.5, 4.0, 4.25])
     monkeypatch.setattr(time, "perf_counter", lambda: next(instants))

@@ -6,7 +6,7 @@ import networks
 import numpy as np
 import pytest
 
-from engine.contracts import describeNormalization, findContract
+from engine.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
 from engine.errors import PipelineError
 from engine.files import digestFile
 from engine.samples import Samples
@@ -221,4 +221,30 @@ def testContractIsFoundByDigestWhateverTheNames(tmp_path):
     ],
 )
 def testNormalisationIsToldInOneLine(contract, isWhole, line):
-    assert describeNormalization(contract, isWhole) == line
+    assert describeNormalization(contract, "region", isWhole) == line
+
+
+def testRegionIsNormalisedAsTheTrainingWas():
+    shape, region, whole = (8, 9, 10), ((0, 8), (2, 9), (0, 10)), ((0, 8), (0, 9), (0, 10))
+    contract = {"normalization": "volume"}
+    assert chooseScope("", contract, shape, region) == "volume"
+    assert chooseScope("region", contract, shape, region) == "region"
+    assert chooseScope("", {"normalization": "subVolume"}, shape, region) == "region"  # published
+    assert chooseScope("", None, shape, region) == "region"
+    assert chooseScope("volume", None, shape, region) == "volume"
+    assert chooseScope("volume", contract, shape, whole) == "region"  # the same
+    line = "z-score over the whole volume, as in the training"
+    assert describeNormalization(contract, "volume", False) == line
+
+
+def testThresholdTellsWhereItComesFrom(tmp_path):
+    (tmp_path / "net.h5").write_bytes(b"weights")
+    files = {"net.h5": digestFile(tmp_path / "net.h5")}
+    contract = {"files": files, "thresholds": {"net.h5": 0.3}, "diceAtThreshold": {"net.h5": 0.8}}
+    assert chooseThreshold(None, contract, tmp_path / "net.h5") == (0.3, "best Dice on the validation data")
+    contract["diceAtThreshold"]["net.h5"] = 0
+    assert "no threshold found anything" in chooseThreshold(None, contract, tmp_path / "net.h5")[1]
+    begun = {"files": files, "thresholds": {}}
+    answer = 0.5, "the published one (the training is unfinished)"
+    assert chooseThreshold(None, begun, tmp_path / "net.h5") == answer
+    assert chooseThreshold(None, None, tmp_path / "net.h5") == (0.5, "the published one")

@@ -332,6 +332,49 @@ def testWithEverythingSwitchedOffOnlyTheProbabilityIsLeft(copy, monkeypatch, cap
     assert "is finished" in capfd.readouterr().out
 
 
+def testResultsInAnotherFormatAreNamedToo(copy, capfd):
+    predict(copy / "scan_data.nrrd", "--threshold", 0.4, "--outputFormat", "tiff")
+    text = capfd.readouterr().out
+    line = next(line for line in text.splitlines() if line.startswith("Of an earlier run"))
+    assert "scan_segmented_mask.nrrd" in line and "scan_segmented_labels.nrrd" in line
+
+
+def testManualMaskTheOtherWayRoundIsWarnedOf(copy, grey, capfd):
+    half = np.where(np.arange(SHAPE[0])[:, None, None] < 30, 255, 0) * np.ones(SHAPE)
+    for mask, words in (
+        (half, "62% of the voxels are positive in manual.nrrd (label 0); the scores mean nothing if"),
+        (np.full(SHAPE, 255), "no voxel of the region is positive in manual.nrrd (label 0)"),
+        (half[::-1] * 0 + 255 * (np.indices(SHAPE)[0] > 30), None),
+    ):
+        nrrd.write(str(copy / "manual.nrrd"), mask.astype(np.uint8), OBLIQUE)
+        predict(copy / "scan_data.nrrd", "--nameReference", copy / "manual.nrrd", "--no-report")
+        text = capfd.readouterr().out
+        assert (f"Warning: {words}" in text) if words else ("Warning" not in text)
+
+
+def testRegionIsNormalisedByTheWholeVolumeAsTheTrainingWas(grey, tmp_path, capfd):
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), grey, OBLIQUE)
+    region = ("--y1", 16, "--z2", 24, "--no-report", "--no-overview")
+    used, _ = _momentsUsed(tmp_path, *region), capfd.readouterr()
+    assert used == pytest.approx((grey.mean(), grey.std()))
+    part = grey[:, 16:, :24]
+    used = _momentsUsed(tmp_path, *region, "--normalization", "region")
+    assert used == pytest.approx((part.mean(), part.std()))
+    text = capfd.readouterr().out
+    assert "An unfinished result" not in text and "is finished" not in text
+    assert "z-score over the region of interest; the training used another scheme" in text
+    assert json.loads((tmp_path / "scan_segmented.json").read_text())["normalization"] == "region"
+
+
+def _momentsUsed(folder, *flags):
+    """Mean and standard deviation that a prediction is normalised with."""
+    with pytest.MonkeyPatch.context() as patch:
+        used, original = [], predictData.predictProbability
+        patch.setattr(predictData, "predictProbability", lambda *a: used.append(a[2]) or original(*a))
+        predict(folder / "scan_data.nrrd", *flags)
+    return used[0]
+
+
 def testFilesSayWhatTheyFollowFromAndOutdatedOnesAreNamed(copy, capfd):
     capfd.readouterr()
     predict(copy / "scan_data.nrrd", "--threshold", 0.25, "--minimumVoxels", 2, "--no-labels")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,10 @@ import pytest
 from kills import NEVER, killingScript
 
 import trainingAndValidation as script
+from engine.contracts import findContract
 from engine.errors import PipelineError, StoppedBySignal
+from engine.models import readWeights
+from functions import describeUNet
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -251,6 +255,58 @@ def testAStoppedTrainingRefusesOtherParametersAndData(learningData, tmp_path, mo
     (tmp_path / "dice.h5").unlink()
     stopAtStep(monkeypatch, 1)
     with pytest.raises(StoppedBySignal):  # it trains anew
+        callTraining(learningData, tmp_path)
+
+
+def testAFinishedTrainingIsNotReplacedUnasked(learningData, tmp_path, capsys):
+    callTraining(learningData, tmp_path, "--Nepochs", "1")
+    before = readResult(tmp_path)
+    with pytest.raises(
+        PipelineError, match=r"net.h5 is of a finished training .*Nepochs 1 -> 2; --restart"
+    ):
+        callTraining(learningData, tmp_path)
+    assert readResult(tmp_path) == before
+    capsys.readouterr()
+    callTraining(learningData, tmp_path, "--Nepochs", "1")
+    assert re.search(r"is finished.*\nThe next .*\nNext: python3 predictData.py", capsys.readouterr().out)
+    callTraining(learningData, tmp_path, "--restart")
+    assert readResult(tmp_path) != before
+
+
+def testAnUnfinishedTrainingHasAContractAndNoThreshold(learningData, tmp_path, monkeypatch):
+    stopAtStep(monkeypatch, 5)
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path)
+    contract = findContract(tmp_path / "dice.h5")
+    assert (contract["architecture"]["levelCount"], contract["thresholds"]) == (2, {})
+    assert contract["files"].keys() == {"loss.h5", "accuracy.h5", "dice.h5"}
+    assert not (tmp_path / "net.h5").exists()
+    callTraining(learningData, tmp_path)
+    assert findContract(tmp_path / "net.h5")["thresholds"].keys() == {*FILES.values()} - {"metrics.log"}
+
+
+def testWeightsThatAreNoNumbersEndTheTraining(learningData, tmp_path, monkeypatch, capsys):
+    import engine.training
+
+    validate, count = engine.training.Training._validate, []
+
+    def spoil(training):
+        row = validate(training)
+        count.append(1)
+        if len(count) == 2:
+            layer = training.parts.plain.get_layer("down1_normalisation2")
+            layer.moving_variance.assign(layer.moving_variance * np.inf)
+        return row
+
+    monkeypatch.setattr(engine.training.Training, "_validate", spoil)
+    callTraining(learningData, tmp_path, "--Nepochs", "3")
+    assert "Warning: a weight is no finite number after epoch 2: the training ends" in capsys.readouterr().out
+    readWeights(tmp_path / "net.h5", describeUNet(2, 2))
+
+
+def testAFolderThatCannotBeWrittenIsNoticedFirst(learningData, tmp_path, monkeypatch):
+    monkeypatch.setattr(script.os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(PipelineError, match="nothing can be written into this folder"):
         callTraining(learningData, tmp_path)
 
 

@@ -100,11 +100,12 @@ def testFinishedTrainingLeavesNoState(state, tmp_path):
 
 def testDifferencesAreNamed():
     saved = {"loss": "bce", "seed": 1, "trainingDataMask.npy": "ab", "old": 3}
-    refuseAnother(saved, dict(saved))
+    words = "an unfinished training", "--restart to begin anew"
+    refuseAnother(saved, dict(saved), *words)
     wanted = saved | {"loss": "dice", "trainingDataMask.npy": "cd"}
     with pytest.raises(PipelineError) as error:
-        refuseAnother(saved, wanted)
-    assert "differs in loss bce -> dice, trainingDataMask.npy" in str(error.value)
+        refuseAnother(saved, wanted, *words)
+    assert "an unfinished training differs in loss bce -> dice, trainingDataMask.npy" in str(error.value)
     assert "--restart" in str(error.value)
     with pytest.raises(PipelineError, match="new None -> 4"):
-        refuseAnother(saved, saved | {"new": 4})
+        refuseAnother(saved, saved | {"new": 4}, *words)
