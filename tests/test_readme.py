@@ -4,10 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
 import predictData
 from engine.console import runScript
+from engine.nrrdFiles import openVolume, voxelSize
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,3 +52,15 @@ def testEveryParameterIsListedWithItsName():
         names = vars(script.parseArguments([])).keys()
         folders = {"trainingMasks", "validationImages", "validationMasks"}  # "..." stands for them
         assert names - folders <= listed, script.__name__
+
+
+def testSlicesInTiffBecomeAVolumeWithVoxelSize(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("slices").mkdir()
+    planes = np.arange(4 * 3 * 2, dtype=np.uint16).reshape(4, 3, 2)  # (z, y, x)
+    for z, plane in enumerate(planes):
+        tifffile.imwrite(f"slices/{z:04}.tif", plane)
+    exec(blocks("python")[0], {})
+    volume = openVolume(tmp_path / "scan.nrrd")
+    np.testing.assert_array_equal(volume.read(), planes.T)
+    assert voxelSize(volume.header) == ((0.65,) * 3, ("um",) * 3)
