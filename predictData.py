@@ -230,15 +230,14 @@ def predictRegion(
     """Measure the region and predict it into the result; gives mid-slices and preview of its grey values."""
     looks, volume = openLooks(arguments, request), request.volume
     planes = listPlanes(arguments, request, looks)
-    if request.normalization == "volume":
+    if request.normalization == "volume" and request.shape != volume.shape:
         deque(planes, 0)
         whole = tuple((0, side) for side in volume.shape)
         planes = listPlanes(arguments, request._replace(region=whole), ())
     moments = mergeMoments(countNonFinite(planes, volume.path))
     if moments[1] == 0:
-        print(
-            f"Warning: all voxels of the {request.normalization} have the same grey value; it becomes zeros"
-        )
+        scope = request.normalization
+        print(f"Warning: all voxels of the {scope} have the same grey value; it becomes zeros")
     clock.lap("statistics")
     header = cropHeader(volume.header, request.region, np.dtype(arguments.outputType))
     header |= describeScale(arguments.outputType)
@@ -318,7 +317,11 @@ def describeChoice(arguments: argparse.Namespace, limit: float) -> dict[str, Any
 
 def describeInputs(request: Request, run: Run, isScored: bool) -> dict[str, Any]:
     """Describe what the particles follow from, and what they are scored against."""
-    described = {"inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()}}
+    described = {
+        "region": [list(axis) for axis in request.region],
+        "inputShape": list(request.volume.shape),
+        "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},
+    }
     if isScored:
         paths = {request.reference.path, *request.reference.dataPaths}
         described["reference"] = {str(relativePath(path)): digestFile(path) for path in sorted(paths)}
@@ -512,7 +515,7 @@ def printStart(arguments: argparse.Namespace, request: Request, contract: dict |
     print(f"Input: {volume.path.name} {describeShape(volume.shape)} {volume.dtype.name}{voxel}")
     ranges = (f"{axis} {start}:{stop}" for axis, (start, stop) in zip("xyz", request.region, strict=True))
     print(f"Region: {' '.join(ranges)}")
-    print(f"Normalisation: {describeNormalization(contract, request.normalization, shape == volume.shape)}")
+    print(f"Normalisation: {describeNormalization(contract, request.normalization)}")
     if min(shape) < run.geometry.cell:
         thin = f"{describeShape(shape)} voxels are fewer than {run.geometry.cell} along a side"
         print(f"Warning: {thin}; the missing ones are mirrored (is this really a volume?)")

@@ -46,21 +46,21 @@ def chooseScope(wanted: str, contract: dict | None, shape: tuple[int, ...], regi
     Returns
     -------
     str
-        "region" or "volume"; "region" where they are the same.
+        "region" or "volume"; "volume" where they are the same.
     """
     if all(stop - start == side for (start, stop), side in zip(region, shape, strict=True)):
-        return "region"
+        return "volume"
     return wanted or ("volume" if (contract or {}).get("normalization") == "volume" else "region")
 
 
-def describeNormalization(contract: dict | None, scope: str, isWholeVolume: bool) -> str:
+def describeNormalization(contract: dict | None, scope: str) -> str:
     """Tell in one line how the normalisation of a prediction relates to that of the training.
 
     A prediction is z-scored over the whole volume or its region, the training over sub-volumes or volumes.
     """
     scheme = (contract or {}).get("normalization")
-    applied = "whole volume" if isWholeVolume or scope == "volume" else "region of interest"
-    if scheme == "volume" and applied == "whole volume":
+    applied = {"volume": "whole volume", "region": "region of interest"}[scope]
+    if scheme == scope == "volume":
         return "z-score over the whole volume, as in the training"
     if scheme is None:
         return f"z-score over the {applied}; no contract beside the model tells how it was trained"

@@ -167,7 +167,8 @@ def listErrors(
     Returns
     -------
     dict of (row,) arrays
-        kind ("false positive" or "miss"), then columns of `describeParticles`; largest first.
+        kind ("false positive" or "miss"), then columns of `describeParticles`; largest first. The label of
+        a miss is that of the manual mask, which is in no file: see `hideManualLabels`.
     """
     columns = ("label", "x_voxel", "y_voxel", "z_voxel", "x", "y", "z", "voxelCount", "equivalentDiameter")
     columns += ("meanProbability", "touchesBorder")
@@ -178,3 +179,8 @@ def listErrors(
     errors = {name: np.concatenate([part[name] for part in parts]) for name in ("kind", *columns)}
     order = np.argsort(-errors["voxelCount"], kind="stable")
     return {name: column[order] for name, column in errors.items()}
+
+
+def hideManualLabels(errors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Write the labels of `listErrors` as text; those of misses are left empty, no file holds them."""
+    return errors | {"label": np.where(errors["kind"] == "miss", "", errors["label"].astype(str))}

@@ -11,6 +11,7 @@ from engine.analysis import Judged, Measured, describeScores
 from engine.console import describeShape, plainSettings
 from engine.files import writeJson
 from engine.labelling import Relabelling
+from engine.matching import hideManualLabels
 from engine.report import Preview, describeContent, packVolumes, writeReport
 from engine.results import openVolumes, summarise, writeTable
 from engine.threads import readAhead
@@ -68,14 +69,14 @@ def writeTables(
     """Write and print summary, table of particles, scores and errors; gives summary and scores."""
     unit = judged.frame.unit
     summary = summarise(measured.table, measured.labels, judged.frame, judged.shape)
-    printSummary(summary, judged.frame.why)
+    printSummary(summary, judged.frame.note, settings)
     scores = describeScores(judged, counts, measured.scores) if counts else None
     if "particles" in paths:
         writeTable(measured.table, unit, paths["particles"])
         writeJson(paths["summary"], summary | {"settings": settings})
     if "scores" in paths:
         writeJson(paths["scores"], scores | {"settings": settings})
-        writeTable(measured.errors, unit, paths["errors"])
+        writeTable(hideManualLabels(measured.errors), unit, paths["errors"])
         printParticleScores(measured.scores)
     return summary, scores
 
@@ -104,24 +105,35 @@ def writePage(
         Of `describePage`.
     """
     particles = measured.table, measured.truth, measured.errors
-    content = describeContent(judged.shape, judged.frame, *particles, *results)
+    content = describeContent(judged.shape, judged.frame, *particles, *results, described["part"])
     writeReport(path, content | described, packVolumes(previews))
 
 
 def describePage(arguments: Any, judged: Judged, device: str, settings: dict) -> dict[str, Any]:
     """Write title, facts and parameters of the report."""
-    frame = judged.frame
+    frame, region = judged.frame, describeRegion(settings)
     sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(frame.directions, axis=1))
-    facts = [f"{describeShape(judged.shape)} voxels", f"voxel {sides} {frame.unit}"]
+    facts = [f"{describeShape(judged.shape)} voxels"] + ([region] if region else [])
+    facts += ["lengths in voxels" if frame.why else f"voxel {sides} {frame.unit or '(unit not given)'}"]
     facts += [f"threshold {judged.threshold:g}", f"connectivity {judged.connectivity}"]
     facts += [device, time.strftime("%Y-%m-%d %H:%M")]
     return {
         "title": f"{arguments.nameInput.name}: precipitates and pores",
         "facts": facts,
-        "notes": [f"Lengths are in voxels: {frame.why}."] if frame.why else [],
+        "notes": [f"{frame.note}."] if frame.note else [],
+        "part": "region" if region else "whole volume",
         "threshold": judged.threshold,
         "parameters": {"parameters": plainSettings(arguments), "settings": settings},
     }
+
+
+def describeRegion(settings: dict) -> str:
+    """Name the region and the volume that it is of; empty where it is all of it, or where none is told."""
+    region, shape = settings.get("region"), settings.get("inputShape")
+    if not region or all(tuple(part) == (0, side) for part, side in zip(region, shape, strict=True)):
+        return ""
+    ranges = " ".join(f"{axis} {start}:{stop}" for axis, (start, stop) in zip("xyz", region, strict=True))
+    return f"region {ranges} (half-open) of {describeShape(shape)} voxels"
 
 
 def printParticleScores(scores: dict) -> None:
@@ -131,15 +143,16 @@ def printParticleScores(scores: dict) -> None:
     print(f"Particles that touch one of the {scores['reference']} of the reference, and are touched: {words}")
 
 
-def printSummary(summary: dict, why: str) -> None:
+def printSummary(summary: dict, note: str, settings: dict) -> None:
     """Print the particles in a line or two."""
-    whole, unit = summary["all"], summary["unit"]
-    line = f"Particles: {whole['particles']}, {whole['volumeFraction']:.3%} of the volume"
+    whole, part = summary["all"], "region" if describeRegion(settings) else "volume"
+    line = f"Particles: {whole['particles']}, {whole['volumeFraction']:.3%} of the {part}"
     if whole["particles"]:
         low, middle, high = whole["diameterQuartiles"]
-        line += f", median diameter {middle:.4g} {unit} (quartiles {low:.4g} and {high:.4g})"
+        size = f"{middle:.4g} {summary['unit']}".strip()
+        line += f", median diameter {size} (quartiles {low:.4g} and {high:.4g})"
     print(line)
     if summary["droppedParticles"]:
         print(f"Left out: {summary['droppedParticles']} particles, {summary['droppedVoxels']} voxels")
-    if why:
-        print(f"Lengths are in voxels: {why}")
+    if note:
+        print(note)

@@ -25,7 +25,7 @@ class Frame(NamedTuple):
     origin : (3,)
         Centre of the first voxel.
     unit : str
-        Of both; "voxel" where the header gives none.
+        Of both; "voxel" where the header gives no usable size of a voxel, empty where it names no unit.
     why : str
         Why the unit is "voxel"; empty otherwise.
     """
@@ -39,6 +39,13 @@ class Frame(NamedTuple):
     def voxelVolume(self) -> float:
         """Volume of a voxel."""
         return float(abs(np.linalg.det(self.directions)))
+
+    @property
+    def note(self) -> str:
+        """What a reader of lengths must know; empty where the header gives size and unit."""
+        if self.why:
+            return f"Lengths are in voxels: {self.why}"
+        return "" if self.unit else "The header names no unit: lengths are in that of its voxel size"
 
 
 def readFrame(header: dict) -> Frame:
@@ -57,7 +64,7 @@ def readFrame(header: dict) -> Frame:
     units = set(size[1])
     if len(units) > 1:
         return _voxelFrame(f"the axes have different units: {', '.join(map(repr, size[1]))}")
-    unit = units.pop() or "unit"
+    unit = units.pop()
     directions, origin = spaceDirections(header), header.get("space origin")
     if directions is None or directions.shape != (3, 3) or np.isnan(directions).any():
         return Frame(np.diag(size[0]), _axisOrigin(header, np.array(size[0])), unit)

@@ -97,7 +97,10 @@ def scaleGrey(grey: np.ndarray) -> np.ndarray:
 def listRows(
     table: dict[str, np.ndarray], truth: dict[str, np.ndarray] | None, errors: dict[str, np.ndarray] | None
 ) -> tuple[list[dict[str, Any]], int]:
-    """List the largest of the predicted and the missed particles as rows; gives also how many there are."""
+    """List the largest of the predicted and the missed particles as rows; gives also how many there are.
+
+    Only predicted particles have a number: no file holds those of the manual mask.
+    """
     names, count = (*COLUMNS, *HIDDEN), len(table["label"])
     parts, kinds = [table], np.full(count, "found", object)
     if errors is not None:
@@ -109,7 +112,8 @@ def listRows(
     chosen = np.argsort(-columns["voxelCount"], kind="stable")[:ROW_LIMIT]
     rows = zip(*(columns[name][chosen].tolist() for name in names), strict=True)
     shortened = [dict(zip(names, map(_shorten, row), strict=True)) for row in rows]
-    return [{"kind": kind} | row for kind, row in zip(kinds[chosen], shortened, strict=True)], len(kinds)
+    found = [{"kind": kind} | row for kind, row in zip(kinds[chosen], shortened, strict=True)]
+    return [row | {"label": ""} if row["kind"] == "miss" else row for row in found], len(kinds)
 
 
 def _shorten(value: float | int | bool) -> float | int:
@@ -138,18 +142,19 @@ def scaleDensity(density: float, unit: str) -> tuple[float, str]:
     return density, unit
 
 
-def describeFigures(summary: dict, scores: dict | None) -> list[tuple[str, str, str]]:
+def describeFigures(summary: dict, scores: dict | None, part: str) -> list[tuple[str, str, str]]:
     """Name, value and remark of the key figures."""
     whole, inner, unit = summary["all"], summary["withoutBorder"], summary["unit"]
     density, length = scaleDensity(whole["numberDensity"], unit)
     figures = [
         ("particles", f"{whole['particles']}", f"{inner['particles']} do not touch the border"),
-        ("volume fraction", f"{whole['volumeFraction']:.3%}", "of the whole volume"),
-        ("number density", f"{density:.3g}", f"per {length}³"),
+        ("volume fraction", f"{whole['volumeFraction']:.3%}", f"of the {part}"),
+        ("number density", f"{density:.3g}", f"per {length}³" if length else "per cube of the header's unit"),
     ]
     if whole["particles"]:
         low, middle, high = whole["diameterQuartiles"]
-        figures.append(("median diameter", f"{middle:.4g} {unit}", f"quartiles {low:.4g} and {high:.4g}"))
+        quartiles = f"quartiles {low:.4g} and {high:.4g}"
+        figures.append(("median diameter", f"{middle:.4g} {unit}".strip(), quartiles))
     if scores:
         voxels, particles = scores["voxels"], scores["particles"]["anyOverlap"]
         figures += [
@@ -199,6 +204,7 @@ def describeContent(
     errors: dict[str, np.ndarray] | None,
     summary: dict,
     scores: dict | None,
+    part: str = "whole volume",
 ) -> dict[str, Any]:
     """Collect what the page shows, but for its title, facts and parameters.
 
@@ -212,15 +218,14 @@ def describeContent(
         Particles found, particles of the manual mask, and the list of what is wrong.
     summary, scores : dict
         Of `summarise` and `describeScores`.
+    part : str
+        What the fractions are of: "whole volume" or "region".
     """
     factor, (rows, count) = chooseFactor(shape), listRows(table, truth, errors)
     sampling = f"Blocks of {factor} x {factor} x {factor} voxels are averaged to fit into this file."
     unit = frame.unit
-    titles = COLUMNS | {
-        "equivalentDiameter": f"diameter, {unit}",
-        "volume": f"volume, {unit}³",
-        "nearestNeighbour": f"nearest neighbour, {unit}",
-    }
+    powers = {"equivalentDiameter": "", "volume": "³", "nearestNeighbour": ""} if unit else {}
+    titles = COLUMNS | {name: f"{COLUMNS[name]}, {unit}{power}" for name, power in powers.items()}
     return {
         "shape": [-(-side // factor) for side in shape],
         "fullShape": list(shape),
@@ -234,6 +239,6 @@ def describeContent(
         "particles": rows,
         "leftOut": count - len(rows),
         "histogram": describeHistogram(table["equivalentDiameter"]),
-        "figures": describeFigures(summary, scores),
+        "figures": describeFigures(summary, scores, part),
         "scores": scores,
     }

@@ -136,17 +136,20 @@ def describeSegment(shape: tuple[int, int, int], name: str) -> dict[str, str]:
 
 
 def nameColumn(name: str, unit: str) -> str:
-    """Add the unit to the name of a column of `describeParticles`, where it has one."""
-    return f"{name}_{unit}{POWERS[name]}" if name in POWERS else name
+    """Add the unit to the name of a column of `describeParticles`, where it has one that is known."""
+    return f"{name}_{unit}{POWERS[name]}" if unit and name in POWERS else name
 
 
 def writeTable(table: dict[str, np.ndarray], unit: str, path: Path) -> None:
     """Write the table of particles as CSV; a number that is not known is left empty."""
+    named = {}
+    for name, column in table.items():
+        named.setdefault(nameColumn(name, unit), column)  # places in voxels are the indices: once is enough
+    columns, count = [*named.values()], len(next(iter(table.values())))
     formats = {"f": "%.9g", "U": "%s"}  # the rest: whole numbers
-    line = ",".join(formats.get(column.dtype.kind, "%d") for column in table.values()) + "\n"
-    columns, count = [*table.values()], len(next(iter(table.values())))
+    line = ",".join(formats.get(column.dtype.kind, "%d") for column in columns) + "\n"
     with writeAtomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerow(nameColumn(name, unit) for name in table)
+        csv.writer(file, lineterminator="\n").writerow(named)
         for start in range(0, count, CHUNK_ROWS):
             parts = [column[start : start + CHUNK_ROWS].tolist() for column in columns]
             rows = zip(*parts, strict=True)  # one format a row: three times as fast as one a number

@@ -193,35 +193,39 @@ def testContractIsFoundByDigestWhateverTheNames(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("contract", "isWhole", "line"),
+    ("contract", "scope", "line"),
     [
-        (None, True, "z-score over the whole volume; no contract beside the model tells how it was trained"),
+        (
+            None,
+            "volume",
+            "z-score over the whole volume; no contract beside the model tells how it was trained",
+        ),
         (
             {},
-            False,
+            "region",
             "z-score over the region of interest; no contract beside the model tells how it was trained",
         ),
-        ({"normalization": "volume"}, True, "z-score over the whole volume, as in the training"),
+        ({"normalization": "volume"}, "volume", "z-score over the whole volume, as in the training"),
         (
             {"normalization": "volume"},
-            False,
+            "region",
             "z-score over the region of interest; the training used another scheme: "
             "each whole volume by itself",
         ),
         (
             {"normalization": "subVolume"},
-            True,
+            "volume",
             "z-score over the whole volume; the training used another scheme: each sub-volume by itself",
         ),
         (
             {"normalization": "mine"},
-            True,
+            "volume",
             "z-score over the whole volume; the training used another scheme: mine by itself",
         ),
     ],
 )
-def testNormalisationIsToldInOneLine(contract, isWhole, line):
-    assert describeNormalization(contract, "region", isWhole) == line
+def testNormalisationIsToldInOneLine(contract, scope, line):
+    assert describeNormalization(contract, scope) == line
 
 
 def testRegionIsNormalisedAsTheTrainingWas():
@@ -232,9 +236,7 @@ def testRegionIsNormalisedAsTheTrainingWas():
     assert chooseScope("", {"normalization": "subVolume"}, shape, region) == "region"  # published
     assert chooseScope("", None, shape, region) == "region"
     assert chooseScope("volume", None, shape, region) == "volume"
-    assert chooseScope("volume", contract, shape, whole) == "region"  # the same
-    line = "z-score over the whole volume, as in the training"
-    assert describeNormalization(contract, "volume", False) == line
+    assert chooseScope("region", None, shape, whole) == "volume"  # the same
 
 
 def testThresholdTellsWhereItComesFrom(tmp_path):

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from engine.matching import IOU_THRESHOLDS, Overlaps, listErrors, matchParticles, scoreParticles
+from engine.matching import (
+    IOU_THRESHOLDS,
+    Overlaps,
+    hideManualLabels,
+    listErrors,
+    matchParticles,
+    scoreParticles,
+)
 
 
 def drawBlobs(seed, shift, shape=(20, 40, 40)):
@@ -115,5 +122,6 @@ def testErrorsAreTheParticlesThatTouchNothingLargestFirst():
     errors = listErrors(pairs, tableOf(predicted), tableOf(reference))
     rows = list(zip(errors["kind"], errors["label"], errors["voxelCount"], strict=True))
     assert rows == [("false positive", 2, 5), ("miss", 2, 3), ("false positive", 3, 1)]
+    assert hideManualLabels(errors)["label"].tolist() == ["2", "", "3"]
     assert scores["anyOverlap"]["precision"] == pytest.approx(1 / 3)
     assert scores["anyOverlap"]["recall"] == pytest.approx(1 / 2)

@@ -1,5 +1,7 @@
 """Sizes, shapes and places of particles against scikit-image, geometry and brute force."""
 
+import csv
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -7,6 +9,7 @@ from skimage.measure import regionprops_table
 
 from engine.labelling import Joining, Relabelling
 from engine.particles import STEPS, Frame, Sums, describeParticles, directionWeights, readFrame
+from engine.results import writeTable
 
 OBLIQUE = np.array([[1.0, 0.2, 0.0], [-0.3, 0.8, 0.1], [0.0, 0.3, -1.5]])
 
@@ -211,5 +214,34 @@ def testOriginOfAxesWithoutDirectionIsTheirMinimum():
     np.testing.assert_array_equal(readFrame(header).origin, (3.5, 0, -6))
 
 
-def testDirectionsWithoutUnitSaySo():
-    assert readFrame({"space directions": np.eye(3)}).unit == "unit"
+@pytest.mark.parametrize(
+    ("header", "unit", "words"),
+    [
+        ({"space directions": np.eye(3)}, "", "The header names no unit"),
+        ({"spacings": (0.5, 0.5, 0.5)}, "", "The header names no unit"),
+        ({"spacings": (0.5, 0.5, 0.5), "units": ["nm"] * 3}, "nm", ""),
+        ({}, "voxel", "Lengths are in voxels: the header gives no size of a voxel"),
+    ],
+)
+def testReadersAreToldWhatTheHeaderLeavesOpen(header, unit, words):
+    frame = readFrame(header)
+    assert frame.unit == unit and frame.note.startswith(words) and bool(frame.note) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("unit", "names"),
+    [
+        ("um", ["x_voxel", "y_voxel", "z_voxel", "x_um", "y_um", "z_um"]),
+        ("", ["x_voxel", "y_voxel", "z_voxel", "x", "y", "z"]),
+        ("voxel", ["x_voxel", "y_voxel", "z_voxel"]),
+    ],
+)
+def testEveryColumnIsWrittenOnceWithItsUnit(tmp_path, unit, names):
+    table, _ = measure(*blobs(), np.eye(3))
+    writeTable(table, unit, tmp_path / "a.csv")
+    header, *rows = csv.reader((tmp_path / "a.csv").read_text().splitlines())
+    assert header[: len(names) + 2] == ["label", *names, "voxelCount"] and len(set(header)) == len(header)
+    assert ("volume" + f"_{unit}3" * bool(unit)) in header
+    columns = dict(zip(header, np.array(rows, float).T, strict=True))
+    for name in ("x_voxel", "y_voxel", "z_voxel", "voxelCount", "touchesBorder", "elongation"):
+        np.testing.assert_allclose(columns[name], table[name], rtol=1e-6)

@@ -6,17 +6,24 @@ import json
 import re
 import shutil
 import time
+from argparse import Namespace
+from collections import deque
+from pathlib import Path
 
 import nrrd
 import numpy as np
 import pytest
+from scipy import ndimage
 from test_particles import blobs, measure
-from test_results import OBLIQUE, REGION, ROOT, SHAPE, predict, writeReference
+from test_results import OBLIQUE, REGION, ROOT, SHAPE, predict, readTable, writeReference
 
 import engine.report
-from engine.particles import Frame
+from engine import outcome
+from engine.analysis import Judged
+from engine.particles import Frame, readFrame
 from engine.report import Preview, chooseFactor, describeContent, packVolumes, writeReport
 from engine.results import summarise
+from functions import scoreBlocks
 
 HAS_CHROMIUM = shutil.which("chromium") and shutil.which("chromedriver")
 
@@ -109,6 +116,65 @@ def testFileHoldsTheVolumesAndParticlesOfTheRun(run):
     errors = (run / "scan_segmented_errors.csv").read_text().splitlines()[1:]
     assert kinds.count("false positive") + kinds.count("miss") == len(errors) > 0
     assert sum(data["histogram"]["counts"]) == summary["all"]["particles"]
+
+
+def judgeSmall(folder, header, settings, truth=None):
+    """Judge a small volume (8, 9, 10) and write all tables and the report; gives what the page holds."""
+    positive, probability = blobs((8, 9, 10))
+    judged = Judged((10, 9, 8), 0.5, 26, readFrame(header), truth is not None)
+    pairs = outcome.watchPairs(iter([(np.where(positive, probability, 0), truth)]), judged, {})
+    counts = scoreBlocks(pairs, 0.5) if truth is not None else deque(pairs, 0) and None
+    kinds = ("particles", "summary", "scores", "errors") if counts else ("particles", "summary")
+    measured, paths = judged.finish(1), {kind: folder / kind for kind in kinds}
+    results = outcome.writeTables(judged, measured, counts, paths, settings)
+    described = outcome.describePage(Namespace(nameInput=Path("scan.nrrd")), judged, "CPU", settings)
+    outcome.writePage(folder / "page.html", judged, measured, results, {}, described)
+    return dataOf((folder / "page.html").read_text())
+
+
+def testOnlyPredictedParticlesHaveANumber(tmp_path):
+    positive, _ = blobs((8, 9, 10))
+    labels, count = ndimage.label(positive, np.ones((3, 3, 3)))
+    truth = ~ndimage.binary_dilation(positive, np.ones((3, 3, 3))) | (labels == count)
+    page = judgeSmall(tmp_path, {}, {}, truth)
+    errors = readTable(tmp_path / "errors")
+    isMiss = errors["kind"] == "miss"
+    assert isMiss.any() and set(errors["label"][isMiss]) == {""} and set(errors["x_voxel"][isMiss]) != {""}
+    assert sorted(errors["label"][~isMiss].astype(int)) == list(range(1, count))
+    numbers = {row["label"] for row in page["particles"] if row["kind"] == "miss"}
+    assert numbers == {""} and len({row["label"] for row in page["particles"]}) == count + 1
+
+
+@pytest.mark.parametrize("isRegion", [True, False])
+def testRegionIsNamedWhereThereIsOne(tmp_path, isRegion, capfd):
+    region = [[2, 12], [0, 9], [30, 38]] if isRegion else [[0, 10], [0, 9], [0, 8]]
+    settings = {"region": region, "inputShape": [20, 9, 40] if isRegion else [10, 9, 8]}
+    page, printed = judgeSmall(tmp_path, {}, settings), capfd.readouterr().out
+    words = "region x 2:12 y 0:9 z 30:38 (half-open) of 20x9x40 voxels"
+    assert (words in page["facts"]) == isRegion == any("region" in fact for fact in page["facts"])
+    remarks = {name: remark for name, _, remark in page["figures"]}
+    assert remarks["volume fraction"] == ("of the region" if isRegion else "of the whole volume")
+    assert ("% of the region" in printed) == isRegion == ("% of the volume" not in printed)
+    assert json.loads((tmp_path / "summary").read_text())["settings"]["region"] == region
+
+
+@pytest.mark.parametrize(
+    ("header", "fact", "note", "diameter"),
+    [
+        ({}, "lengths in voxels", "Lengths are in voxels: the header gives no size of a voxel.", " voxel"),
+        ({"spacings": (0.5,) * 3}, "voxel 0.5 x 0.5 x 0.5 (unit not given)", "The header names no unit", ""),
+        ({"spacings": (0.5,) * 3, "units": ["nm"] * 3}, "voxel 0.5 x 0.5 x 0.5 nm", "", " nm"),
+    ],
+)
+def testPageAndConsoleSayWhatTheHeaderLeavesOpen(tmp_path, header, fact, note, diameter, capfd):
+    page, printed = judgeSmall(tmp_path, header, {}), capfd.readouterr().out
+    assert fact in page["facts"] and len(page["notes"]) == bool(note)
+    assert " ".join(page["notes"]).startswith(note) and note.strip(".") in printed
+    number = {name: value for name, value, _ in page["figures"]}["median diameter"]
+    assert re.fullmatch(rf"[0-9.]+{diameter}", number) and f"median diameter {number} (quart" in printed
+    titles = dict(page["columns"])
+    assert titles["equivalentDiameter"] == "diameter" + f",{diameter}" * bool(diameter)
+    assert " unit " not in printed and "unit³" not in str(page["figures"] + page["columns"])
 
 
 def testPageNeedsNoNetworkAndNothingOfTheInputBecomesMarkup(tmp_path, run):
@@ -363,13 +429,20 @@ def testNothingSticksOutOfAWindow(browser, run, width):
     browser.set_window_size(1200, 1500)
 
 
-def testReportsWithoutReferenceUnitOrParticlesOpenToo(browser, run, tmp_path):
-    nrrd.write(str(tmp_path / "scan_data.nrrd"), nrrd.read(str(run / "scan_data.nrrd"))[0])
+@pytest.mark.parametrize(
+    ("fields", "words", "isPlaced"),
+    [({}, "Lengths are in voxels", False), ({"spacings": [0.5] * 3}, "The header names no unit", True)],
+)
+def testReportsWithoutReferenceUnitOrParticlesOpenToo(browser, run, tmp_path, fields, words, isPlaced):
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), nrrd.read(str(run / "scan_data.nrrd"))[0], fields)
     for threshold in (0.4, 1, 0):
         predict(tmp_path / "scan_data.nrrd", "--threshold", threshold)
         openReport(browser, tmp_path / "scan_segmented_report.html")
+        send(browser, "slice-z", 10)
         assert complaints(browser) == []
-        assert "Lengths are in voxels" in browser.page_source
+        shown = browser.execute_script("return document.querySelector('main').innerText")
+        assert words in shown and ("The cross lies at (20; 15; 5)." in shown) == isPlaced
+        assert "undefined" not in shown
 
 
 def testRowsOfAThinnedOutReportJumpToTheirParticleToo(browser, run, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import resource
 import shutil
 import sys
@@ -364,6 +365,19 @@ def testRegionIsNormalisedByTheWholeVolumeAsTheTrainingWas(grey, tmp_path, capfd
     assert "An unfinished result" not in text and "is finished" not in text
     assert "z-score over the region of interest; the training used another scheme" in text
     assert json.loads((tmp_path / "scan_segmented.json").read_text())["normalization"] == "region"
+
+
+def testRegionIsNamedInThePageTheSummaryAndTheFirstLine(grey, tmp_path, capfd):
+    nrrd.write(str(tmp_path / "scan_data.nrrd"), grey, OBLIQUE)
+    predict(tmp_path / "scan_data.nrrd", "--y1", 16, "--z2", 24, "--no-overview")
+    text, page = capfd.readouterr().out, (tmp_path / "scan_segmented_report.html").read_text()
+    settings = json.loads((tmp_path / "scan_segmented_summary.json").read_text())["settings"]
+    assert (settings["region"], settings["inputShape"]) == ([[0, 80], [16, 60], [0, 24]], [80, 60, 40])
+    assert "region x 0:80 y 16:60 z 0:24 (half-open) of 80x60x40 voxels" in page and "of the region" in page
+    assert re.search(r"Particles: \d+, [\d.]+% of the region", text) and "of the volume" not in text
+    predict(tmp_path / "scan_data.nrrd", "--no-overview")
+    text, page = capfd.readouterr().out, (tmp_path / "scan_segmented_report.html").read_text()
+    assert "% of the volume" in text and "of the whole volume" in page and "half-open" not in page
 
 
 def _momentsUsed(folder, *flags):

@@ -261,9 +261,7 @@ def testAStoppedTrainingRefusesOtherParametersAndData(learningData, tmp_path, mo
 def testAFinishedTrainingIsNotReplacedUnasked(learningData, tmp_path, capsys):
     callTraining(learningData, tmp_path, "--Nepochs", "1")
     before = readResult(tmp_path)
-    with pytest.raises(
-        PipelineError, match=r"net.h5 is of a finished training .*Nepochs 1 -> 2; --restart"
-    ):
+    with pytest.raises(PipelineError, match=r"net.h5 is of a finished training .*Nepochs 1 -> 2; --restart"):
         callTraining(learningData, tmp_path)
     assert readResult(tmp_path) == before
     capsys.readouterr()
