@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,8 @@ from engine.console import (
 )
 from engine.contracts import findContract
 from engine.devices import (
-    CUDA_HINT,
     Sharing,
+    cudaHint,
     describeDevice,
     isOutOfMemory,
     loadKeras,
@@ -75,7 +76,7 @@ saveMinutes = 10.0  # between two saved states of a long epoch
 precision = "float32"  # float32, mixed_bfloat16 or mixed_float16 of the training
 jitCompile = None  # compile with XLA; None = as Keras sees fit
 deterministic = False  # the same result to the last bit on a GPU too; slower there
-deviceCount = 0  # GPUs that share every batch; 0 = all that are visible
+deviceCount = 0  # GPUs that share every batch; 0 = as many of the visible ones as can share it equally
 tensorBoard = ""  # folder of event files for TensorBoard; empty: none
 restart = False  # forget an unfinished or finished training and begin anew
 # What a recipe consists of; None = as the recipe says.
@@ -139,7 +140,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("base_depth", type=int, default=base_depth)
     parser.addFlag("levelCount", type=int, default=levelCount)
     parser.addFlag("seed", type=int, default=seed)
-    parser.addFlag("weightStart", type=Path, default=weightStart or None)
+    parser.addFlag("weightStart", type=Path, default=FOLDER / weightStart if weightStart else None)
     parser.addFlag("learningData", type=Path, default=FOLDER / learningData)
     parser.addFlag("metricsFile", type=Path, default=FOLDER / metricsFile)
     parser.addFlag("weightFile", type=Path, default=FOLDER / weightFile)
@@ -152,7 +153,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.addFlag("jitCompile", action=argparse.BooleanOptionalAction, default=jitCompile)
     parser.addFlag("deterministic", action="store_true", default=deterministic)
     parser.addFlag("deviceCount", type=int, default=deviceCount)
-    parser.addFlag("tensorBoard", type=Path, default=tensorBoard or None)
+    parser.addFlag("tensorBoard", type=Path, default=FOLDER / tensorBoard if tensorBoard else None)
     parser.addFlag("restart", action="store_true", default=restart)
     parser.addFlag("stepsPerEpoch", type=int, default=stepsPerEpoch)
     parser.addFlag("patchSide", type=int, default=patchSide)
@@ -180,38 +181,54 @@ def main(arguments: argparse.Namespace) -> None:
     plan = describeUNet(arguments.base_depth, arguments.levelCount)
     data = {part: openSamples(arguments.learningData, part, plan) for part in ("training", "validation")}
     checkPatches(arguments, plan, data)
-    prepared = readJson(arguments.learningData / "parameters.json") or {}
     start = readStart(arguments, plan)
     identity = identify(arguments)
-    state = TrainingState(arguments.modelFile)
-    if arguments.restart:
-        state.remove()
-    elif isFinished(arguments, identity):
-        state.remove()
-        return
-    saved = state.load()
-    if saved:
-        remedy = "repeat its command to go on, or --restart to begin anew"
-        refuseAnother(saved[0]["identity"], identity, "an unfinished training", remedy)
-    elif not arguments.restart:
-        refuseReplacement(arguments, identity)
+    state = TrainingState(arguments.modelFile, arguments.restart)
+    with state.lock():
+        saved = state.load()
+        if not arguments.restart and isFinished(arguments, identity):
+            if saved and saved[0]["identity"] == identity:
+                state.remove()  # what a kill in the last moment left
+            return
+        if saved and arguments.restart and saved[0]["identity"] != identity:
+            saved = None
+        elif saved:
+            remedy = "repeat its command to go on, or --restart to begin anew"
+            refuseAnother(saved[0]["identity"], identity, "an unfinished training", remedy)
+        elif not arguments.restart:
+            refuseReplacement(arguments, identity)
+        train(arguments, plan, data, start, identity, state, saved)
+
+
+def train(
+    arguments: argparse.Namespace,
+    plan: list,
+    data: dict[str, Samples],
+    start: dict,
+    identity: dict,
+    state: TrainingState,
+    saved: tuple | None,
+) -> None:
+    """Train from the beginning, or from a saved state on."""
     if arguments.deterministic:
         makeDeterministic()
-    printStart(arguments, data)
+    device = printStart(arguments, data)
 
     from engine.learning import EpochBar  # loads Keras
     from engine.training import Training
 
-    with namedMemoryErrors(arguments, data["training"]):
-        parts = assemble(arguments, plan, data, start)
-        training = Training(parts, state, identity, arguments.saveMinutes * 60)
+    parts = assemble(arguments, plan, data, start)
+    training = Training(parts, state, identity, arguments.saveMinutes * 60)
+    note = partial(writeContract, arguments, plan, describeOrigin(arguments, start, device), training)
+    with namedMemoryErrors(arguments, plan, data, training):
         if saved:
             training.resume(*saved)
             print(
                 f"Going on after epoch {training.progress.epoch}, step {training.progress.step}", flush=True
             )
+        else:
+            state.remove()
         bar = [EpochBar(arguments.Nepochs)] if sys.stdout.isatty() else []
-        note = partial(writeContract, arguments, plan, prepared, start, training)
         failure = training.run(partial(reportEpoch, arguments, note), bar)
         thresholds = finish(arguments, plan, data, training, failure)
     note(thresholds)
@@ -220,21 +237,26 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def namedMemoryErrors(arguments: argparse.Namespace, samples: Samples) -> Iterator[None]:
+def namedMemoryErrors(
+    arguments: argparse.Namespace, plan: list, data: dict[str, Samples], training
+) -> Iterator[None]:
     """Say what to try where a device runs out of memory."""
     try:
         yield
     except Exception as error:
         if not isOutOfMemory(error):
             raise
-        sides = patchOf(arguments, samples)
-        smaller = f"--batchSize {max(arguments.batchSize // 2, 1)}"
-        if arguments.batchSize == 1:
-            smaller = f"--patchSide {max(sides) // 2 // 8 * 8 or 8}"
-        step = f"{arguments.batchSize} x {describeShape(sides)} voxels a step"
+        sides, shares = patchOf(arguments, data["training"]), training.parts.sharing.count
+        what, remedy = f"{arguments.batchSize} x {describeShape(sides)} voxels a step", "smaller sub-volumes"
+        multiple = sideMultiple(plan)
+        if training.isValidating:
+            what = f"a validation sub-volume of {describeShape(data['validation'].sides)} voxels"
+        elif arguments.batchSize >= 2 * shares:
+            remedy = f"--batchSize {arguments.batchSize // 2 // shares * shares}, or {remedy}"
+        elif max(sides) >= 2 * multiple:
+            remedy = f"--patchSide {max(sides) // 2 // multiple * multiple}, or {remedy}"
         raise PipelineError(
-            f"the device has too little memory for {step}",
-            remedy=f"try {smaller}, or smaller sub-volumes by prepareData.py",
+            f"the device has too little memory for {what}", remedy=f"try {remedy} by prepareData.py"
         ) from error
 
 
@@ -322,8 +344,7 @@ def isFinished(arguments: argparse.Namespace, identity: dict) -> bool:
     contract = readJson(arguments.modelFile.with_suffix(".json")) or {}
     if contract.get("training", {}).get("identity") != identity:
         return False
-    files = {getattr(arguments, name) for name in MODELS}
-    if any(not file.is_file() or digestFile(file) != contract["files"].get(file.name) for file in files):
+    if not all(isFileOf(contract, getattr(arguments, name)) for name in MODELS):
         return False
     print(f"This training is finished: {relativePath(arguments.modelFile)}; --restart repeats it")
     printNext(arguments)
@@ -331,15 +352,35 @@ def isFinished(arguments: argparse.Namespace, identity: dict) -> bool:
 
 
 def refuseReplacement(arguments: argparse.Namespace, identity: dict) -> None:
-    """Refuse to write over the models of a finished training of other parameters or data."""
-    contract = readJson(arguments.modelFile.with_suffix(".json")) or {}
-    finished = contract.get("training", {}).get("identity")
-    if finished and contract.get("thresholds"):
-        what = f"{relativePath(arguments.modelFile)} is of a finished training that"
-        names = ", ".join(f"--{name}" for name in (*MODELS, "metricsFile"))
-        refuseAnother(
-            finished, identity, what, f"--restart replaces its files; other names keep them ({names})"
-        )
+    """Refuse to write over the models of a finished training, also where only some of them are there."""
+    files = [getattr(arguments, name) for name in MODELS]
+    contracts = [(arguments.modelFile, readJson(arguments.modelFile.with_suffix(".json")))]
+    contracts += [(file, findContract(file)) for file in files if file.is_file()]
+    for file, contract in contracts:
+        finished = (contract or {}).get("training", {}).get("identity")
+        if not (finished and contract.get("thresholds")):
+            continue
+        what, names = relativePath(file), ", ".join(f"--{name}" for name in (*MODELS, "metricsFile"))
+        remedy = f"--restart replaces its files; other names keep them ({names}), another folder the pictures"
+        refuseAnother(finished, identity, f"{what} is of a finished training that", remedy)
+        broken = [file.name for file in files if not isFileOf(contract, file)]
+        rule = f"{what} is of this training, finished, but missing or changed: {', '.join(broken)}"
+        raise PipelineError(rule, remedy="put the file back, or repeat the training with --restart")
+
+
+def isFileOf(contract: dict, file: Path) -> bool:
+    """Whether a file is as a training wrote it."""
+    return file.is_file() and digestFile(file) == contract["files"].get(file.name)
+
+
+def describeOrigin(arguments: argparse.Namespace, start: dict, device: str) -> dict[str, Any]:
+    """Describe what the contract tells of a training from its beginning on."""
+    prepared = readJson(arguments.learningData / "parameters.json")
+    if prepared is None:
+        rule = f"no parameters.json in {relativePath(arguments.learningData)}"
+        print(f"Warning: {rule}; predictData.py will not know how the data were normalised")
+    origin = {"device": device, "versions": packageVersions(), "startedFrom": start.get("record")}
+    return origin | {"data": prepared or {}}
 
 
 def readStart(arguments: argparse.Namespace, plan: list) -> dict:
@@ -396,6 +437,10 @@ def shareBatches(arguments: argparse.Namespace) -> Sharing:
     sharing = Sharing(arguments.deviceCount, arguments.batchSize)
     if sharing.count > 1:
         print(f"Every batch is shared by {sharing.count} devices")
+    if not arguments.deviceCount and sharing.count < sharing.gpuCount:
+        idle = f"{sharing.gpuCount - sharing.count} of {sharing.gpuCount} GPUs stay idle"
+        print(f"{idle}: they share a batch equally (--batchSize {sharing.gpuCount} uses all)")
+    if sharing.count > 1:
         if arguments.precision == "mixed_float16" and loadKeras().backend.backend() == "tensorflow":
             rule = "TensorFlow scales the loss of float16 on every device by itself"
             raise PipelineError(rule, remedy="--precision mixed_bfloat16, or --deviceCount 1")
@@ -453,12 +498,12 @@ def completeRow(row: dict[str, float]) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------ the console
 
 
-def printStart(arguments: argparse.Namespace, data: dict[str, Samples]) -> None:
-    """Print device, versions, parameters and what there is to learn from."""
+def printStart(arguments: argparse.Namespace, data: dict[str, Samples]) -> str:
+    """Print device, versions, parameters and what there is to learn from; gives the device."""
     device = describeDevice()
     print(f"Device: {device}")
     if device.startswith("CPU"):
-        print(CUDA_HINT)
+        print(cudaHint())
     print("Versions: " + "  ".join(f"{name} {version}" for name, version in packageVersions().items()))
     printSettings(arguments)
     for part, samples in data.items():
@@ -473,6 +518,7 @@ def printStart(arguments: argparse.Namespace, data: dict[str, Samples]) -> None:
             print(
                 f"Warning: no positive voxel in the {part} masks; is positiveLabel of prepareData.py right?"
             )
+    return device
 
 
 def patchOf(arguments: argparse.Namespace, samples: Samples) -> tuple[int, ...]:
@@ -542,10 +588,10 @@ def finish(
 
 
 def writeContract(
-    arguments: argparse.Namespace, plan: list, prepared: dict, start: dict, training, thresholds: dict
+    arguments: argparse.Namespace, plan: list, origin: dict, training, thresholds: dict
 ) -> None:
     """Write beside the model what a prediction has to know of it; without thresholds: so far."""
-    progress = training.progress
+    progress, prepared = training.progress, origin["data"]
     names = MODELS if thresholds else MODELS[:-1]  # the last model is written at the end
     files = [file for file in (getattr(arguments, name) for name in names) if file.is_file()]
     names = ("loss", "binary_accuracy", "tp", "fp", "fn", "precision", "recall", "dice", "iou")
@@ -567,11 +613,11 @@ def writeContract(
             "command": commandLine(),
             "parameters": plainSettings(arguments),
             "identity": training.identity,
-            "device": describeDevice(),
+            "device": origin["device"],
             "seconds": progress.seconds,
             "epochSeconds": progress.epochSeconds,
-            "versions": packageVersions(),
-            "startedFrom": start.get("record"),
+            "versions": origin["versions"],
+            "startedFrom": origin["startedFrom"],
         },
         "data": prepared,
         "files": {file.name: digestFile(file) for file in files},

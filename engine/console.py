@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from engine.errors import PipelineError, StoppedBySignal
@@ -154,7 +154,7 @@ def freeMemoryGiB() -> float:
     with contextlib.suppress(OSError, StopIteration):
         with open("/proc/meminfo", encoding="ascii") as file:
             free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) / 2**20
-        return min(free, _containerMemoryGiB())
+        return min(free, containerMemoryGiB())
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 / 2
 
 
@@ -168,10 +168,42 @@ def residentGiB() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def _containerMemoryGiB() -> float:
-    """Read what the control group (container, SLURM job) still allows, GiB; infinite without a limit."""
-    with contextlib.suppress(OSError, ValueError):
-        folder = Path("/sys/fs/cgroup")
-        limit = int((folder / "memory.max").read_text())
-        return (limit - int((folder / "memory.current").read_text())) / 2**30
+def containerMemoryGiB(root: Path = Path("/")) -> float:
+    """Read what the control groups of this process (container, SLURM job) still allow.
+
+    Parameters
+    ----------
+    root : Path
+        Of the file system.
+
+    Returns
+    -------
+    float
+        GiB, the least of all groups that this one lies in; infinite without a limit.
+    """
+    least = float("inf")
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            kind, names = ("memory", GROUP_FILES_1) if controllers else ("", GROUP_FILES_2)
+            top, inner = root / "sys/fs/cgroup" / kind, PurePosixPath(place.strip("/"))
+            for group in (inner, *inner.parents):
+                least = min(least, _allowedGiB(top / group, *names))
+    return least
+
+
+GROUP_FILES_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"  # of version 1
+GROUP_FILES_2 = "memory.max", "memory.current", "inactive_file"
+
+
+def _allowedGiB(folder: Path, limit: str, usage: str, cache: str) -> float:
+    """Read what one group still allows; what was only read from files and could be dropped counts as free."""
+    with contextlib.suppress(OSError, ValueError):  # no such group; no limit: "max"
+        allowed = int((folder / limit).read_text()) - int((folder / usage).read_text())
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            lines = (folder / "memory.stat").read_text().splitlines()
+            allowed += int(dict(line.split(" ", 1) for line in lines)[cache])
+        return allowed / 2**30
     return float("inf")

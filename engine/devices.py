@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from engine.errors import PipelineError
 
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under Windows, AMD
-CUDA_HINT = 'No GPU in use; for an NVIDIA card: pip install "tensorflow[and-cuda]"'
+CUDA_PACKAGES = {"jax": "jax[cuda12]", "torch": "torch"}
 
 
 def loadKeras():
@@ -62,6 +62,12 @@ def describeDevice() -> str:
     return f"GPU {', '.join(names)}{f' ({memory})' if memory else ''}, {backend}"
 
 
+def cudaHint() -> str:
+    """Tell how the back end in use would find an NVIDIA card."""
+    package = CUDA_PACKAGES.get(loadKeras().backend.backend(), "tensorflow[and-cuda]")
+    return f'No GPU in use; for an NVIDIA card: pip install "{package}"'
+
+
 def hasGpu() -> bool:
     """Whether Keras would compute on a GPU; where no driver is loaded, Keras is not loaded to find out."""
     return any(os.path.exists(path) for path in GPU_DRIVERS) and bool(
@@ -93,21 +99,28 @@ def _coreCount() -> int:
 
 
 def _gpuMemory() -> str:
-    """Total memory of the NVIDIA cards, as their driver tells it; empty where it cannot be asked."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader"]
+    """Total memory of the NVIDIA cards in use, as their driver tells it; empty where it cannot be asked."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        return ", ".join(answer.stdout.split("\n")).strip(", ")
+        return ", ".join(_askDriver("memory.total", "csv,noheader"))
     return ""
 
 
 def freeGpuGiB() -> float:
-    """Free memory of the first NVIDIA card, as its driver tells it; 8 GiB where it cannot be asked."""
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
-        return float(answer.stdout.split()[0]) / 1024
+    """Free memory of the first NVIDIA card in use, as its driver tells it; 8 GiB where it cannot be asked."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return float(_askDriver("memory.free", "csv,noheader,nounits")[0]) / 1024
     return 8.0
+
+
+def _askDriver(what: str, form: str) -> list[str]:
+    """Ask the driver of the NVIDIA cards; a line for each card that this process may use."""
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    lines = []
+    for name in visible:
+        query = ["nvidia-smi", f"--query-gpu={what}", f"--format={form}", *([f"--id={name}"] if name else [])]
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+        lines += [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    return lines
 
 
 def processorName() -> str:
@@ -157,7 +170,7 @@ class Sharing:
             rule = f"{deviceCount} devices share a batch equally"
             expected = f"batchSize a multiple of {deviceCount}"
             raise PipelineError(rule, expected=expected, received=batchSize)
-        self.devices = devices[:deviceCount]
+        self.devices, self.gpuCount = devices[:deviceCount], len(devices) if isGpu else 0
         self._strategy = self._distribution = None
         if len(self.devices) > 1 and backend == "tensorflow":
             tensorflow = importlib.import_module("tensorflow")

@@ -9,10 +9,16 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from engine.errors import PipelineError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CHUNK_BYTES = 1 << 22
@@ -121,6 +127,36 @@ def _isAlive(processId: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def lockFile(file: IO, path: Path, what: str) -> None:
+    """Make sure that no other process has locked the same file, until it is closed.
+
+    Parameters
+    ----------
+    file : file
+        Open.
+    path : Path
+        Its name.
+    what : str
+        What a user reads of the other process.
+
+    Raises
+    ------
+    PipelineError
+        Another process has locked it, or finished meanwhile and removed it.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        isOurs = os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        isOurs = False
+    except OSError:  # a file system without locks
+        return
+    if not isOurs:
+        raise PipelineError(what, file=path)
 
 
 def explainWriteError(error: OSError, path: Path) -> PipelineError:

@@ -236,8 +236,8 @@ def toNumpy(tensor) -> np.ndarray:
     return np.array(value.read_value() if hasattr(value, "read_value") else value)
 
 
-def restoreState(model: keras.Model, arrays: dict[str, np.ndarray], group: str = "") -> None:
-    """Set what `captureState` copied, of one group or of all."""
+def restoreState(model: keras.Model, arrays: dict[str, np.ndarray], group: str) -> None:
+    """Set what `captureState` copied, of one group of variables."""
     for name, variable in _variables(model):
         if name.startswith(group):
             variable.assign(arrays[name])

@@ -21,17 +21,13 @@ from engine.files import (
     CHUNK_BYTES,
     explainWriteError,
     flushToDisk,
+    lockFile,
     readJson,
     reserveSpace,
     writeAtomically,
     writeJson,
 )
 from engine.nrrdHeaders import describeData, formatHeader
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock
-    fcntl = None
 
 COMMIT_SECONDS = 5.0  # between two entries of the journal: what a kill can cost
 DIGEST_LENGTH = 64
@@ -93,20 +89,6 @@ class PartialVolume:
         os.fsync(self.file.fileno())
         writeJson(journalName(self.path), self.journal | {"progress": self._latest})
         self._committed = time.monotonic()
-
-    def lock(self) -> None:
-        """Make sure that no other process writes the same result, until the file is closed."""
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            isOurs = os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            isOurs = False
-        except OSError:  # a file system without locks
-            return
-        if not isOurs:
-            raise PipelineError("another process is writing this result", file=self.path)
 
     def interrupt(self) -> None:
         """Note what is done for the next run; keep nothing where nothing was done."""
@@ -217,7 +199,7 @@ def openPartial(
         partial.touch()
         volume = PartialVolume(partial, shape, dtype, len(text), journal)
     with volume.file:
-        volume.lock()
+        lockFile(volume.file, volume.path, "another process is writing this result")
         try:
             with _explained(path):
                 if not journal["progress"]:

@@ -31,11 +31,18 @@ class Checkpoint(NamedTuple):
     isHighest: bool  # whether more is better
 
     def isBetter(self, row: Row, best: Row | None) -> bool:
-        """Whether an epoch is better than the best one so far; one of NaN can have the best accuracy."""
-        value = row[self.metric]
-        if not (math.isfinite(value) and math.isfinite(row["val_loss"])):
+        """Whether an epoch is better than the best one so far; one of NaN can have the best accuracy.
+
+        The loss decides between equals: as long as nothing is found, every Dice is 0.
+        """
+        if not (math.isfinite(row[self.metric]) and math.isfinite(row["val_loss"])):
             return False
-        return best is None or (value > best[self.metric] if self.isHighest else value < best[self.metric])
+        return best is None or self._rank(row) > self._rank(best)
+
+    def _rank(self, row: Row) -> tuple[float, float]:
+        """Order epochs: more is better."""
+        value = row[self.metric]
+        return value if self.isHighest else -value, -row["val_loss"]
 
 
 @dataclass
@@ -91,6 +98,11 @@ class Training:
         self.isDiverged = False  # the loss is no number any more
         self._unread: dict[str, np.ndarray] | None = None  # state of the metrics within an epoch
         self._begin = self._epochBegin = time.monotonic()
+
+    @property
+    def isValidating(self) -> bool:
+        """Whether no step is under way: the validation of an epoch, or all are done."""
+        return self.progress.learnt is not None or self.progress.epoch == self.parts.epochCount
 
     def resume(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Go on from a state: what `TrainingState.load` gave."""

@@ -1,16 +1,18 @@
 """The state of an unfinished training: two files in turn, so that one is whole at any moment."""
 
+import contextlib
 import hashlib
 import io
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.errors import PipelineError
-from engine.files import writeAtomically
+from engine.files import lockFile, writeAtomically
 
 LOGGER = logging.getLogger(__name__)
 DIGEST_BYTES = 32
@@ -24,11 +26,32 @@ class TrainingState:
     ----------
     modelFile : path
         Names the files: .state-NAME-0 and .state-NAME-1 in the same folder.
+    isRestart : bool
+        The training was asked to begin anew. What it saves says so, for a repetition of the same command to
+        go on instead of beginning anew once more.
     """
 
-    def __init__(self, modelFile: Path) -> None:
+    def __init__(self, modelFile: Path, isRestart: bool = False) -> None:
         self.paths = [modelFile.with_name(f".state-{modelFile.stem}-{number}") for number in (0, 1)]
+        self.isRestart = isRestart
+        self._lock = modelFile.with_name(f".lock-{modelFile.stem}")
         self._saved = 0
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from training the same model in this block.
+
+        Raises
+        ------
+        PipelineError
+            One is at it.
+        """
+        with open(self._lock, "ab") as file:
+            lockFile(file, self._lock, "another process is training this model")
+            try:
+                yield
+            finally:
+                self._lock.unlink(missing_ok=True)
 
     def save(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Replace the older file.
@@ -46,7 +69,8 @@ class TrainingState:
             The disk is full; both files are as before.
         """
         buffer, number = io.BytesIO(), self._saved + 1
-        text = np.frombuffer(json.dumps(record | {"number": number}).encode(), np.uint8)
+        marks = {"number": number, "isRestart": self.isRestart}
+        text = np.frombuffer(json.dumps(record | marks).encode(), np.uint8)
         np.savez(buffer, **{RECORD: text}, **arrays)
         content = buffer.getvalue()
         with writeAtomically(self.paths[number % 2]) as temporary:
@@ -56,14 +80,16 @@ class TrainingState:
     def load(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """Read the newer of the files that are whole; a damaged one is reported.
 
+        Where the training shall begin anew, only what it has saved itself since then counts.
+
         Raises
         ------
         PipelineError
-            There are files and all of them are damaged.
+            There are files, all of them are damaged, and the training shall not begin anew.
         """
         existing = [path for path in self.paths if path.exists()]
         found = [state for state in map(_readState, existing) if state]
-        if existing and not found:
+        if existing and not (found or self.isRestart):
             raise PipelineError(
                 "the state of the unfinished training is damaged",
                 file=existing[0],
@@ -72,7 +98,10 @@ class TrainingState:
         if not found:
             return None
         newest = max(found, key=lambda state: state[0]["number"])
-        self._saved = newest[0].pop("number")
+        isRestart = newest[0].pop("isRestart", False)
+        if self.isRestart and not isRestart:
+            return None
+        self._saved, self.isRestart = newest[0].pop("number"), isRestart
         return newest
 
     def remove(self) -> None:

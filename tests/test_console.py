@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from engine.console import (
+    GROUP_FILES_1,
+    GROUP_FILES_2,
     Stopwatch,
     commandLine,
+    containerMemoryGiB,
     describeShape,
     freeMemoryGiB,
     packageVersions,
@@ -76,8 +79,39 @@ def testVersionsAreThoseOfTheInstalledPackages():
 
 def testFreeMemoryIsThatOfTheMachineOrOfItsContainer(monkeypatch):
     assert 0.1 < freeMemoryGiB() < 1e4
-    monkeypatch.setattr("engine.console._containerMemoryGiB", lambda: 0.25)
+    monkeypatch.setattr("engine.console.containerMemoryGiB", lambda: 0.25)
     assert freeMemoryGiB() == 0.25
+
+
+@pytest.mark.parametrize(
+    ("group", "folder", "names", "nothing"),
+    [
+        ("4:cpu,cpuacct:/x\n3:memory:", "memory", GROUP_FILES_1, "9223372036854771712"),
+        ("0::", "", GROUP_FILES_2, "max"),
+    ],
+)
+def testLimitOfAJobCountsWhereverItIsSet(tmp_path, group, folder, names, nothing):
+    limit, usage, cache = names
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"{group}/slurm/job_7/step_0\n")
+    step = tmp_path / "sys/fs/cgroup" / folder / "slurm/job_7/step_0"
+    step.mkdir(parents=True)
+    assert containerMemoryGiB(tmp_path) == float("inf")
+    for place, most, used in ((step, nothing, 2 << 30), (step.parent, str(4 << 30), 3 << 30)):
+        (place / limit).write_text(f"{most}\n")
+        (place / usage).write_text(f"{used}\n")
+    assert containerMemoryGiB(tmp_path) == 1
+    (step.parent / "memory.stat").write_text(
+        f"anon 5\n{cache} {1 << 29}\n"
+    )  # 0.5 GiB of files that were read
+    assert containerMemoryGiB(tmp_path) == 1.5
+    (tmp_path / "proc/self/cgroup").write_text(
+        f"{group}/elsewhere\n"
+    )  # in a container: the group is the root
+    assert containerMemoryGiB(tmp_path) == float("inf")
+    (tmp_path / "sys/fs/cgroup" / folder / limit).write_text(str(1 << 30))
+    (tmp_path / "sys/fs/cgroup" / folder / usage).write_text(str(1 << 28))
+    assert containerMemoryGiB(tmp_path) == 0.75
 
 
 @pytest.mark.parametrize("module", ["prepareData", "trainingAndValidation", "predictData", "functions"])

@@ -68,9 +68,20 @@ def testFreeMemoryOfTheGpuIsWhatTheDriverTells(tmp_path, monkeypatch):
     tool.write_text("#!/bin/sh\necho 40960\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert engine.devices.freeGpuGiB() == 40
-    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.write_text('#!/bin/sh\ncase "$*" in *--id=1) echo 10240;; *--id=0) echo 20480;; *) exit 9;; esac\n')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert engine.devices.freeGpuGiB() == 10
+    assert engine.devices._gpuMemory() == "10240, 20480"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-4")  # the tool does not know it
     assert engine.devices.freeGpuGiB() == 8
+
+
+def testHintNamesThePackageOfTheBackEnd(backend):
+    for name, package in (("jax", "jax[cuda12]"), ("tensorflow", "tensorflow[and-cuda]")):
+        backend(name, [])
+        assert engine.devices.cudaHint().endswith(f'pip install "{package}"')
 
 
 def testWithoutADriverNoBackEndIsLoadedToFindAGpu(monkeypatch):

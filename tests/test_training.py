@@ -18,6 +18,7 @@ import trainingAndValidation as script
 from engine.contracts import findContract
 from engine.errors import PipelineError, StoppedBySignal
 from engine.models import readWeights
+from engine.trainingState import TrainingState
 from functions import describeUNet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -253,9 +254,11 @@ def testAStoppedTrainingRefusesOtherParametersAndData(learningData, tmp_path, mo
     callTraining(learningData, tmp_path)
     assert "This training is finished" in capsys.readouterr().out
     (tmp_path / "dice.h5").unlink()
-    stopAtStep(monkeypatch, 1)
-    with pytest.raises(StoppedBySignal):  # it trains anew
+    with pytest.raises(PipelineError, match=r"net.h5 is of this training, finished, but .*changed: dice.h5;"):
         callTraining(learningData, tmp_path)
+    stopAtStep(monkeypatch, 1)
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path, "--restart")
 
 
 def testAFinishedTrainingIsNotReplacedUnasked(learningData, tmp_path, capsys):
@@ -263,12 +266,67 @@ def testAFinishedTrainingIsNotReplacedUnasked(learningData, tmp_path, capsys):
     before = readResult(tmp_path)
     with pytest.raises(PipelineError, match=r"net.h5 is of a finished training .*Nepochs 1 -> 2; --restart"):
         callTraining(learningData, tmp_path)
+    with pytest.raises(PipelineError, match=r"loss.h5 is of a finished training .*Nepochs 1 -> 2; --restart"):
+        callTraining(learningData, tmp_path, "--modelFile", tmp_path / "second.h5")
     assert readResult(tmp_path) == before
     capsys.readouterr()
     callTraining(learningData, tmp_path, "--Nepochs", "1")
     assert re.search(r"is finished.*\nThe next .*\nNext: python3 predictData.py", capsys.readouterr().out)
     callTraining(learningData, tmp_path, "--restart")
     assert readResult(tmp_path) != before
+
+
+def testARestartedTrainingThatIsStoppedGoesOn(learningData, tmp_path, monkeypatch, capsys):
+    callTraining(learningData, tmp_path, "--Nepochs", "1")
+    finished = readResult(tmp_path)
+    stopAtStep(monkeypatch, 2)  # in the first epoch: the files of the finished one are still there
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path, "--restart")
+    assert readResult(tmp_path) == finished
+    callTraining(learningData, tmp_path, "--Nepochs", "1")  # says that it is finished, and removes nothing
+    capsys.readouterr()
+    stopAtStep(monkeypatch, 4)
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path, "--restart")
+    assert "Going on after epoch 0, step 2" in capsys.readouterr().out
+    with pytest.raises(PipelineError, match="an unfinished training differs in seed 1 -> 2"):
+        callTraining(learningData, tmp_path, "--seed", "2")
+    callTraining(learningData, tmp_path)
+    assert "Going on after epoch 1" in capsys.readouterr().out
+    stopAtStep(monkeypatch, 2)
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path, "--restart")
+    assert "Going on" not in capsys.readouterr().out
+    callTraining(learningData, tmp_path, "--restart", "--Nepochs", "1")  # another one: anew
+    assert "Going on" not in capsys.readouterr().out and readResult(tmp_path) == finished
+
+
+def testOneModelIsTrainedByOneProcess(learningData, tmp_path, capsys):
+    with TrainingState(tmp_path / "net.h5").lock():
+        with pytest.raises(PipelineError, match="lock-net: another process is training this model"):
+            callTraining(learningData, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".lock-net").touch()  # of a process that was killed
+    callTraining(learningData, tmp_path, "--Nepochs", "1")
+    assert not [*tmp_path.glob(".*")]
+
+
+def testDataWithoutTheirParametersAreWarnedOf(learningData, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(learningData, data)
+    (data / "parameters.json").unlink(missing_ok=True)
+    callTraining(data, tmp_path, "--Nepochs", "1")
+    assert "Warning: no parameters.json in" in capsys.readouterr().out
+
+
+def testTheLossDecidesBetweenEpochsThatFindNothing():
+    from engine.training import Checkpoint
+
+    checkpoint = Checkpoint(Path("dice.h5"), "val_dice", True)
+    first, second, third = ({"val_dice": d, "val_loss": v} for d, v in ((0, 2.0), (0, 1.0), (0.1, 3.0)))
+    assert checkpoint.isBetter(second, first) and not checkpoint.isBetter(first, second)
+    assert checkpoint.isBetter(third, second) and not checkpoint.isBetter(third, third)
+    assert not checkpoint.isBetter({"val_dice": 1.0, "val_loss": float("nan")}, None)
 
 
 def testAnUnfinishedTrainingHasAContractAndNoThreshold(learningData, tmp_path, monkeypatch):
@@ -344,15 +402,26 @@ def testDataThatChangeWhileTheyAreLearntEndTheTraining(learningData, tmp_path, m
         callTraining(data, tmp_path, "--stepsPerEpoch", "50")
 
 
-@pytest.mark.parametrize(("batch", "words"), [("2", "--batchSize 1"), ("1", "--patchSide 8")])
-def testTooLittleMemoryOfADeviceNamesWhatToTry(learningData, tmp_path, monkeypatch, batch, words):
+@pytest.mark.parametrize(
+    ("method", "batch", "words"),
+    [
+        (
+            "fit",
+            "2",
+            "2 x 16x16x16 voxels a step; try --batchSize 1, or smaller sub-volumes by prepareData.py",
+        ),
+        ("fit", "1", "1 x 16x16x16 voxels a step; try --patchSide 8, or smaller"),
+        ("evaluate", "2", "a validation sub-volume of .* voxels; try smaller sub-volumes by prepareData.py"),
+    ],
+)
+def testTooLittleMemoryOfADeviceNamesWhatToTry(learningData, tmp_path, monkeypatch, method, batch, words):
     import tensorflow
 
     def fail(*_, **__):
         raise tensorflow.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr("keras.Model.fit", fail)
-    with pytest.raises(PipelineError, match=rf"too little memory for {batch} x 16x16x16 .*{words}"):
+    monkeypatch.setattr(f"keras.Model.{method}", fail)
+    with pytest.raises(PipelineError, match=f"the device has too little memory for {words}"):
         callTraining(learningData, tmp_path, "--patchSide", "16", "--batchSize", batch)
 
 
