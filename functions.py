@@ -82,7 +82,7 @@ def selectPositive(mask: np.ndarray, positiveLabel: Sequence[int] = (0,)) -> np.
 def parseLabels(labels: str | Sequence[int]) -> list[int]:
     """Read one label or several: "0", "1,2" or a list of numbers; PipelineError for anything else."""
     try:
-        return [int(label) for label in (labels.split(",") if isinstance(labels, str) else labels)]
+        return [int(label) for label in (str(labels).split(",") if np.isscalar(labels) else labels)]
     except ValueError:
         rule = "positiveLabel must be whole numbers separated by commas"
         raise PipelineError(rule, received=repr(labels)) from None

@@ -9,10 +9,12 @@ Out: the probability as float32 NRRD with the geometry of the input; from it a m
 """
 
 import argparse
+import contextlib
 import itertools
 import math
 import os
 import shutil
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,11 +40,18 @@ from engine.console import (
 from engine.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
 from engine.errors import PipelineError
 from engine.figures import MidSlices, drawPrediction
-from engine.files import digestFile, readJson, writeJson
+from engine.files import digestFile, lockName, readJson, writeJson
 from engine.geometry import compareGeometry
 from engine.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
 from engine.nrrdFiles import NrrdVolume, checkRegion, cropHeader, openVolume, voxelSize
-from engine.partialVolume import decodeProbability, describeScale, openPartial, readJournal
+from engine.partialVolume import (
+    decodeProbability,
+    describeScale,
+    listDifferences,
+    openPartial,
+    partialName,
+    readJournal,
+)
 from engine.plan import haloOf, sideMultiple
 from engine.prediction import Stream, timeSlab
 from engine.stream import Step, describeStream
@@ -122,7 +131,9 @@ class Run(NamedTuple):
     steps: list[Step]
     journal: dict[str, Any]
     digests: dict[Path, str]
-    differences: list[str]  # from an unfinished result under the same name
+    differences: list[str]  # from an earlier result under the same name, finished or not
+    origin: dict[str, Any]  # what the probability was made with, now or by an earlier run
+    isFinished: bool  # by an earlier run
 
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -192,19 +203,26 @@ def main(arguments: argparse.Namespace) -> None:
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     backend = chooseBackend(arguments.engine, arguments.precision)
     clock.lap("opening")
-    run = prepareRun(arguments, request, backend, geometry, describeStream(plan, weights))
-    clock.lap("digests")
-    printStart(arguments, request, contract, run)
-    print(f"Threshold: {limit:g}, {why}")
-    isDone = not arguments.dryRun and isPredicted(arguments, run)
-    checkDisk(arguments, run, isDone)
-    if isDone:
-        print(f"Probability: {arguments.nameOutput.name} is finished; delete it to have it computed again")
+    lock = lockName(arguments.nameOutput, "another process is writing this result")
+    with contextlib.nullcontext() if arguments.dryRun else lock:
+        run = prepareRun(arguments, request, backend, geometry, describeStream(plan, weights))
+        clock.lap("digests")
+        printStart(arguments, request, contract, run)
+        print(f"Threshold: {limit:g}, {why}")
+        checkDisk(arguments, run)
+        work(arguments, request, run, clock)
+
+
+def work(arguments: argparse.Namespace, request: Request, run: Run, clock: Stopwatch) -> None:
+    """Predict what is not predicted yet, and go on to the results."""
+    if run.isFinished:
         looks = openLooks(arguments, request)
-        deque(listPlanes(arguments, request, looks), 0)
+        if arguments.report or arguments.overview:
+            deque(listPlanes(arguments, request, looks), 0)
         clock.lap("statistics")
     else:
-        stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
+        section = tileSection(run.geometry, run.layout)
+        stream = openStream(run.backend, run.steps, run.layout.slab, section)
         if arguments.dryRun or countSlabs(run) >= MANY_SLABS:
             printEstimate(stream, run)
         if arguments.dryRun:
@@ -262,9 +280,10 @@ def goOn(
 
     clock.lap("opening")
     tables = paths.keys() - {"overview"}  # the overview needs no particles
+    isMeasured = bool(tables) or (hasReference and arguments.minimumVoxels > 1)
     header = cropHeader(request.volume.header, request.region, np.uint8)
     frame = readFrame(header)
-    judged = Judged(request.shape, limit, arguments.connectivity, frame, hasReference, bool(tables))
+    judged = Judged(request.shape, limit, arguments.connectivity, frame, hasReference, isMeasured)
     previews = openPreviews(request.shape, hasReference, preview)
     pairs = outcome.watchPairs(listPairs(arguments, request), judged, previews)
     counts = scoreBlocks(pairs, limit) if hasReference else None
@@ -272,7 +291,7 @@ def goOn(
     clock.lap("reading back")
     if counts:
         warnOfLabels(counts, arguments, request)
-    if tables:
+    if isMeasured:
         measured = judged.finish(arguments.minimumVoxels)
         if counts:
             counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
@@ -285,7 +304,7 @@ def goOn(
         settings = describeChoice(arguments, limit) | describeInputs(request, run, bool(counts))
         results = outcome.writeTables(judged, measured, counts, paths, settings)
         if "report" in paths:
-            device = f"{run.backend.device}, {run.backend.precision}"
+            device = f"{run.origin['device']}, {run.origin['precision']}"
             described = outcome.describePage(arguments, judged, device, settings)
             outcome.writePage(paths["report"], judged, measured, results, previews, described)
     clock.lap("particles")
@@ -380,6 +399,7 @@ def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolu
             file=reference.path,
             expected=volume.shape,
             received=reference.shape,
+            remedy="--nameReference none predicts without it",
         )
     difference = compareGeometry(volume.header, reference.header, volume.shape)
     if difference:
@@ -389,7 +409,7 @@ def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolu
             file=reference.path,
             expected=expected,
             received=received,
-            remedy="give the mask the geometry of the volume it was drawn on, or none",
+            remedy="give it the geometry of its volume, or predict without it (--nameReference none)",
         )
     return reference
 
@@ -405,7 +425,7 @@ def prepareRun(
         "engine": backend.engine,
         "precision": backend.precision,
     }
-    journal, differences, digests = None, [], {}
+    journal, differences, digests, finished = None, [], {}, None
     if not arguments.dryRun:
         weightFile = arguments.weightFile or arguments.modelFile
         inputs = {
@@ -416,14 +436,58 @@ def prepareRun(
         inputs |= {f"data file {number}": path for number, path in enumerate(request.volume.dataPaths, 1)}
         digests = {path: digestFile(path) for path in sorted(set(inputs.values()))}
         identity |= {name: digests[path] for name, path in inputs.items()}
-        journal, differences = readJournal(arguments.nameOutput, identity)
+        finished, differences = readFinished(arguments, identity)
+        if not finished:
+            journal, unfinished = readJournal(arguments.nameOutput, identity)
+            differences = unfinished or differences
     if journal:
         layout = Layout(*journal["layout"])
     else:
         budget = arguments.memoryBudget or availableMemory(backend)
         layout = chooseLayout(geometry, steps, backend.byteCount, budget, baseMemory(backend))
         journal = {"identity": identity, "layout": list(layout), "progress": {}}
-    return Run(backend, geometry, layout, steps, journal, digests, differences)
+    origin = {name: finished.get(name) for name in ORIGIN} if finished else describeOrigin(backend)
+    isFinished = finished is not None
+    if finished:
+        journal["identity"] = finished["identity"]
+    return Run(backend, geometry, layout, steps, journal, digests, differences, origin, isFinished)
+
+
+ORIGIN = ("engine", "precision", "device", "predicted")
+
+
+def describeOrigin(backend: Backend) -> dict[str, Any]:
+    """Describe what a probability is made with."""
+    predicted = {"date": time.strftime("%Y-%m-%d %H:%M"), "versions": packageVersions()}
+    return dict(zip(ORIGIN, (backend.engine, backend.precision, backend.device, predicted), strict=True))
+
+
+def readFinished(arguments: argparse.Namespace, identity: dict[str, Any]) -> tuple[dict | None, list[str]]:
+    """Read the record of a finished probability of the same input, model and parameters.
+
+    Returns
+    -------
+    record : dict or None
+        None where it has to be computed.
+    differences : list of str
+        What is not as in a finished one.
+    """
+    try:
+        record = readJson(arguments.nameOutput.with_suffix(".json")) or {}
+    except PipelineError:
+        return None, []
+    if not (arguments.nameOutput.is_file() and isinstance(record.get("identity"), dict)):
+        return None, []
+    free = {name for name in ("engine", "precision") if getattr(arguments, name) == "auto"}
+    free |= {"memoryBudget"}  # changes only how the same is computed
+    kept, wanted = (
+        {name: value for name, value in part.items() if name not in free}
+        for part in (record["identity"], identity)
+    )
+    differences = listDifferences(kept, wanted)
+    if not differences and record.get("result") != stampOf(arguments.nameOutput):
+        differences = [f"{arguments.nameOutput.name} was changed since it was written"]
+    return (None, differences) if differences else (record, [])
 
 
 def listPlanes(arguments: argparse.Namespace, request: Request, looks: Looks) -> Iterator[np.ndarray]:
@@ -526,31 +590,36 @@ def printStart(arguments: argparse.Namespace, request: Request, contract: dict |
         else "one tile"
     )
     print(f"Stream: {run.layout.slab} planes at a time, {cut}, {run.layout.memory:.2f} GiB of memory")
-    if run.differences:
-        print(f"An unfinished result is begun anew: {'; '.join(run.differences)}")
+    if run.isFinished:
+        print(f"Probability: {arguments.nameOutput.name} is finished; delete it to have it computed again")
+    elif run.differences:
+        print(f"An earlier result is begun anew: {'; '.join(run.differences)}")
     progress = run.journal["progress"]
     if progress:
         print(f"Going on with an unfinished result: tile {progress['tile'] + 1}, plane {progress['planes']}")
 
 
-def checkDisk(arguments: argparse.Namespace, run: Run, isDone: bool) -> None:
+def checkDisk(arguments: argparse.Namespace, run: Run) -> None:
     """Print what the results take on the disk; refuse a disk that is too full, before any work.
 
     NRRD masks and labels are compressed to a few hundredths of the probability: they are not counted.
     """
     voxelCount = math.prod(run.geometry.size)
-    byteCount = 0 if isDone else voxelCount * np.dtype(arguments.outputType).itemsize
+    byteCount = 0 if run.isFinished else voxelCount * np.dtype(arguments.outputType).itemsize
     scratch = byteCount if arguments.outputEncoding == "gzip" else 0
     kinds = chooseResults(arguments, False) if arguments.outputFormat == "tiff" else ()
     copies = voxelCount * sum(TIFF_BYTES.get(kind, 0) for kind in kinds)
     free = shutil.disk_usage(arguments.nameOutput.parent).free
-    if isDone and not copies:
+    if run.isFinished and not copies:
         return
     sizes = f"Result: {byteCount / 2**30:.3f} GiB"
     sizes += ", as much for a while before it is gzip" if scratch else ""
     sizes += f", at most {copies / 2**30:.3f} GiB as TIFF" if copies else ""
     print(f"{sizes}; {free / 2**30:.1f} GiB of the disk are free")
-    needed = byteCount + scratch + copies - (byteCount if run.journal["progress"] else 0)
+    needed = byteCount + scratch + copies
+    with contextlib.suppress(OSError, AttributeError):  # none there; Windows
+        held = partialName(arguments.nameOutput).stat().st_blocks * 512  # goes on, or is written over
+        needed -= min(held, byteCount)
     if needed > free:
         raise PipelineError(
             "too little disk for the result",
@@ -569,9 +638,11 @@ def printEstimate(stream: Stream, run: Run) -> None:
     """Print how long the prediction would take, from one timed slab."""
     section = tileSection(run.geometry, run.layout)
     seconds = timeSlab(stream, section)
-    duration = countSlabs(run) * seconds
-    speed = math.prod(run.geometry.size) / 1e6 / duration
-    print(f"Estimate: {describeDuration(duration)} at {speed:.2f} Mvoxel/s (one slab: {seconds:.3f} s)")
+    duration, progress = countSlabs(run) * seconds, run.journal["progress"]
+    speed = f"{math.prod(run.geometry.size) / 1e6 / duration:.2f} Mvoxel/s"
+    tiles = run.layout.rowTiles * run.layout.columnTiles
+    done = (progress["tile"] + progress["planes"] / run.geometry.size[0]) / tiles if progress else 0
+    print(f"Estimate: {describeDuration(duration * (1 - done))} at {speed} (one slab: {seconds:.3f} s)")
 
 
 def printScores(scores: dict, arguments: argparse.Namespace, limit: float) -> None:
@@ -601,14 +672,12 @@ def noteRun(
         "parameters": plainSettings(arguments),
         "region": [list(axis) for axis in request.region],
         "normalization": request.normalization,
-        "engine": run.backend.engine,
-        "precision": run.backend.precision,
-        "device": run.backend.device,
+        **run.origin,
         "threshold": request.threshold,
         "scores": scores,
         "versions": packageVersions(),
         "inputs": {str(relativePath(path)): digest for path, digest in run.digests.items()},
-        "identity": identify(run),
+        "identity": run.journal["identity"],
         "result": stampOf(arguments.nameOutput),
         "seconds": clock.seconds,
     }
@@ -616,25 +685,10 @@ def noteRun(
     return record
 
 
-def identify(run: Run) -> dict[str, Any]:
-    """Describe what the probabilities follow from; the memory changes only how they are computed."""
-    return {name: value for name, value in run.journal["identity"].items() if name != "memoryBudget"}
-
-
 def stampOf(path: Path) -> list[int]:
     """Tell a file from a later one of the same name: bytes and time of the last change."""
     state = path.stat()
     return [state.st_size, state.st_mtime_ns]
-
-
-def isPredicted(arguments: argparse.Namespace, run: Run) -> bool:
-    """Whether the probabilities lie there, finished, of the same input, model and parameters."""
-    try:
-        record = readJson(arguments.nameOutput.with_suffix(".json")) or {}
-        isSame = record.get("identity") == identify(run)
-        return isSame and record.get("result") == stampOf(arguments.nameOutput)
-    except (OSError, PipelineError):
-        return False
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from engine.console import (
     runScript,
 )
 from engine.errors import PipelineError
-from engine.files import digestFile, readJson, writeArraysAtomically, writeJson
+from engine.files import digestFile, lockName, readJson, writeArraysAtomically, writeJson
 from engine.geometry import compareGeometry
 from engine.nrrdFiles import NrrdVolume, openVolume
 from functions import (
@@ -44,7 +44,6 @@ from functions import (
     prep_img,
     quarterTurns,
     readDataImage,
-    readDataMask,
     rotateSubVolume,
     selectPositive,
 )
@@ -163,7 +162,10 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[Pair]:
 
 
 def warnOfNumbers(images: list[Path], masks: list[Path]) -> None:
-    """Warn where sorted names (scan10, scan2) pair other files than their numbers (scan2, scan10) would."""
+    """Warn where the numbers in the names of a pair differ.
+
+    Also where sorted names (scan10, scan2) pair other files than their numbers (scan2, scan10) would.
+    """
     byNumber = dict(zip(sorted(images, key=splitNumbers), sorted(masks, key=splitNumbers), strict=True))
     for image, mask in zip(images, masks, strict=True):
         other = byNumber[image]
@@ -172,6 +174,11 @@ def warnOfNumbers(images: list[Path], masks: list[Path]) -> None:
                 f"Warning: {image}: sorted by name it belongs to {mask.name}, by the numbers in the names to "
                 f"{other.name}; number images and masks alike with leading zeros (scan02, scan10)"
             )
+            return
+    for image, mask in zip(images, masks, strict=True):
+        numbers, others = ([*map(int, re.findall("[0-9]+", path.stem))] for path in (image, mask))
+        if len(numbers) == len(others) and numbers != others:
+            print(f"Warning: {image} is paired with {mask.name}; is a file missing, or one too many?")
             return
 
 
@@ -384,7 +391,7 @@ def isUpToDate(record: dict, folder: Path) -> bool:
     for name, output in record["outputs"].items():
         try:
             array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return False
         if list(array.shape) != output["shape"] or array.dtype != output["dtype"]:
             return False
@@ -399,6 +406,7 @@ def writeParts(parts: list[Part], record: dict, arguments: argparse.Namespace) -
     }
     total = sum(part.sampleCount * np.prod(part.shape) for part in parts)
     with (
+        lockName(folder / "parameters.json", "another process is writing into this folder"),
         writeArraysAtomically(arrays, marker=folder / "parameters.json") as targets,
         tqdm(total=total / 1e6, unit="Mvoxel", desc="Cutting", disable=None) as bar,
     ):
@@ -415,7 +423,7 @@ def cutPart(part: Part, arguments: argparse.Namespace):
     """Yield normalised sub-volumes and their masks, one volume in memory at a time."""
     for pair, starts in zip(part.pairs, part.starts, strict=True):
         image = readDataImage(pair.image.path.parent, [pair.image.path.name])[0]
-        mask = readDataMask(pair.mask.path.parent, [pair.mask.path.name], arguments.positiveLabel)[0]
+        mask = readDataImage(pair.mask.path.parent, [pair.mask.path.name])[0]
         moments = measureMoments(image) if arguments.normalization == "volume" else None
         for place, axes in cutSubVolumes(starts, part.shape, arguments.nb_rotation):
             cut = copyInOrder(image[place])  # from the file's order to that of .npy, once
@@ -425,7 +433,7 @@ def cutPart(part: Part, arguments: argparse.Namespace):
                 tqdm.write(
                     f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros"
                 )
-            both = prep_img(cut, mean, std), copyInOrder(mask[place])
+            both = prep_img(cut, mean, std), selectPositive(copyInOrder(mask[place]), arguments.positiveLabel)
             yield tuple(rotateSubVolume(array, axes)[..., np.newaxis] for array in both)  # (x, y, z, 1)
 
 

@@ -46,7 +46,7 @@ from engine.devices import (
 )
 from engine.errors import PipelineError
 from engine.figures import drawTrainingCurves
-from engine.files import digestFile, readJson, writeJson
+from engine.files import digestFile, lockName, readJson, writeJson
 from engine.models import readWeights
 from engine.plan import countParameters, sideMultiple
 from engine.samples import Samples, openSamples
@@ -181,10 +181,10 @@ def main(arguments: argparse.Namespace) -> None:
     plan = describeUNet(arguments.base_depth, arguments.levelCount)
     data = {part: openSamples(arguments.learningData, part, plan) for part in ("training", "validation")}
     checkPatches(arguments, plan, data)
-    start = readStart(arguments, plan)
+    origin = readOrigin(arguments, plan)
     identity = identify(arguments)
     state = TrainingState(arguments.modelFile, arguments.restart)
-    with state.lock():
+    with lockName(arguments.modelFile, "another process is training this model"):
         saved = state.load()
         if not arguments.restart and isFinished(arguments, identity):
             if saved and saved[0]["identity"] == identity:
@@ -197,14 +197,14 @@ def main(arguments: argparse.Namespace) -> None:
             refuseAnother(saved[0]["identity"], identity, "an unfinished training", remedy)
         elif not arguments.restart:
             refuseReplacement(arguments, identity)
-        train(arguments, plan, data, start, identity, state, saved)
+        train(arguments, plan, data, origin, identity, state, saved)
 
 
 def train(
     arguments: argparse.Namespace,
     plan: list,
     data: dict[str, Samples],
-    start: dict,
+    origin: dict,
     identity: dict,
     state: TrainingState,
     saved: tuple | None,
@@ -217,9 +217,10 @@ def train(
     from engine.learning import EpochBar  # loads Keras
     from engine.training import Training
 
-    parts = assemble(arguments, plan, data, start)
+    parts = assemble(arguments, plan, data, origin["weights"])
     training = Training(parts, state, identity, arguments.saveMinutes * 60)
-    note = partial(writeContract, arguments, plan, describeOrigin(arguments, start, device), training)
+    origin |= {"device": device, "versions": packageVersions()}
+    note = partial(writeContract, arguments, plan, origin, training)
     with namedMemoryErrors(arguments, plan, data, training):
         if saved:
             training.resume(*saved)
@@ -373,31 +374,27 @@ def isFileOf(contract: dict, file: Path) -> bool:
     return file.is_file() and digestFile(file) == contract["files"].get(file.name)
 
 
-def describeOrigin(arguments: argparse.Namespace, start: dict, device: str) -> dict[str, Any]:
-    """Describe what the contract tells of a training from its beginning on."""
+def readOrigin(arguments: argparse.Namespace, plan: list) -> dict[str, Any]:
+    """Read how the data were made and, with --weightStart, weights and what is known of their training."""
     prepared = readJson(arguments.learningData / "parameters.json")
     if prepared is None:
         rule = f"no parameters.json in {relativePath(arguments.learningData)}"
         print(f"Warning: {rule}; predictData.py will not know how the data were normalised")
-    origin = {"device": device, "versions": packageVersions(), "startedFrom": start.get("record")}
-    return origin | {"data": prepared or {}}
-
-
-def readStart(arguments: argparse.Namespace, plan: list) -> dict:
-    """Read the weights to start from and what is known of their training; empty without --weightStart."""
-    if not arguments.weightStart:
-        return {}
-    path = arguments.weightStart
-    return {
-        "weights": readWeights(path, plan),
-        "record": {"file": path.name, "sha256": digestFile(path), "contract": findContract(path)},
-    }
+    origin, path = {"data": prepared or {}, "weights": None, "startedFrom": None}, arguments.weightStart
+    if path:
+        origin["weights"] = readWeights(path, plan)
+        origin["startedFrom"] = {
+            "file": path.name,
+            "sha256": digestFile(path),
+            "contract": findContract(path),
+        }
+    return origin
 
 
 # ---------------------------------------------------------------------------------------------- the training
 
 
-def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples], start: dict):
+def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples], weights: dict | None):
     """Build and compile the network and whatever its training needs."""
     from engine.learning import Averages, Batch, readInOrder, stackPairs
     from engine.training import Checkpoint, Parts
@@ -414,8 +411,8 @@ def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples]
         return read(arguments.Nepochs + number // stepCount, number % stepCount)[0]
 
     plain = buildSpotUNet(arguments.base_depth, arguments.levelCount)
-    if start:
-        setWeights(plain, plan, start["weights"])
+    if weights:
+        setWeights(plain, plan, weights)
     elif arguments.startBias:
         share = np.mean([read(0, step)[1].mean() for step in range(min(stepCount, 8))])
         share = np.clip(share, 1e-5, 0.5)

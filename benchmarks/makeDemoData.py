@@ -690,9 +690,10 @@ def simulatePairs(
     try:
         # workers inherit that they ignore Ctrl-C; the main process ends them and tells the user
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        tasks = [pool.submit(_simulatePair, pair) for pair in pairs]
+        tasks = {pool.submit(_simulatePair, pair) for pair in pairs}
         signal.signal(signal.SIGINT, handler)
         for task in as_completed(tasks):
+            tasks.remove(task)  # or all volumes would stay in memory to the end
             yield task.result()
     except BrokenProcessPool as error:
         raise PipelineError(

@@ -56,9 +56,15 @@ def chooseBackend(engine: str, precision: str) -> Backend:
     for name, value, known in (("engine", engine, ENGINES), ("precision", precision, PRECISIONS)):
         if value not in known:
             raise PipelineError(f"no such {name}", expected=" or ".join(known), received=value)
-    isGpu = engine != "openvino" and hasGpu()
+    isInstalled = importlib.util.find_spec("openvino") is not None
+    try:
+        isGpu = engine != "openvino" and hasGpu()
+    except PipelineError as error:
+        if engine == "keras" or not isInstalled:
+            raise
+        LOGGER.warning("a GPU is not used: %s", error)
+        isGpu = False
     if engine == "auto":
-        isInstalled = importlib.util.find_spec("openvino") is not None
         engine = "keras" if isGpu or not isInstalled else "openvino"
         if not isGpu and not isInstalled:
             LOGGER.warning("OpenVINO is not installed; Keras takes several times as long (%s)", HINT)

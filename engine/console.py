@@ -77,6 +77,16 @@ class ScriptParser(argparse.ArgumentParser):
             meaning += f" [{shown.replace('%', '%%')}]"
         self.add_argument(f"--{name}", **{"help": meaning} | options)
 
+    def parse_args(self, argv=None, namespace=None) -> argparse.Namespace:
+        """Read the command line; constants that were edited must be among the choices of their flags too."""
+        arguments = super().parse_args(argv, namespace)
+        for action in self._actions:
+            value = getattr(arguments, action.dest, None)
+            if action.choices is not None and value is not None and value not in action.choices:
+                known = ", ".join(map(repr, action.choices))
+                self.error(f"{action.dest} is {value!r}, not one of {known}")
+        return arguments
+
     def error(self, message: str) -> NoReturn:
         """Leave with 2 and one line."""
         self.exit(2, f"Error: {message}; --help lists the parameters\n")

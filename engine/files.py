@@ -129,34 +129,47 @@ def _isAlive(processId: int) -> bool:
     return True
 
 
-def lockFile(file: IO, path: Path, what: str) -> None:
-    """Make sure that no other process has locked the same file, until it is closed.
+@contextlib.contextmanager
+def lockName(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes from working at the same file in this block; a hidden file beside it is the lock.
 
     Parameters
     ----------
-    file : file
-        Open.
     path : Path
-        Its name.
+        What is worked at; it need not exist.
     what : str
         What a user reads of the other process.
 
     Raises
     ------
     PipelineError
-        Another process has locked it, or finished meanwhile and removed it.
+        Another process is at it, or the lock cannot be written.
     """
+    lock = path.with_name(f".lock-{path.name}")
+    try:
+        file = open(lock, "ab")  # noqa: SIM115
+    except OSError as error:  # for example that of another user
+        raise explainWriteError(error, lock) from error
+    with file:
+        if not _isLocked(file, lock):
+            raise PipelineError(what, file=path)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _isLocked(file: IO, path: Path) -> bool:
+    """Lock a file until it is closed; True also where nothing can be locked."""
     if fcntl is None:
-        return
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        isOurs = os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except (BlockingIOError, FileNotFoundError):
-        isOurs = False
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):  # or the other one has just finished and removed it
+        return False
     except OSError:  # a file system without locks
-        return
-    if not isOurs:
-        raise PipelineError(what, file=path)
+        return True
 
 
 def explainWriteError(error: OSError, path: Path) -> PipelineError:

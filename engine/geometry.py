@@ -4,7 +4,7 @@ import numpy as np
 
 from engine.nrrdHeaders import spaceDirections, voxelSize
 
-METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "microns": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 
 
 def compareGeometry(
@@ -29,6 +29,8 @@ def compareGeometry(
     if None in sizes or min(sizes[0][0]) <= 0:
         return None
     scale = _unitRatio(sizes[1][1], sizes[0][1])
+    if scale is None:
+        return None
     voxel, sides = np.array(sizes[0][0]), np.array(shape)
     other = np.array(sizes[1][0]) * scale
     if (np.abs(voxel - other) * sides > voxel / 2).any():
@@ -48,7 +50,9 @@ def compareGeometry(
     return None
 
 
-def _unitRatio(unit: tuple[str, ...], other: tuple[str, ...]) -> float:
-    """Length of one unit in another one; 1 where the axes disagree or a unit is not known."""
+def _unitRatio(unit: tuple[str, ...], other: tuple[str, ...]) -> float | None:
+    """Length of one unit in another one; 1 where they are the same or one is not given, None if unknown."""
     lengths = [METRES.get(part[0]) if len(set(part)) == 1 else None for part in (unit, other)]
-    return 1.0 if None in lengths else lengths[0] / lengths[1]
+    if None not in lengths:
+        return lengths[0] / lengths[1]
+    return 1.0 if unit == other or "" in (*unit, *other) else None  # for example ImageJ's "pixel" beside "nm"

@@ -201,7 +201,8 @@ def _judgeLength(volume: NrrdVolume, dataPath: Path, available: int) -> int:
     surplus = available - needed if volume.encoding == "raw" else 0
     if surplus > 0 and "data file" in volume.header and not {"byte skip", "line skip"} & volume.header.keys():
         rule, expected = "the data file is longer than the sizes say", f"{needed} bytes"
-        raise PipelineError(rule, file=dataPath, expected=expected, received=available, remedy=SKIP_REMEDY)
+        remedy = f"{SKIP_REMEDY}, 'byte skip: 0' if they are the first"
+        raise PipelineError(rule, file=dataPath, expected=expected, received=available, remedy=remedy)
     return surplus
 
 

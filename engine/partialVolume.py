@@ -21,7 +21,6 @@ from engine.files import (
     CHUNK_BYTES,
     explainWriteError,
     flushToDisk,
-    lockFile,
     readJson,
     reserveSpace,
     writeAtomically,
@@ -91,11 +90,12 @@ class PartialVolume:
         self._committed = time.monotonic()
 
     def interrupt(self) -> None:
-        """Note what is done for the next run; keep nothing where nothing was done."""
-        if self._latest:
-            self._writeJournal()
-        else:
-            self.path.unlink()
+        """Note what is done for the next run if the disk lets us; keep nothing where nothing was done."""
+        with contextlib.suppress(OSError, PipelineError):  # then the last note stands
+            if not self._latest:
+                self.path.unlink()
+            elif self.path.exists():
+                self._writeJournal()
 
     def finish(self, path: Path, header: dict) -> None:
         """Give the whole file its name, or compress it under its name."""
@@ -146,12 +146,17 @@ def readJournal(path: Path, identity: dict[str, Any]) -> tuple[dict[str, Any] | 
     if not {"identity", "layout", "progress"} <= journal.keys():
         return None, ["the journal is damaged"]
     old = journal.get("identity", {})
-    differences = [
-        f"{name} was {_shorten(old.get(name))}, is {_shorten(identity.get(name))}"
-        for name in sorted({*old, *identity})
-        if old.get(name) != identity.get(name)
-    ]
+    differences = listDifferences(old, identity)
     return (None, differences) if differences else (journal, [])
+
+
+def listDifferences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Tell in words what is not the same in two identities."""
+    return [
+        f"{name} was {_shorten(old.get(name))}, is {_shorten(new.get(name))}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
 
 
 def _shorten(value: object) -> str:
@@ -170,7 +175,8 @@ def openPartial(
 ) -> Iterator[PartialVolume]:
     """Open or begin the unfinished file of a result; the result appears when the block ends well.
 
-    An interruption keeps the unfinished file for the next run, an error that the user can correct removes it.
+    An interruption or an error keeps the unfinished file for the next run, unless nothing was done. One
+    process at a time: the caller holds `lockName(path, ...)` since before `readJournal`.
 
     Parameters
     ----------
@@ -190,7 +196,7 @@ def openPartial(
     Raises
     ------
     PipelineError
-        The disk is too full, the folder cannot be written to, or another process is at the same result.
+        The disk is too full, or the folder cannot be written to.
     """
     dtype, partial = np.dtype(dtype).newbyteorder("<"), partialName(path)
     header = describeData(header, shape, dtype)
@@ -198,43 +204,28 @@ def openPartial(
     with _explained(path):
         partial.touch()
         volume = PartialVolume(partial, shape, dtype, len(text), journal)
-    with volume.file:
-        lockFile(volume.file, volume.path, "another process is writing this result")
+    with volume.file, _explained(path):
         try:
-            with _explained(path):
-                if not journal["progress"]:
-                    journalName(partial).unlink(
-                        missing_ok=True
-                    )  # of another input: it must not vouch for this
-                    partial.write_bytes(text)
-                    reserveSpace(partial, len(text) + math.prod(shape) * dtype.itemsize)
-                yield volume
-                volume.finish(path, header if encoding == "raw" else header | {"encoding": encoding})
-        except KeyboardInterrupt:
+            if not journal["progress"]:
+                journalName(partial).unlink(missing_ok=True)  # of another input: it must not vouch for this
+                partial.write_bytes(text)
+                reserveSpace(partial, len(text) + math.prod(shape) * dtype.itemsize)
+            yield volume
+            volume.finish(path, header if encoding == "raw" else header | {"encoding": encoding})
+        except BaseException:
             volume.interrupt()
             raise
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Tell in one line why a result cannot be written; what was begun is of no use then."""
+    """Tell in one line why a result cannot be written."""
     try:
         yield
-    except PipelineError:
-        removePartial(path)
-        raise
     except OSError as error:
         if error.filename not in (None, str(path), str(partialName(path))):
             raise  # another file's trouble
-        removePartial(path)
         raise explainWriteError(error, path) from error
-
-
-def removePartial(path: Path) -> None:
-    """Delete the unfinished file of a result and its journal."""
-    with contextlib.suppress(OSError):
-        journalName(partialName(path)).unlink(missing_ok=True)
-        partialName(path).unlink(missing_ok=True)
 
 
 def _compress(partial: Path, offset: int, header: dict, path: Path) -> None:

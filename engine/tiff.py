@@ -12,6 +12,8 @@ from engine.geometry import METRES
 from engine.particles import Frame
 
 CLASSIC_LIMIT = 2**32 - 2**25  # bytes; a larger file needs BigTIFF, which Fiji reads through Bio-Formats
+OME_UNITS = dict.fromkeys(("um", "µm", "μm", "micron", "microns"), "µm")
+OME_UNITS |= {name: name for name in ("nm", "mm", "cm", "m", "Å", "pixel")} | {"voxel": "pixel"}
 
 
 def requireTifffile() -> None:
@@ -46,6 +48,20 @@ def escapeUnit(unit: str) -> str:
     return "".join(letter if letter.isascii() else f"\\u{ord(letter):04x}" for letter in unit)
 
 
+def describeImageJ(sides: np.ndarray, unit: str) -> dict[str, str | float]:
+    """Write what ImageJ reads beside the resolution in x and y."""
+    return {"axes": "ZYX", "spacing": float(sides[2]), "unit": escapeUnit(unit)}
+
+
+def describeOme(sides: np.ndarray, unit: str) -> dict[str, str | float]:
+    """Write the voxel for OME-XML, whose "reference frame" is a unit of unknown length."""
+    description: dict[str, str | float] = {"axes": "ZYX"}
+    for axis, side in zip("XYZ", sides, strict=True):
+        description[f"PhysicalSize{axis}"] = float(side)
+        description[f"PhysicalSize{axis}Unit"] = OME_UNITS.get(unit, "reference frame")
+    return description
+
+
 @contextlib.contextmanager
 def openTiff(
     path: Path, shape: tuple[int, int, int], dtype: str, frame: Frame
@@ -54,6 +70,7 @@ def openTiff(
 
     As `engine.results.openPlanes`, but for the type (uint8, uint16 or float32: ImageJ knows these) and the
     frame in place of a header: TIFF knows voxel size and unit, and no direction in space.
+    ImageJ's own stacks end at 4 GB; a larger one is an OME-TIFF, of which Bio-Formats reads the voxel size.
     """
     import tifffile
 
@@ -66,10 +83,13 @@ def openTiff(
             shape=shape[::-1],
             dtype=dtype,
             imagej=isImageJ,
+            ome=not isImageJ,
             bigtiff=not isImageJ,
+            photometric="minisblack",  # three voxels along x are no colours
             byteorder=">" if isImageJ else "<",
             resolution=(1 / sides[0], 1 / sides[1]),
-            metadata={"axes": "ZYX", "spacing": float(sides[2]), "unit": escapeUnit(unit)},
+            resolutionunit="NONE",  # the description names the unit
+            metadata=describeImageJ(sides, unit) if isImageJ else describeOme(sides, unit),
             returnoffset=True,
         )
         with open(temporary, "r+b") as file:

@@ -1,18 +1,16 @@
 """The state of an unfinished training: two files in turn, so that one is whole at any moment."""
 
-import contextlib
 import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.errors import PipelineError
-from engine.files import lockFile, writeAtomically
+from engine.files import writeAtomically
 
 LOGGER = logging.getLogger(__name__)
 DIGEST_BYTES = 32
@@ -34,24 +32,7 @@ class TrainingState:
     def __init__(self, modelFile: Path, isRestart: bool = False) -> None:
         self.paths = [modelFile.with_name(f".state-{modelFile.stem}-{number}") for number in (0, 1)]
         self.isRestart = isRestart
-        self._lock = modelFile.with_name(f".lock-{modelFile.stem}")
         self._saved = 0
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other processes from training the same model in this block.
-
-        Raises
-        ------
-        PipelineError
-            One is at it.
-        """
-        with open(self._lock, "ab") as file:
-            lockFile(file, self._lock, "another process is training this model")
-            try:
-                yield
-            finally:
-                self._lock.unlink(missing_ok=True)
 
     def save(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Replace the older file.

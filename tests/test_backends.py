@@ -3,6 +3,7 @@
 import builtins
 import importlib.util
 from pathlib import Path
+from unittest.mock import Mock
 
 import networks
 import pytest
@@ -131,6 +132,20 @@ def testNamedEngineIsNotReplaced(pretend, caplog):
     assert chooseBackend("openvino", "auto").engine == "openvino"
     assert chooseBackend("keras", "auto").engine == "keras"
     assert not caplog.text
+
+
+def testADriverWithoutABackEndDoesNotStopAPrediction(monkeypatch, pretend, caplog):
+    pretend(False, "plain")
+    missing = PipelineError("Keras or its back end tensorflow cannot be imported", remedy="pip install keras")
+    monkeypatch.setattr(backends, "hasGpu", Mock(side_effect=missing))
+    assert chooseBackend("auto", "auto")[:2] == ("openvino", "float32")
+    assert "a GPU is not used: Keras or its back end tensorflow cannot be imported; pip" in caplog.text
+    with pytest.raises(PipelineError, match="cannot be imported"):
+        chooseBackend("keras", "auto")
+    pretend(False, "plain", hasOpenvino=False)
+    monkeypatch.setattr(backends, "hasGpu", Mock(side_effect=missing))
+    with pytest.raises(PipelineError, match="cannot be imported"):
+        chooseBackend("auto", "auto")
 
 
 def testOpenvinoDoesNotAskForAGpu(monkeypatch, pretend):

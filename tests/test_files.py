@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from engine.errors import PipelineError
 from engine.files import (
     digestFile,
+    lockName,
     readJson,
     reserveSpace,
     temporaryName,
@@ -20,10 +22,37 @@ from engine.files import (
     writeJson,
 )
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 def listNames(folder) -> list[str]:
     """Everything in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def testTwoProcessesDoNotWorkAtOneFile(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from engine.files import lockName\n"
+        "with lockName(Path(sys.argv[1]), 'another process is at it'): print('done')"
+    )
+
+    def runOther():
+        command = [sys.executable, "-c", code, tmp_path / "a.nrrd"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    with lockName(tmp_path / "a.nrrd", ""):
+        assert "a.nrrd: another process is at it" in runOther().stderr
+        assert (tmp_path / ".lock-a.nrrd").exists()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".lock-a.nrrd").touch()  # of a process that was killed
+    assert runOther().stdout == "done\n" and list(tmp_path.iterdir()) == []
+
+
+def testALockThatCannotBeWrittenIsTold(tmp_path):
+    (tmp_path / ".lock-a.nrrd").mkdir()
+    with pytest.raises(PipelineError, match=".lock-a.nrrd: cannot be written"):
+        with lockName(tmp_path / "a.nrrd", ""):
+            pass
 
 
 def testFileAppearsOnlyWhenTheBlockEnds(tmp_path):

@@ -51,3 +51,14 @@ def testDifferenceIsNamedWithBothValues(other, what, received):
 
 def testZeroSpacingIsNotCompared():
     assert compareGeometry({"spacings": (0.0, 1.0, 1.0)}, {"spacings": (1.0, 1.0, 1.0)}, SHAPE) is None
+
+
+def testUnitsThatCannotBeComparedTellNothing():
+    nanometres = {"spacings": (50.0,) * 3, "units": ["nm"] * 3}
+    pixels, microns = (
+        {"spacings": (side,) * 3, "units": [unit] * 3} for side, unit in ((1.0, "pixel"), (0.05, "microns"))
+    )
+    assert compareGeometry(nanometres, pixels, SHAPE) is None  # ImageJ without a calibration
+    assert compareGeometry(nanometres, microns, SHAPE) is None
+    assert compareGeometry(pixels, pixels | {"spacings": (2.0,) * 3}, SHAPE) is not None
+    assert compareGeometry(nanometres, microns | {"spacings": (0.06,) * 3}, SHAPE)[0] == "size of a voxel"

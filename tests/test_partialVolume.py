@@ -1,10 +1,8 @@
-"""The result that grows in place: encoding, journal, lock, full disks."""
+"""The result that grows in place: encoding, journal, what a failure leaves, full disks."""
 
 import gzip
 import json
-import subprocess
-import sys
-from pathlib import Path
+from unittest.mock import Mock
 
 import nrrd
 import numpy as np
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 
 import engine.files
 import engine.partialVolume
-from engine.errors import PipelineError
+from engine.errors import PipelineError, StoppedBySignal
 from engine.partialVolume import (
     decodeProbability,
     describeScale,
@@ -25,7 +23,6 @@ from engine.partialVolume import (
     readJournal,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (5, 4, 6)
 HEADER = {"space": "left-posterior-superior", "space directions": np.eye(3) * 0.5, "note": "kept"}
 
@@ -140,15 +137,52 @@ def testDamagedJournalBeginsAnew(tmp_path):
     assert readJournal(path, {"input": "a"}) == (None, ["the journal is damaged"])
 
 
-@pytest.mark.parametrize("error", [PipelineError("the data are damaged"), KeyboardInterrupt()])
-def testNothingIsKeptOfAResultThatCannotBeOrWasNotBegun(tmp_path, error):
+ENDINGS = [PipelineError("a file cannot be read"), KeyboardInterrupt(), StoppedBySignal(15)]
+
+
+@pytest.mark.parametrize("error", ENDINGS)
+def testNothingIsKeptOfAResultThatWasNotBegun(tmp_path, error):
     with pytest.raises(type(error)):
-        with openPartial(tmp_path / "a.nrrd", SHAPE, "float32", HEADER, newJournal()) as volume:
-            if isinstance(error, PipelineError):
-                volume.write(makeProbability()[:2], 0, 0, 0)
-                volume.commit({"planes": 2})
+        with openPartial(tmp_path / "a.nrrd", SHAPE, "float32", HEADER, newJournal()):
             raise error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [*ENDINGS, OSError(116, "Stale file handle")])
+@pytest.mark.parametrize("isNoted", [True, False])
+def testWhateverEndsItWhatIsDoneIsKept(tmp_path, monkeypatch, error, isNoted):
+    planes, path, journal = makeProbability(), tmp_path / "a.nrrd", newJournal()
+    monkeypatch.setattr(engine.partialVolume, "COMMIT_SECONDS", 0)
+    with pytest.raises((type(error), PipelineError)):
+        with openPartial(path, SHAPE, "float32", HEADER, journal) as volume:
+            volume.write(planes[:2], 0, 0, 0)
+            volume.commit({"planes": 2})
+            monkeypatch.setattr(engine.partialVolume, "COMMIT_SECONDS", 1e9)
+            volume.write(planes[2:4], 2, 0, 0)
+            volume.commit({"planes": 4})
+            if not isNoted:  # a disk that is so full that not even the journal fits
+                monkeypatch.setattr(engine.partialVolume, "writeJson", Mock(side_effect=OSError(28, "full")))
+            raise error
+    monkeypatch.undo()
+    journal, differences = readJournal(path, journal["identity"])
+    done = 4 if isNoted else 2
+    assert (journal["progress"], differences) == ({"planes": done}, [])
+    with openPartial(path, SHAPE, "float32", HEADER, journal) as volume:
+        volume.write(planes[done:], done, 0, 0)
+    assert np.array_equal(nrrd.read(str(path))[0].T, planes)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["a.nrrd"]
+
+
+def testAnUnfinishedFileThatCannotBeOpenedIsLeftAlone(tmp_path, monkeypatch):
+    planes, path = makeProbability(), tmp_path / "a.nrrd"
+    interruptAfter(path, planes, 4, KeyboardInterrupt())  # of another user
+    kept = {item.name: item.read_bytes() for item in tmp_path.iterdir()}
+    monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(PipelineError, match="a.nrrd: cannot be written: Permission denied"):
+        with openPartial(path, SHAPE, "float32", HEADER, newJournal()):
+            pass
+    monkeypatch.undo()
+    assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == kept
 
 
 def testJournalVouchesOnlyForPlanesOnTheDisk(tmp_path, monkeypatch):
@@ -167,24 +201,11 @@ def testJournalVouchesOnlyForPlanesOnTheDisk(tmp_path, monkeypatch):
         assert events[:2] == ["flush", "journal"]
 
 
-def testTwoProcessesDoNotWriteOneResult(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from engine.partialVolume import openPartial\n"
-        "with openPartial(Path(sys.argv[1]), (5, 4, 6), 'float32', {},"
-        " {'identity': {}, 'progress': {}}): pass"
-    )
-    planes = makeProbability()
-    with openPartial(tmp_path / "a.nrrd", SHAPE, "float32", HEADER, newJournal()) as volume:
-        volume.write(planes, 0, 0, 0)
-        other = subprocess.run(
-            [sys.executable, "-c", code, tmp_path / "a.nrrd"], cwd=ROOT, capture_output=True, text=True
-        )
-        assert "another process is writing this result" in other.stderr
-    assert np.array_equal(nrrd.read(str(tmp_path / "a.nrrd"))[0].T, planes)
-
-
-@pytest.mark.parametrize("function", ["reserveSpace", "_compress"])
-def testFullDiskIsToldAndKeepsTheOldResult(tmp_path, monkeypatch, function):
+@pytest.mark.parametrize(
+    ("function", "kept"),
+    [("reserveSpace", set()), ("_compress", {".partial-a.nrrd", ".partial-a.nrrd.json"})],
+)
+def testFullDiskIsToldAndKeepsTheOldResult(tmp_path, monkeypatch, function, kept):
     (tmp_path / "a.nrrd").write_bytes(b"the old result")
 
     def refuse(*_):
@@ -193,8 +214,8 @@ def testFullDiskIsToldAndKeepsTheOldResult(tmp_path, monkeypatch, function):
     monkeypatch.setattr(engine.partialVolume, function, refuse)
     with pytest.raises(PipelineError, match="the disk is full"):
         fill(tmp_path / "a.nrrd", makeProbability(), "uint8", "gzip")
-    assert [path.name for path in tmp_path.iterdir()] == ["a.nrrd"]
     assert (tmp_path / "a.nrrd").read_bytes() == b"the old result"
+    assert {path.name for path in tmp_path.iterdir()} - {"a.nrrd"} == kept
 
 
 def testDiskThatFillsUpWhileWritingIsTold(tmp_path, monkeypatch):

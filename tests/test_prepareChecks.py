@@ -11,6 +11,7 @@ import pytest
 
 import prepareData
 from engine.console import runScript
+from engine.files import lockName
 from engine.nrrdFiles import openVolume
 
 SHAPE = (24, 16, 16)
@@ -120,6 +121,48 @@ def testNamesWhoseNumbersPairOtherwiseGiveOneWarning(data, capfd):
     (line,) = warnings(capfd, data)
     assert f"{data / 'trainingImages' / 'scan10.nrrd'}: sorted by name it belongs to scan02.nrrd" in line
     assert "by the numbers in the names to scan10.nrrd" in line and "leading zeros" in line
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "pair"),
+    [
+        (("data_01", "data_02", "data_04"), ("segm_01", "segm_02", "segm_03"), ("data_04", "segm_03")),
+        (("data_01", "data_02"), ("segm_1", "segm_2_of_2"), None),
+        (("a", "b"), ("1", "2"), None),
+    ],
+)
+def testPairsOfOtherNumbersAreWarnedOf(data, images, masks, pair, capfd):
+    namePairs(data, *([f"{name}.nrrd" for name in names] for names in (images, masks)))
+    found = warnings(capfd, data)
+    assert len(found) == (pair is not None)
+    if pair:
+        assert f"{pair[0]}.nrrd is paired with {pair[1]}.nrrd; is a file missing" in found[0]
+
+
+def testOneProcessWritesTheSubVolumes(data, capfd):
+    with lockName(data / "pythonFiles" / "parameters.json", ""):
+        with pytest.raises(SystemExit):
+            prepare(data)
+    assert "parameters.json: another process is writing into this folder" in capfd.readouterr().err
+
+
+def testDamagedArraysAreMadeAnew(data, capfd):
+    prepare(data)
+    (data / "pythonFiles" / "trainingDataMask.npy").write_bytes(b"")
+    prepare(data)
+    assert np.load(data / "pythonFiles" / "trainingDataMask.npy").any()
+    assert "Nothing changed" not in capfd.readouterr().out
+
+
+def testEditedConstantsAreCheckedLikeFlags(data, monkeypatch, capfd):
+    monkeypatch.setattr(prepareData, "nb_rotation", 5)
+    with pytest.raises(SystemExit) as caught:
+        prepare(data)
+    assert caught.value.code == 2
+    assert "Error: nb_rotation is 5, not one of 1, 2, 3, 4" in capfd.readouterr().err
+    monkeypatch.setattr(prepareData, "nb_rotation", 1)
+    monkeypatch.setattr(prepareData, "positiveLabel", 0)  # a number instead of "0"
+    prepare(data)
 
 
 def testWarningOfNumbersComesBeforeTheRefusalThatFollowsFromIt(data, capfd):

@@ -3,10 +3,12 @@
 import csv
 import hashlib
 import json
+import math
 import re
 import resource
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import nrrd
@@ -20,6 +22,7 @@ from skimage.measure import regionprops_table
 import engine.tiff
 import predictData
 from engine.console import runScript
+from engine.files import lockName
 from engine.nrrdFiles import openVolume
 from engine.particles import readFrame
 from engine.results import openPlanes
@@ -362,7 +365,7 @@ def testRegionIsNormalisedByTheWholeVolumeAsTheTrainingWas(grey, tmp_path, capfd
     used = _momentsUsed(tmp_path, *region, "--normalization", "region")
     assert used == pytest.approx((part.mean(), part.std()))
     text = capfd.readouterr().out
-    assert "An unfinished result" not in text and "is finished" not in text
+    assert "An earlier result is begun anew: normalization was volume, is region" in text
     assert "z-score over the region of interest; the training used another scheme" in text
     assert json.loads((tmp_path / "scan_segmented.json").read_text())["normalization"] == "region"
 
@@ -433,7 +436,66 @@ def testAnythingElseIsComputedAnew(copy, change, grey, monkeypatch, capfd):
     calls, predictRegion = [], predictData.predictRegion
     monkeypatch.setattr(predictData, "predictRegion", lambda *a: calls.append(a) or predictRegion(*a))
     predict(copy / "scan_data.nrrd", "--threshold", 0.4, *flags)
-    assert len(calls) == 1 and "is finished" not in capfd.readouterr().out
+    text, why = capfd.readouterr().out, {"result": "scan_segmented.nrrd was changed since it was written"}
+    why |= {"type": "outputType was float32, is uint8", "input": "data file 1 was"}
+    assert len(calls) == 1 and "is finished" not in text
+    assert change not in why or f"An earlier result is begun anew: {why[change]}" in text
+
+
+def testAProbabilityOfAnotherComputerIsUsedAgain(copy, monkeypatch, capfd):
+    record = json.loads((copy / "scan_segmented.json").read_text())
+    record |= {"precision": "bfloat16", "device": "CPU (with AMX)"}
+    record["identity"]["precision"] = "bfloat16"
+    (copy / "scan_segmented.json").write_text(json.dumps(record))
+    with monkeypatch.context() as patch:
+        patch.setattr(predictData, "predictRegion", None)
+        predict(copy / "scan_data.nrrd", "--threshold", 0.3)
+    assert "is finished" in capfd.readouterr().out
+    after = json.loads((copy / "scan_segmented.json").read_text())
+    for name in ("engine", "precision", "device", "predicted", "identity"):
+        assert after[name] == record[name]
+    assert "CPU (with AMX), bfloat16" in (copy / "scan_segmented_report.html").read_text()
+    predict(copy / "scan_data.nrrd", "--precision", "float32")
+    text = "An earlier result is begun anew: precision was bfloat16, is float32"
+    assert text in capfd.readouterr().out
+
+
+def testGreyValuesAreReadOnlyForThePictures(copy, monkeypatch):
+    monkeypatch.setattr(predictData, "listPlanes", lambda *_: pytest.fail("the volume was read again"))
+    predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--no-report", "--no-overview")
+
+
+def testOneResultIsWrittenByOneProcess(copy, capfd):
+    with lockName(copy / "scan_segmented.nrrd", ""), pytest.raises(SystemExit):
+        predict(copy / "scan_data.nrrd", "--threshold", 0.3)
+    assert "scan_segmented.nrrd: another process is writing this result" in capfd.readouterr().err
+    predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--dryRun")
+
+
+def testScoresLeaveSmallParticlesOutWithoutATableToo(copy):
+    mask = nrrd.read(str(copy / "scan_segmented_mask.nrrd"))[0]
+    nrrd.write(str(copy / "manual.nrrd"), mask, OBLIQUE)
+    flags = ["--threshold", 0.3, "--minimumVoxels", 9, "--nameReference", copy / "manual.nrrd"]
+    found = []
+    for switch in ("", "no-"):
+        names = ("mask", "segmentation", "labels", "particles", "scores", "report", "overview")
+        predict(copy / "scan_data.nrrd", *flags, *(f"--{switch}{name}" for name in names))
+        found.append(json.loads((copy / "scan_segmented.json").read_text())["scores"])
+    assert found[0] == found[1]
+
+
+def testAnUnfinishedFileThatIsWrittenOverCountsAsFreeSpace(copy, monkeypatch, capfd):
+    partial = copy / ".partial-scan_segmented.nrrd"
+    (copy / "scan_segmented.nrrd").unlink()
+    free = math.prod(SHAPE) * 2  # half of what the result takes
+    disk = types.SimpleNamespace(free=free)
+    monkeypatch.setattr(predictData.shutil, "disk_usage", lambda _: disk)
+    with pytest.raises(SystemExit):
+        predict(copy / "scan_data.nrrd")
+    assert "too little disk for the result" in capfd.readouterr().err
+    partial.write_bytes(bytes(math.prod(SHAPE) * 3))  # of other parameters
+    predict(copy / "scan_data.nrrd")
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,9 @@ def checkRefusal(code, text, words):
 
 
 def snapshot(folder):
-    """Every file and folder below with its time and content: equal means untouched."""
+    """Every file and folder below, files with their time and content: equal means untouched."""
     return {
-        path.relative_to(folder): (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        path.relative_to(folder): (path.lstat().st_mtime_ns, path.read_bytes()) if path.is_file() else None
         for path in sorted(folder.rglob("*"))
         if "__pycache__" not in path.parts
     }
@@ -1143,7 +1143,7 @@ def testConstantRegionIsPredictedWithAWarning(models, tmp_path, capfd):
     callMain(
         predictData, predictFlags(tmp_path / "flat_data.nrrd", tmp_path / "out.nrrd", models / "good.h5")
     )
-    assert "Warning: all voxels of the region have the same grey value" in capfd.readouterr().out
+    assert "Warning: all voxels of the volume have the same grey value" in capfd.readouterr().out
     assert np.isfinite(nrrd.read(str(tmp_path / "out.nrrd"))[0]).all()
 
 

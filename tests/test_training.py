@@ -17,8 +17,8 @@ from kills import NEVER, killingScript
 import trainingAndValidation as script
 from engine.contracts import findContract
 from engine.errors import PipelineError, StoppedBySignal
+from engine.files import lockName
 from engine.models import readWeights
-from engine.trainingState import TrainingState
 from functions import describeUNet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -302,11 +302,11 @@ def testARestartedTrainingThatIsStoppedGoesOn(learningData, tmp_path, monkeypatc
 
 
 def testOneModelIsTrainedByOneProcess(learningData, tmp_path, capsys):
-    with TrainingState(tmp_path / "net.h5").lock():
-        with pytest.raises(PipelineError, match="lock-net: another process is training this model"):
+    with lockName(tmp_path / "net.h5", "another process"):
+        with pytest.raises(PipelineError, match="net.h5: another process is training this model"):
             callTraining(learningData, tmp_path)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / ".lock-net").touch()  # of a process that was killed
+    (tmp_path / ".lock-net.h5").touch()  # of a process that was killed
     callTraining(learningData, tmp_path, "--Nepochs", "1")
     assert not [*tmp_path.glob(".*")]
 
