@@ -174,7 +174,8 @@ def testRegion(name, published, tmp_path, capsys):
     flags, model = published
     numbers = dict(zip(REGIONS[name][::2], REGIONS[name][1::2], strict=True))
     budget = 0.25 if name.startswith("bone") else 8
-    predict(DATA / f"{name}.nrrd", tmp_path / "part.nrrd", *flags, *REGIONS[name], "--memoryBudget", budget)
+    flags = [*flags, *REGIONS[name], "--normalization", "region", "--memoryBudget", budget]
+    predict(DATA / f"{name}.nrrd", tmp_path / "part.nrrd", *flags)
     volume, _ = nrrd.read(str(DATA / f"{name}.nrrd"))
     assert ("one tile" in capsys.readouterr().out) != name.startswith("bone")
     starts = [numbers.get(f"--{axis}1", 0) for axis in "xyz"]
