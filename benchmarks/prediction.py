@@ -89,9 +89,15 @@ def predictCommand(path: Path, *flags: str, engine: str = "openvino") -> list[st
     return [*script, *names, "--nameReference", "none", "--engine", engine, *only, *flags]
 
 
+def predictAnew(folder: Path, command: list[str]) -> Outcome:
+    """Run a prediction; a finished one would only be read again."""
+    (folder / "result.nrrd").unlink(missing_ok=True)
+    return runCommand(folder, command)
+
+
 def predictFile(path: Path, *flags: str, engine: str = "openvino") -> Outcome:
     """Predict a file by the whole command; the answer is what it noted: seconds of its parts."""
-    outcome = runCommand(path.parent, predictCommand(path, *flags, engine=engine))
+    outcome = predictAnew(path.parent, predictCommand(path, *flags, engine=engine))
     return outcome._replace(answer=json.loads(path.with_name("result.json").read_text())["seconds"])
 
 
@@ -265,7 +271,7 @@ def printSection(arguments: argparse.Namespace, folder: Path, rates: dict[str, f
     for shape, budget in cases:
         name = f"{describeShape(shape)} in {budget:g} GiB"
         command = predictCommand(paths[describeShape(shape)], "--memoryBudget", str(budget))
-        sides[name] = partial(runCommand, folder, command)
+        sides[name] = partial(predictAnew, folder, command)
     runInTurn(sides, 1)  # to warm up
     outcomes = runInTurn(sides, arguments.repeats)
     for (shape, budget), runs in zip(cases, outcomes.values(), strict=True):
