@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
+import logging
 import math
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
+LOGGER = logging.getLogger(__name__)
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CHUNK_BYTES = 1 << 22
 
@@ -114,6 +118,16 @@ def _removeLeftovers(path: Path) -> None:
             and not _isAlive(int(processId))
         ):
             leftover.unlink(missing_ok=True)
+    for leftover in path.parent.glob(f".partial-*-{path.name}"):
+        foreign = re.fullmatch(r"\.partial-(.+)-\d+-" + re.escape(path.name), leftover.name)
+        if foreign and foreign[1] != socket.gethostname():
+            _nameLeftover(leftover)
+
+
+@functools.cache
+def _nameLeftover(leftover: Path) -> None:
+    """Tell once of a file that another computer may still be writing."""
+    LOGGER.warning("%s: of another computer; remove it unless a job is writing it there", leftover)
 
 
 def _isAlive(processId: int) -> bool:

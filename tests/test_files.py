@@ -48,6 +48,18 @@ def testTwoProcessesDoNotWorkAtOneFile(tmp_path):
     assert runOther().stdout == "done\n" and list(tmp_path.iterdir()) == []
 
 
+def testWhatAnotherComputerLeftIsNamedOnceAndKept(tmp_path, caplog):
+    left = tmp_path / ".partial-node-17-4711-a.json"
+    left.write_text("half")
+    (tmp_path / ".partial-node17-4711-other-a.json").touch()  # of another file
+    for _ in range(2):
+        writeJson(tmp_path / "a.json", {})
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{left}: of another computer; remove it unless a job is writing it there"
+    ]
+    assert left.exists()
+
+
 def testALockThatCannotBeWrittenIsTold(tmp_path):
     (tmp_path / ".lock-a.nrrd").mkdir()
     with pytest.raises(PipelineError, match=".lock-a.nrrd: cannot be written"):
