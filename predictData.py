@@ -41,7 +41,7 @@ from engine.contracts import chooseScope, chooseThreshold, describeNormalization
 from engine.errors import PipelineError
 from engine.figures import MidSlices, drawPrediction
 from engine.files import digestFile, lockName, readJson, writeJson
-from engine.geometry import compareGeometry
+from engine.geometry import requireSamePlace
 from engine.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
 from engine.nrrdFiles import NrrdVolume, checkRegion, cropHeader, openVolume, voxelSize
 from engine.partialVolume import (
@@ -393,24 +393,8 @@ def openReference(arguments: argparse.Namespace, volume: NrrdVolume) -> NrrdVolu
     if str(arguments.nameReference) == "none":
         return None
     reference = openVolume(arguments.nameReference)
-    if reference.shape != volume.shape:
-        raise PipelineError(
-            f"the reference and {volume.path.name} differ in shape",
-            file=reference.path,
-            expected=volume.shape,
-            received=reference.shape,
-            remedy="--nameReference none predicts without it",
-        )
-    difference = compareGeometry(volume.header, reference.header, volume.shape)
-    if difference:
-        what, expected, received = difference
-        raise PipelineError(
-            f"the reference and {volume.path.name} differ in the {what}",
-            file=reference.path,
-            expected=expected,
-            received=received,
-            remedy="give it the geometry of its volume, or predict without it (--nameReference none)",
-        )
+    remedy = "give it the geometry of its volume, or predict without it (--nameReference none)"
+    requireSamePlace(volume, reference, remedy)
     return reference
 
 

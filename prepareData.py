@@ -33,7 +33,7 @@ from engine.console import (
 )
 from engine.errors import PipelineError
 from engine.files import digestFile, lockName, readJson, writeArraysAtomically, writeJson
-from engine.geometry import compareGeometry
+from engine.geometry import requireSamePlace
 from engine.nrrdFiles import NrrdVolume, openVolume
 from functions import (
     ROTATION_AXES,
@@ -157,7 +157,7 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[Pair]:
     warnOfNumbers(images, masks)
     pairs = [Pair(openVolume(image), openVolume(mask)) for image, mask in zip(images, masks, strict=True)]
     for pair in pairs:
-        checkPair(pair)
+        requireSamePlace(*pair, "take the mask that was drawn on this image, with its geometry")
     return pairs
 
 
@@ -186,24 +186,6 @@ def splitNumbers(path: Path) -> tuple[list[str | int], str]:
     """Sort key of a file: its name with numbers as numbers; the name itself decides between equal ones."""
     parts = re.split("([0-9]+)", path.name)  # every second one is a number
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
-
-
-def checkPair(pair: Pair) -> None:
-    """Require that the voxels of image and mask lie in the same places, as far as their headers say."""
-    image, mask = pair
-    if image.shape != mask.shape:
-        difference = "shape", image.shape, mask.shape
-    else:
-        difference = compareGeometry(image.header, mask.header, image.shape)
-    if difference:
-        what, expected, received = difference
-        raise PipelineError(
-            f"mask and image {image.path.name} differ in the {what}",
-            file=mask.path,
-            expected=expected,
-            received=received,
-            remedy="take the mask that was drawn on this image, with its geometry",
-        )
 
 
 @contextlib.contextmanager

@@ -2,9 +2,23 @@
 
 import numpy as np
 
+from engine.errors import PipelineError
+from engine.nrrdData import NrrdVolume
 from engine.nrrdHeaders import spaceDirections, voxelSize
 
 METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "microns": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+
+
+def requireSamePlace(image: NrrdVolume, mask: NrrdVolume, remedy: str) -> None:
+    """Refuse a mask whose shape or, as far as both headers say, place is another one than its image's."""
+    if image.shape != mask.shape:
+        difference = "shape", image.shape, mask.shape
+    else:
+        difference = compareGeometry(image.header, mask.header, image.shape)
+    if difference:
+        what, expected, received = difference
+        rule = f"mask and image {image.path.name} differ in the {what}"
+        raise PipelineError(rule, file=mask.path, expected=expected, received=received, remedy=remedy)
 
 
 def compareGeometry(

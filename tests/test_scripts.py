@@ -1109,7 +1109,7 @@ def badRequests():
         "record replaces the contract": (["--nameOutput", "{}/net.nrrd"], ("net.json", "would replace")),
         "reference of another shape": (
             ["--nameReference", "{}/small.nrrd"],
-            ("small.nrrd", "differ in shape", "expected (24, 16, 16)", "received (8, 8, 8)"),
+            ("small.nrrd", "differ in the shape", "expected (24, 16, 16)", "received (8, 8, 8)"),
         ),
         "reference missing": (["--nameReference", "{}/nowhere.nrrd"], ("nowhere.nrrd", "no such file")),
         "memoryBudget negative": (["--memoryBudget", "-1"], "memoryBudget must not be below 0"),
