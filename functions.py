@@ -435,8 +435,8 @@ def describeUNet(base_depth: int = 8, levelCount: int = 4) -> list[Layer]:
     return plan
 
 
-def buildSpotUNet(base_depth: int = 8, levelCount: int = 4):
-    """Build the published 3D U-Net as a Keras model.
+def buildSpotUNet(base_depth: int = 8, levelCount: int = 4, makers: dict | None = None):
+    """Build the published 3D U-Net as a Keras model; `makers` of other layers that do the same, by kind.
 
     Returns
     -------
@@ -460,7 +460,7 @@ def buildSpotUNet(base_depth: int = 8, levelCount: int = 4):
         "pool": lambda layer: keras.layers.MaxPooling3D(2, name=layer.name),
         "upSample": lambda layer: keras.layers.UpSampling3D(2, name=layer.name),
         "concatenate": lambda layer: keras.layers.Concatenate(name=layer.name),
-    }
+    } | (makers or {})
     tensors = {first.name: keras.Input((None, None, None, 1), name=first.name)}
     for layer in others:
         inputs = [tensors[name] for name in layer.inputs]

@@ -445,14 +445,22 @@ def shareBatches(arguments: argparse.Namespace) -> Sharing:
 
 
 def buildTrained(arguments: argparse.Namespace, plain, sharing: Sharing, stepCount: int):
-    """Compile the network, and give the one that is trained: the same, or its twin of another precision."""
+    """Compile the network, and give the one that is trained: the same, or a twin.
+
+    A twin has another precision, is on several devices, or consists of layers that are faster here.
+    """
+    from engine.learning import fasterLayers
+
     compileModel(plain, arguments, stepCount)
+    makers = {}
     if sharing.count == 1 and arguments.precision == "float32":
-        return plain
+        makers = {} if arguments.jitCompile else fasterLayers()
+        if not makers:
+            return plain
     keras = loadKeras()
     keras.config.set_dtype_policy(arguments.precision)
     with sharing.scope():
-        model = buildSpotUNet(arguments.base_depth, arguments.levelCount)
+        model = buildSpotUNet(arguments.base_depth, arguments.levelCount, makers)
         model.set_weights(plain.get_weights())
         compileModel(model, arguments, stepCount, sharing.count)
     keras.config.set_dtype_policy("float32")

@@ -41,12 +41,7 @@ def makeBatch() -> tuple[np.ndarray, np.ndarray]:
 
 def stepKeras(precision: str) -> dict:
     """Time steps of the network as trainingAndValidation.py trains it."""
-    from functions import buildSpotUNet
-
-    keras, script = _loadScript()
-    keras.config.set_dtype_policy(precision)
-    model = buildSpotUNet()
-    script.compileModel(model, script.parseArguments(["--recipe", "published"]), STEPS)
+    model = _buildTrained("published", precision)
     images, masks = makeBatch()
     seconds = []
     for _ in range(STEPS + WARM):
@@ -83,14 +78,13 @@ def fitBatches(place: str) -> dict:
     """Time steps of the robust recipe, in turn with always the same batch and with batches from the disk."""
     from engine.learning import Batches, stackPairs
     from engine.samples import Samples
-    from functions import Drawing, buildSpotUNet, drawBatch
+    from functions import Drawing, drawBatch
 
     keras, script = _loadScript()
     arguments = script.parseArguments(["--recipe", "robust"])
     samples = Samples(*(Path(place) / f"trainingData{kind}.npy" for kind in ("Image", "Mask")))
     drawing = Drawing(*(getattr(arguments, name) for name in Drawing._fields))
-    model = buildSpotUNet()
-    script.compileModel(model, arguments, STEPS)
+    model = _buildTrained("robust", "float32")
     cached = stackPairs(drawBatch(samples, drawing, 0, 0))
 
     def read(step: int):
@@ -131,6 +125,16 @@ def _loadScript():
     from engine.devices import loadKeras
 
     return loadKeras(), trainingAndValidation
+
+
+def _buildTrained(recipe: str, precision: str):
+    """Build the network that trainingAndValidation.py trains."""
+    from engine.devices import Sharing
+    from functions import buildSpotUNet
+
+    _, script = _loadScript()
+    arguments = script.parseArguments(["--recipe", recipe, "--precision", precision])
+    return script.buildTrained(arguments, buildSpotUNet(), Sharing(1, BATCH), STEPS)
 
 
 # ------------------------------------------------------------------------------------------------ the tables

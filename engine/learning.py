@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from engine.devices import compileFunction, sumOverDevices
+from engine.devices import compileFunction, hasGpu, sumOverDevices
 from engine.errors import PipelineError
 from engine.files import writeAtomically
 from engine.samples import Samples
@@ -63,6 +63,15 @@ def readInOrder(samples: Samples) -> Batches:
 def stackPairs(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Make a batch of images and masks (x, y, z): (sample, x, y, z, 1) float32 both."""
     return tuple(np.stack(arrays)[..., np.newaxis].astype(np.float32) for arrays in zip(*pairs, strict=True))
+
+
+def fasterLayers() -> dict[str, Callable]:
+    """Makers of layers, by kind, that train faster here than Keras's own; empty where none are known."""
+    if keras.backend.backend() != "tensorflow" or hasGpu():
+        return {}
+    from engine.fastLayers import MAKERS  # loads TensorFlow
+
+    return MAKERS
 
 
 # --------------------------------------------------------------------------------------- losses and metrics
