@@ -414,9 +414,7 @@ def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples]
     if weights:
         setWeights(plain, plan, weights)
     elif arguments.startBias:
-        share = np.mean([read(0, step)[1].mean() for step in range(min(stepCount, 8))])
-        share = np.clip(share, 1e-5, 0.5)
-        plain.get_layer("probability").bias.assign([np.log(share / (1 - share))])
+        startAtLogOdds(plain, np.mean([read(0, step)[1].mean() for step in range(min(stepCount, 8))]))
     model = buildTrained(arguments, plain, sharing, stepCount)
     checkpoints = [
         Checkpoint(arguments.weightFile, "val_loss", False),
@@ -424,9 +422,21 @@ def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples]
         Checkpoint(arguments.weightFileDice, "val_dice", True),
     ]
     validation = readInOrder(data["validation"])
-    averages = Averages(plain, readExtra, arguments.averageBatches)
+    twin = model if isAlike(arguments, sharing) else plain
+    averages = Averages(plain, readExtra, arguments.averageBatches, twin)
     counts = stepCount, arguments.Nepochs
     return Parts(model, plain, sharing, read, *counts, validation, averages, checkpoints, completeRow)
+
+
+def startAtLogOdds(model, share: float) -> None:
+    """Start the last bias at the log-odds of a positive voxel, of which there is such a share."""
+    share = np.clip(share, 1e-5, 0.5)
+    model.get_layer("probability").bias.assign([np.log(share / (1 - share))])
+
+
+def isAlike(arguments: argparse.Namespace, sharing: Sharing) -> bool:
+    """Whether the network that is trained computes the numbers of the one that is saved, to rounding."""
+    return sharing.count == 1 and arguments.precision == "float32"
 
 
 def shareBatches(arguments: argparse.Namespace) -> Sharing:
@@ -452,11 +462,9 @@ def buildTrained(arguments: argparse.Namespace, plain, sharing: Sharing, stepCou
     from engine.learning import fasterLayers
 
     compileModel(plain, arguments, stepCount)
-    makers = {}
-    if sharing.count == 1 and arguments.precision == "float32":
-        makers = {} if arguments.jitCompile else fasterLayers()
-        if not makers:
-            return plain
+    makers = fasterLayers() if isAlike(arguments, sharing) and not arguments.jitCompile else {}
+    if isAlike(arguments, sharing) and not makers:
+        return plain
     keras = loadKeras()
     keras.config.set_dtype_policy(arguments.precision)
     with sharing.scope():

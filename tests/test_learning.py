@@ -125,31 +125,33 @@ def smallModel(seed):
     return model
 
 
-@pytest.mark.parametrize("momentum", [0.99, 0.5])
-def testRenewedAveragesAreTheMomentsOfTheBatches(momentum):
+@pytest.mark.parametrize(("momentum", "isFaster"), [(0.99, False), (0.5, False), (0.9, True)])
+def testRenewedAveragesAreTheMomentsOfTheBatches(momentum, isFaster):
     """With them a network in inference gives what it gives in training on the same single batch."""
     import keras
 
-    from engine.learning import Averages
+    from engine.learning import Averages, fasterLayers
 
-    model = smallModel(3)
-    for layer in model.layers:
+    model = twin = smallModel(3)
+    if isFaster:
+        twin = buildSpotUNet(1, 2, fasterLayers())
+    for layer in (*model.layers, *twin.layers):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = momentum
     images = np.random.default_rng(1).normal(size=(3, 2, 8, 8, 8, 1)).astype(np.float32)
     before = [layer.get_weights() for layer in model.layers]
-    Averages(model, lambda number: images[number], 0).renew()
+    Averages(model, lambda number: images[number], 0, twin).renew()
     assert all(
         np.array_equal(old, new)
         for weights, layer in zip(before, model.layers, strict=True)
         for old, new in zip(weights, layer.get_weights(), strict=True)
     )
-    Averages(model, lambda number: images[number], 1).renew()
+    Averages(model, lambda number: images[number], 1, twin).renew()
     expected = np.asarray(model(images[0], training=True))  # which moves the averages
-    Averages(model, lambda number: images[number], 1).renew()
+    Averages(model, lambda number: images[number], 1, twin).renew()
     np.testing.assert_allclose(np.asarray(model(images[0], training=False)), expected, atol=2e-5)
 
-    Averages(model, lambda number: images[number], 3).renew()
+    Averages(model, lambda number: images[number], 3, twin).renew()
     first = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
     convolved = np.asarray(model.layers[1](images.reshape(-1, 8, 8, 8, 1)))
     np.testing.assert_allclose(first.moving_mean, convolved.mean(axis=(0, 1, 2, 3)), atol=1e-5)
