@@ -29,7 +29,7 @@ from engine.nrrdFiles import openVolume
 from functions import scoreVoxels, selectPositive
 
 ROOT = measure.ROOT
-CALIBRATION = 4  # epochs; the first one is not timed
+CALIBRATION = 8  # epochs; the first one is not timed
 SIDES = {
     "published": ["--recipe", "published"],
     "robust": [],

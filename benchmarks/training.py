@@ -3,10 +3,10 @@
     pip install -r benchmarks/requirements.txt -r benchmarks/requirements-peers.txt
     python3 benchmarks/training.py
 
-Table 1 times steps of the published network on two patches of 64^3 (loss, gradient, optimiser and metrics
-included for Keras, no metrics for PyTorch), every side in a process of its own, in turn. Table 2 times the
-same steps with batches drawn from the disk. Table 3 trains from a small and from a large set, and for more
-epochs: whole commands.
+Table 1 times steps of the published network on two patches of 64^3 (loss, gradient, optimiser and, but for
+PyTorch, metrics included), as it is trained and with Keras's own layers, every side in a process of its own,
+in turn. Table 2 times the same steps with batches drawn from the disk. Table 3 trains from a small and from a
+large set, and for more epochs: whole commands.
 """
 
 import argparse
@@ -39,9 +39,9 @@ def makeBatch() -> tuple[np.ndarray, np.ndarray]:
     return images, (images > 2).astype(np.float32)
 
 
-def stepKeras(precision: str) -> dict:
-    """Time steps of the network as trainingAndValidation.py trains it."""
-    model = _buildTrained("published", precision)
+def stepKeras(precision: str, isOwn: bool) -> dict:
+    """Time steps of the network as trainingAndValidation.py trains it, or with Keras's own layers."""
+    model = _buildTrained("published", precision, isOwn)
     images, masks = makeBatch()
     seconds = []
     for _ in range(STEPS + WARM):
@@ -84,7 +84,7 @@ def fitBatches(place: str) -> dict:
     arguments = script.parseArguments(["--recipe", "robust"])
     samples = Samples(*(Path(place) / f"trainingData{kind}.npy" for kind in ("Image", "Mask")))
     drawing = Drawing(*(getattr(arguments, name) for name in Drawing._fields))
-    model = _buildTrained("robust", "float32")
+    model = _buildTrained("robust", "float32", False)
     cached = stackPairs(drawBatch(samples, drawing, 0, 0))
 
     def read(step: int):
@@ -127,14 +127,16 @@ def _loadScript():
     return loadKeras(), trainingAndValidation
 
 
-def _buildTrained(recipe: str, precision: str):
-    """Build the network that trainingAndValidation.py trains."""
+def _buildTrained(recipe: str, precision: str, isOwn: bool):
+    """Build the network that trainingAndValidation.py trains, or one of Keras's own layers."""
     from engine.devices import Sharing
     from functions import buildSpotUNet
 
     _, script = _loadScript()
     arguments = script.parseArguments(["--recipe", recipe, "--precision", precision])
-    return script.buildTrained(arguments, buildSpotUNet(), Sharing(1, BATCH), STEPS)
+    network = buildSpotUNet()
+    trained = script.buildTrained(arguments, network, Sharing(1, BATCH), STEPS)
+    return network if isOwn else trained
 
 
 # ------------------------------------------------------------------------------------------------ the tables
@@ -159,9 +161,14 @@ def timeInTurn(sides: dict[str, partial], repeats: int) -> dict[str, float]:
 
 def printSteps(folder: Path, repeats: int) -> None:
     """Print the table of steps."""
+    kinds = {
+        "ours, float32": ("float32", False),
+        "ours with Keras's own layers, float32": ("float32", True),
+        "ours, mixed_bfloat16 (Keras's own layers)": ("mixed_bfloat16", False),
+    }
     sides = {
-        f"Keras, {name}": partial(runTask, folder, "stepKeras", precision=name)
-        for name in ("float32", "mixed_bfloat16")
+        name: partial(runTask, folder, "stepKeras", precision=precision, isOwn=isOwn)
+        for name, (precision, isOwn) in kinds.items()
     }
     if importlib.util.find_spec("torch"):
         for precision, isLast in itertools.product(("float32", "bfloat16"), (True, False)):
