@@ -125,7 +125,7 @@ RECIPES = {
         "schedule": "cosine",
         "clipNorm": 1.0,
         "momentum": 0.9,
-        "averageBatches": 8,
+        "averageBatches": 16,
     },
 }
 

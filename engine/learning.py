@@ -186,7 +186,9 @@ class Averages:
     """The moving averages of batch normalisation, made anew for the weights of this moment.
 
     While a network learns they lag behind its weights: hundreds of steps with the published momentum of 0.99.
-    Here mean and variance of every layer are those of some batches of training data, each weighing the same.
+    Here mean and variance of every layer are the medians of those of some batches of training data: a few
+    patches across the wall of a sample, where grey values vary most, would raise a mean of the variances, and
+    the network would then find too little everywhere else.
 
     Parameters
     ----------
@@ -216,21 +218,16 @@ class Averages:
             return
         learnt = [variable.value for variable in self.model.trainable_variables]
         moving = self.model.non_trainable_variables  # mean, variance, mean, variance, ...
-        sums = [(np.zeros(layer.gamma.shape), np.zeros(layer.gamma.shape)) for layer in self.layers]
+        zeros = [ops.zeros(variable.shape, variable.dtype) for variable in moving]
+        seen = []
         for number in range(self.count):
-            zeros = [ops.zeros(variable.shape, variable.dtype) for variable in moving]
-            seen = self._forward(zeros, learnt, ops.convert_to_tensor(self.read(number)))
-            values = [toNumpy(tensor).astype(np.float64) for tensor in seen]
-            for layer, (first, second), mean, variance in zip(
-                self.layers, sums, values[::2], values[1::2], strict=True
-            ):
-                mean, variance = mean / (1 - layer.momentum), variance / (1 - layer.momentum)
-                first += mean
-                second += variance + mean**2
-        for layer, (first, second) in zip(self.layers, sums, strict=True):
-            mean = first / self.count
-            layer.moving_mean.assign(mean.astype(np.float32))
-            layer.moving_variance.assign((second / self.count - mean**2).astype(np.float32))
+            image = ops.convert_to_tensor(self.read(number))
+            seen.append([toNumpy(tensor) for tensor in self._forward(zeros, learnt, image)])
+        medians = [np.median(values, axis=0) for values in zip(*seen, strict=True)]
+        for layer, mean, variance in zip(self.layers, medians[::2], medians[1::2], strict=True):
+            share = 1 - layer.momentum  # of a batch in averages that begin at zero
+            layer.moving_mean.assign(mean / share)
+            layer.moving_variance.assign(variance / share)
 
 
 # ------------------------------------------------------------------------------------------- files and states
