@@ -38,8 +38,8 @@ def testEpochsFollowFromTheMeasuredSecondsAndAFinishedRunIsKept(tmp_path, monkey
     flags = ("--loss", "bce")
     assert calls == [
         ("robust-calibration", (), 1, learning.CALIBRATION),
-        ("loss bce-3", flags, 3, 6),
-    ]  # steps of the same work
+        ("loss bce-3", flags, 3, 6),  # steps of the same work
+    ]
     learning.runSide(tmp_path, tmp_path, "published", 3, 0.5)
     assert [name for name, *_ in calls[2:]] == ["published-calibration", "published-3"]
 
