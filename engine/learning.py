@@ -218,9 +218,9 @@ class Averages:
             return
         learnt = [variable.value for variable in self.model.trainable_variables]
         moving = self.model.non_trainable_variables  # mean, variance, mean, variance, ...
-        zeros = [ops.zeros(variable.shape, variable.dtype) for variable in moving]
         seen = []
         for number in range(self.count):
+            zeros = [ops.zeros(variable.shape, variable.dtype) for variable in moving]  # used up
             image = ops.convert_to_tensor(self.read(number))
             seen.append([toNumpy(tensor) for tensor in self._forward(zeros, learnt, image)])
         medians = [np.median(values, axis=0) for values in zip(*seen, strict=True)]
