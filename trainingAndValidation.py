@@ -462,9 +462,11 @@ def buildTrained(arguments: argparse.Namespace, plain, sharing: Sharing, stepCou
     from engine.learning import fasterLayers
 
     compileModel(plain, arguments, stepCount)
-    makers = fasterLayers() if isAlike(arguments, sharing) and not arguments.jitCompile else {}
-    if isAlike(arguments, sharing) and not makers:
-        return plain
+    makers = {}
+    if isAlike(arguments, sharing):
+        makers = {} if arguments.jitCompile else fasterLayers()
+        if not makers:
+            return plain
     keras = loadKeras()
     keras.config.set_dtype_policy(arguments.precision)
     with sharing.scope():

@@ -1,7 +1,7 @@
 """Layers that compute the numbers of Keras's own, to rounding, faster in a training on a CPU with TensorFlow.
 
-They own the same variables in the same order. Half of the time of Keras's step goes into two places: the
-convolution of a tensor that was up-sampled and joined to another one, and batch normalisation.
+They own the same variables in the same order. Most of the time of Keras's step goes into two places: the
+convolutions of a tensor that was up-sampled and joined to another one, and batch normalisation.
 """
 
 import keras
@@ -10,9 +10,7 @@ import tensorflow as tf
 
 from engine.stream import upKernel
 
-FOLD = upKernel(
-    np.eye(3, dtype=np.float32), 0
-)  # 3 taps on an up-sampled axis -> 4 of a transposed convolution
+FOLD = upKernel(np.eye(3, dtype=np.float32), 0)  # 3 taps on an up-sampled axis -> 4 of a transposed one
 
 
 class Convolution(keras.layers.Conv3D):
@@ -63,7 +61,7 @@ class Normalisation(keras.layers.BatchNormalization):
         pictures = tf.reshape(inputs, (shape[0] * shape[1], shape[2], shape[3], inputs.shape[-1]))
         parts = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
         result, mean, variance = tf.compat.v1.nn.fused_batch_norm(pictures, *parts, epsilon=self.epsilon)
-        count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
+        count = tf.cast(tf.reduce_prod(tf.shape(inputs, tf.int64)[:-1]), tf.float32)
         for average, value in (
             (self.moving_mean, mean),
             (self.moving_variance, variance * (count - 1) / count),  # it gives that of a sample
@@ -72,7 +70,7 @@ class Normalisation(keras.layers.BatchNormalization):
         return tf.reshape(result, shape)
 
 
-MAKERS = {
+MAKERS = {  # of the layers of a plan, by kind
     "convolution": lambda layer: Convolution(
         layer.filters, layer.kernel, padding="same", activation=layer.activation, name=layer.name
     ),

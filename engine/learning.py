@@ -186,9 +186,8 @@ class Averages:
     """The moving averages of batch normalisation, made anew for the weights of this moment.
 
     While a network learns they lag behind its weights: hundreds of steps with the published momentum of 0.99.
-    Here mean and variance of every layer are the medians of those of some batches of training data: a few
-    patches across the wall of a sample, where grey values vary most, would raise a mean of the variances, and
-    the network would then find too little everywhere else.
+    Here mean and variance of every layer are the medians of those of some batches of training data, which a
+    few unusual batches do not move.
 
     Parameters
     ----------

@@ -64,15 +64,8 @@ def testTheyLearnTheSame(width, levels, shape):
     before = [np.asarray(variable) for variable in own.non_trainable_variables]
     expected, received = learn(own, images, truth), learn(fast, images, truth)
     largest = max(np.abs(part).max() for part in expected[1 : -len(before)])
-    for name, wanted, got in zip(
-        [
-            "probability",
-            *(variable.path for variable in own.trainable_variables + own.non_trainable_variables),
-        ],
-        expected,
-        received,
-        strict=True,
-    ):
+    names = [variable.path for variable in own.trainable_variables + own.non_trainable_variables]
+    for name, wanted, got in zip(["probability", *names], expected, received, strict=True):
         # the gradient of a bias before a normalisation is zero but for rounding
         scale = max(np.abs(wanted).max(), 0.01 * largest)
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-3 * scale, err_msg=name)
@@ -115,8 +108,6 @@ def testTheTrainedNetworkConsistsOfThem(flags, isFaster):
     trained = trainingAndValidation.buildTrained(arguments, plain, Sharing(1, 2), 3)
     kinds = {type(layer).__module__ for layer in trained.layers}
     assert ("engine.fastLayers" in kinds) is isFaster
-    assert "engine.fastLayers" not in {
-        type(layer).__module__ for layer in plain.layers
-    }  # the one that is saved
+    assert "engine.fastLayers" not in {type(layer).__module__ for layer in plain.layers}  # it is saved
     for mine, other in zip(trained.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, other)
