@@ -37,15 +37,25 @@ SIDES = {
     "patches anywhere": ["--positiveShare", "0"],
     "no turns": ["--no-turns"],
     "grey values as they are": ["--greyScale", "0", "--greyOffset", "0", "--greyNoise", "0"],
+    "grey scale as it is": ["--greyScale", "0"],
+    "grey offset as it is": ["--greyOffset", "0"],
+    "no grey noise": ["--greyNoise", "0"],
     "loss bce": ["--loss", "bce"],
     "loss dice": ["--loss", "dice"],
+    "loss focal": ["--loss", "focal"],
+    "loss tversky": ["--loss", "tversky"],
     "bias starts at 0": ["--no-startBias"],
     "constant learning rate": ["--schedule", "constant"],
+    "learning rate 0.001": ["--learningRate", "0.001"],
     "no clipping": ["--clipNorm", "0"],
+    "100 steps an epoch": ["--stepsPerEpoch", "100"],
     "averages of momentum 0.99": ["--momentum", "0.99", "--averageBatches", "0"],
 }
 PEER = "MONAI BasicUNet"
-OWN_PACE = ("published", "robust", "whole sub-volumes", "averages of momentum 0.99", PEER)
+OWN_PACE = (
+    *("published", "robust", "whole sub-volumes", "100 steps an epoch"),
+    *("averages of momentum 0.99", PEER),
+)
 
 
 def run(command: list, folder: Path) -> str:

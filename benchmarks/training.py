@@ -6,7 +6,8 @@
 Table 1 times steps of the published network on two patches of 64^3 (loss, gradient, optimiser and, but for
 PyTorch, metrics included), as it is trained and with Keras's own layers, every side in a process of its own,
 in turn. Table 2 times the same steps with batches drawn from the disk. Table 3 trains from a small and from a
-large set, and for more epochs: whole commands.
+large set, and for more epochs: whole commands. Table 4 times whole epochs, as the network is trained and with
+the reading of the batches left to Keras.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import peers
 
 PATCH, BATCH, STEPS, WARM = 64, 2, 12, 3
 TURNS = 6  # blocks of steps, drawn and cached in turn
+EPOCH_STEPS, EPOCHS = 50, 6  # of the robust recipe; how many of each kind, in turn
 SUB_VOLUME = (192, 192, 64)
 RUNS = ((0.1, 1), (6.0, 1), (0.1, 10))  # GB of training images, epochs of 20 steps: what memory may grow with
 ROOT = measure.ROOT
@@ -76,6 +78,7 @@ def stepTorch(precision: str, channelsLast: bool) -> dict:
 
 def fitBatches(place: str) -> dict:
     """Time steps of the robust recipe, in turn with always the same batch and with batches from the disk."""
+    from engine.devices import asDataset
     from engine.learning import Batches, stackPairs
     from engine.samples import Samples
     from functions import Drawing, drawBatch
@@ -95,10 +98,27 @@ def fitBatches(place: str) -> dict:
     note = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: instants.append(time.perf_counter())
     )
-    model.fit(Batches(read, range((1 + TURNS) * STEPS)), verbose=0, shuffle=False, callbacks=[note])
+    batches = asDataset(Batches(read, range((1 + TURNS) * STEPS)))
+    model.fit(batches, verbose=0, shuffle=False, callbacks=[note])
     # the first block warms up; the first step of a block had its batch read during the block before
     steps = np.diff(instants)[STEPS - 1 :].reshape(TURNS, STEPS)[:, 1:].mean(axis=1)
     return {"drawn": float(np.median(steps[::2])), "same": float(np.median(steps[1::2]))}
+
+
+def fitEpochs() -> dict:
+    """Time epochs without validation, in turn with the batches as a dataset of our own and left to Keras."""
+    from engine.devices import asDataset
+    from engine.learning import Batches
+
+    model, pair = _buildTrained("robust", "float32", False), makeBatch()
+    batches = Batches(lambda step: pair, range(EPOCH_STEPS))
+    model.fit(asDataset(batches), verbose=0, shuffle=False)  # compiles
+    seconds = {"ours": [], "keras": []}
+    for _, name in itertools.product(range(EPOCHS), seconds):
+        begin = time.perf_counter()
+        model.fit(asDataset(batches) if name == "ours" else batches, verbose=0, shuffle=False)
+        seconds[name].append(time.perf_counter() - begin)
+    return seconds
 
 
 def makeSet(place: str, gigabytes: float) -> dict:
@@ -216,12 +236,24 @@ def printMemory(folder: Path, repeats: int) -> None:
         print(f"| {gigabytes:g} GB | {epochCount} | {run.peakGiB:.2f} |", flush=True)
 
 
+def printEpochs(folder: Path, repeats: int) -> None:
+    """Print the table of epochs; they are repeated within one process."""
+    seconds = runTask(folder, "fitEpochs")
+    print(f"\n### Epochs of {EPOCH_STEPS} steps, always the same batch, both in turn in one process\n")
+    print("| batches read by | seconds an epoch, median (span) | speed, median of the pairs |\n|---|---|---|")
+    for name, words in (("keras", "Keras (PyDataset)"), ("ours", "ours")):
+        values = sorted(seconds[name])
+        ratio = statistics.median(np.divide(seconds["keras"], seconds[name]))
+        span = f"{statistics.median(values):.1f} ({values[0]:.1f} to {values[-1]:.1f})"
+        print(f"| {words} | {span} | {ratio:.2f} |")
+
+
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--tables", default="1,2,3", help="which ones, with commas")
+    parser.add_argument("--tables", default="1,2,3,4", help="which ones, with commas")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="of temporary files")
     parser.add_argument("--task", help=argparse.SUPPRESS)
@@ -235,7 +267,7 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(globals()[call["task"]](**call["options"])))
         return
     print(f"{measure.describeMachine()}; median of {arguments.repeats}\n", flush=True)
-    tables = {"1": printSteps, "2": printInput, "3": printMemory}
+    tables = {"1": printSteps, "2": printInput, "3": printMemory, "4": printEpochs}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for table in arguments.tables.split(","):
             tables[table](Path(folder), arguments.repeats)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from engine.devices import Sharing
+from engine.devices import Sharing, asDataset
 from engine.errors import StoppedBySignal
 from engine.files import digestFile, writeAtomically
 from engine.learning import Averages, Batch, Batches, captureState, modelContent, restoreState, toNumpy
@@ -180,7 +180,7 @@ class Training:
         watch = _Watch(self)
         span, calls = {"initial_epoch": epoch, "epochs": epoch + 1}, [watch, *callbacks]
         with parts.sharing.scope(), _originalError(batches):
-            parts.model.fit(batches, **span, callbacks=calls, verbose=0, shuffle=False)
+            parts.model.fit(asDataset(batches), **span, callbacks=calls, verbose=0, shuffle=False)
         if self.progress.step < parts.stepCount and not self.isDiverged:
             self.save()
             self._stopIfInterrupted()
@@ -192,7 +192,7 @@ class Training:
         self._renewPlain()
         options = {"verbose": 0, "return_dict": True, "callbacks": [_Watch(self)]}
         with _originalError(self.parts.validation):
-            row = self.parts.plain.evaluate(self.parts.validation, **options)
+            row = self.parts.plain.evaluate(asDataset(self.parts.validation), **options)
         if self.signal:
             self.save()
             self._stopIfInterrupted()

@@ -160,3 +160,20 @@ def testInputIsRelativeToTheSameRunWithoutIt(tmp_path, monkeypatch, capsys):
     assert (
         capsys.readouterr().out.splitlines()[-1] == "| drawn from the disk | 0.510 | 1.020 (1.010 to 1.300) |"
     )
+
+
+@pytest.mark.slow
+def testEpochsAreTimed(tiny, monkeypatch):
+    monkeypatch.setattr(training, "EPOCH_STEPS", 3)
+    monkeypatch.setattr(training, "EPOCHS", 2)
+    seconds = training.fitEpochs()
+    assert {name: len(values) for name, values in seconds.items()} == {"ours": 2, "keras": 2}
+    assert min(sum(seconds.values(), [])) > 0
+
+
+def testEpochsAreRelativeToThoseOfKeras(tmp_path, monkeypatch, capsys):
+    seconds = {"ours": [2.0, 4.0, 3.0], "keras": [4.0, 10.0, 6.0]}
+    monkeypatch.setattr(training, "runTask", lambda folder, task: seconds)
+    training.printEpochs(tmp_path, 1)
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert rows == ["| Keras (PyDataset) | 6.0 (4.0 to 10.0) | 1.00 |", "| ours | 3.0 (2.0 to 4.0) | 2.00 |"]

@@ -103,3 +103,9 @@ def testScoresOfEpochsAreScalarsForTensorBoard(tmp_path):
             if value.metadata.plugin_data.plugin_name == "scalars"
         ]
         assert sorted(found) == [(step, name, value) for step, value in enumerate(expected, 1)]
+
+
+def testAnotherBackEndTakesBatchesAsTheyAre(backend):
+    backend("jax", [])
+    batches = object()
+    assert engine.devices.asDataset(batches) is batches

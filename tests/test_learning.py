@@ -51,6 +51,25 @@ def testBatchesAreThoseOfTheirNumbers():
     assert sorted(read) == [3, 4, 5, 5, 6]
 
 
+def testBatchesBecomeADatasetWhoseReadingIsNotTuned():
+    from engine.devices import asDataset
+    from engine.learning import Batches
+
+    lengths = (2, 2, 1)  # the last batch is smaller
+
+    def readPair(number):
+        shape = (lengths[number], 4, 6, 8, 1)
+        return np.full(shape, number, np.float32), np.full(shape, -number, np.float32)
+
+    dataset = asDataset(Batches(readPair, range(3)))
+    assert dataset.options().autotune.enabled is False
+    assert len(dataset) == 3
+    for number, (images, masks) in enumerate(dataset):
+        np.testing.assert_array_equal(images, readPair(number)[0])
+        np.testing.assert_array_equal(masks, readPair(number)[1])
+    assert sum(1 for _ in dataset) == 3  # a second pass
+
+
 def testErrorOfTheDataIsKept():
     from engine.learning import Batches
 

@@ -425,6 +425,16 @@ def testTooLittleMemoryOfADeviceNamesWhatToTry(learningData, tmp_path, monkeypat
         callTraining(learningData, tmp_path, "--patchSide", "16", "--batchSize", batch)
 
 
+def testNoBatchIsReadTheWayThatIsTuned(learningData, tmp_path, monkeypatch):
+    from keras.utils import PyDataset
+
+    def readTuned(*_):
+        raise AssertionError("Keras was left to tune the reading")
+
+    monkeypatch.setattr(PyDataset, "num_batches", property(readTuned))
+    callTraining(learningData, tmp_path)
+
+
 def testALossThatIsNoNumberEndsAnEpochAtOnce(learningData, tmp_path, monkeypatch):
     steps, draw = [], script.drawBatch
     monkeypatch.setattr(script, "drawBatch", lambda *a: steps.append(a[3]) or draw(*a))
