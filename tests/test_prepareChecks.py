@@ -201,6 +201,29 @@ def testImageInBothSetsIsNamedWithItsTwin(data, capfd):
     assert warnings(capfd, data) == [line]  # again, although nothing changed
 
 
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (np.uint16, {"encoding": "gzip"}),
+        (np.uint16, {"spacings": [2.0, 2.0, 2.0]}),
+        (np.float64, {}),
+        (">u2", {"endian": "big"}),
+    ],
+)
+def testImageSavedAnotherWayIsTheSameImage(kind, fields, data, capfd):
+    write(data / "validationImages" / "validation.nrrd", makeImage(1).astype(kind), **fields)
+    (line,) = warnings(capfd, data)
+    assert "validation.nrrd: has the same content as the training image" in line
+
+
+def testEmptyPlanesAtTheEndsAreNoLeak(data, capfd):
+    for part, seed in (("training", 1), ("validation", 2)):
+        image = makeImage(seed)
+        image[:, :, :3] = image[:, :, -3:] = 0
+        write(data / f"{part}Images" / f"{part}.nrrd", image)
+    assert warnings(capfd, data) == []
+
+
 @pytest.mark.parametrize("isSame", [True, False])
 def testDetachedDataCountAndNotTheirHeader(isSame, data, capfd):
     header = "NRRD0004\ntype: uint16\ndimension: 3\nsizes: 24 16 16\nendian: little\nencoding: raw\n"
