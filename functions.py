@@ -262,10 +262,8 @@ def placePatch(
 
     Parameters
     ----------
-    generator : Generator
-        Source of chance.
-    samples : Samples
-        Sub-volumes to cut from.
+    generator, samples : Generator, Samples
+        Source of chance; sub-volumes to cut from.
     patch : three int
         Sides of the patch, voxels, at most those of a sub-volume.
     isPositive : bool
@@ -376,9 +374,10 @@ def varyGrey(
     if not (scale or offset or noise):
         return image
     factor, shift, level = np.exp(scale * generator.normal()), offset * generator.normal(), generator.random()
-    varied = image * np.float32(factor) + np.float32(shift)
+    varied = np.multiply(image, np.float32(factor), order="C") + np.float32(shift)
     if noise:
-        varied += np.float32(noise * level) * generator.standard_normal(image.shape, np.float32)
+        white = generator.standard_normal(image.shape, np.float32)
+        varied += np.multiply(white, np.float32(noise * level), out=white)
     return varied
 
 

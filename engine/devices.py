@@ -166,7 +166,8 @@ def asDataset(batches):
     dataset = tensorflow.data.Dataset.from_generator(
         lambda: (batches[index] for index in range(len(batches))), output_signature=signature
     )
-    return dataset.apply(tensorflow.data.experimental.assert_cardinality(len(batches))).with_options(options)
+    dataset = dataset.prefetch(1).apply(tensorflow.data.experimental.assert_cardinality(len(batches)))
+    return dataset.with_options(options)
 
 
 class Sharing:

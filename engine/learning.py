@@ -62,7 +62,7 @@ def readInOrder(samples: Samples) -> Batches:
 
 def stackPairs(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Make a batch of images and masks (x, y, z): (sample, x, y, z, 1) float32 both."""
-    return tuple(np.stack(arrays)[..., np.newaxis].astype(np.float32) for arrays in zip(*pairs, strict=True))
+    return tuple(np.stack(arrays, dtype=np.float32)[..., np.newaxis] for arrays in zip(*pairs, strict=True))
 
 
 def fasterLayers() -> dict[str, Callable]:
