@@ -27,7 +27,8 @@ class Samples:
     def __init__(self, images: Path, masks: Path) -> None:
         self.images, self.masks = images, masks
         self._known = {path: _identify(path) for path in (images, masks)}
-        count, *sides, _ = openArray(images).shape
+        self._layouts = {path: _describeLayout(openArray(path)) for path in (images, masks)}
+        count, *sides, _ = self._layouts[images]["shape"]
         self.count, self.sides = count, tuple(sides)
         counts = [np.count_nonzero(self._open(masks)[index], axis=(1, 2, 3)) for index in range(count)]
         self.positives = np.array(counts)  # (sample, x)
@@ -51,7 +52,13 @@ class Samples:
             raise PipelineError(
                 "was changed while it was learnt from", file=path, remedy="repeat the command"
             )
-        return openArray(path)
+        return np.memmap(path, mode="r", **self._layouts[path])  # np.load would parse the header every time
+
+
+def _describeLayout(array: np.memmap) -> dict:
+    """How a mapped array lies in its file."""
+    order = "C" if array.flags.c_contiguous else "F"
+    return {"dtype": array.dtype, "offset": array.offset, "shape": array.shape, "order": order}
 
 
 def _identify(path: Path) -> tuple[int, int] | None:

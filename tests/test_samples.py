@@ -16,15 +16,16 @@ def writeSamples(folder, images, masks, part="training"):
     return folder / f"{part}DataImage.npy", folder / f"{part}DataMask.npy"
 
 
-@pytest.fixture
-def samples(tmp_path):
-    """Three sub-volumes, the second one without a positive voxel."""
+@pytest.fixture(params=["C", "F"])
+def samples(tmp_path, request):
+    """Three sub-volumes in either order of an .npy file, the second one without a positive voxel."""
     generator = np.random.default_rng(4)
     images = generator.normal(size=(3, 8, 16, 24, 1)).astype(np.float32)
     masks = generator.random((3, 8, 16, 24, 1)) < 0.05
     masks[1] = False
     masks[2, :3] = False
-    return Samples(*writeSamples(tmp_path, images, masks))
+    arrays = (np.asarray(array, order=request.param) for array in (images, masks))
+    return Samples(*writeSamples(tmp_path, *arrays))
 
 
 def testPiecesAreThoseOfTheFile(samples):
