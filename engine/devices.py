@@ -144,8 +144,8 @@ def compileFunction(function):
 def asDataset(batches):
     """Make batches what `fit` and `evaluate` read without losing time.
 
-    Keras has TensorFlow tune how they are read. The tuner sleeps twice as long after each look, up to a
-    minute, and the end of an epoch waits for it to wake: up to half the time of a training, with idle cores.
+    Keras has TensorFlow tune how they are read, and the end of an epoch then waits for the sleeping tuner,
+    with idle cores: 9 of 20 s at worst (benchmarks/RESULTS.md, epochs of 50 steps).
 
     Parameters
     ----------
@@ -155,17 +155,21 @@ def asDataset(batches):
     Returns
     -------
     tensorflow.data.Dataset or keras.utils.PyDataset
-        For one pass; the batches themselves where another back end computes.
+        The batches themselves where another back end computes.
     """
     if loadKeras().backend.backend() != "tensorflow":
         return batches
     tensorflow = importlib.import_module("tensorflow")
-    signature = tuple(tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
+    first = [batches[0]]  # tells the signature, and need not be read again
+    signature = tuple(tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first[0])
+
+    def read() -> Iterator:
+        yield first.pop() if first else batches[0]
+        yield from (batches[index] for index in range(1, len(batches)))
+
     options = tensorflow.data.Options()
     options.autotune.enabled = False
-    dataset = tensorflow.data.Dataset.from_generator(
-        lambda: (batches[index] for index in range(len(batches))), output_signature=signature
-    )
+    dataset = tensorflow.data.Dataset.from_generator(read, output_signature=signature)
     dataset = dataset.prefetch(1).apply(tensorflow.data.experimental.assert_cardinality(len(batches)))
     return dataset.with_options(options)
 
