@@ -25,12 +25,12 @@ from functions import scoreVoxels, selectPositive
 SHAPE = (144, 144, 96)
 USUAL = {name: getattr(makeDemoData, name) for name in makeDemoData.PHYSICS}
 TRAINING = {  # condition: training volumes (one more for validation), first seed, settings
-    "base": (10, 101, {}),
-    "weak": (3, 201, {"precipitateContrasts": (0.5, 0.8), "photonCount": 2000.0}),
-    "noisy": (3, 211, {"photonCount": 500.0, "gainError": 0.01}),
-    "rings": (3, 221, {"gainError": 0.03}),
-    "large": (3, 231, {"precipitateDiameters": (8.0, 18.0), "precipitateShare": 0.02}),
-    "small": (3, 241, {"precipitateDiameters": (3.0, 7.0), "blurSigma": 0.8}),
+    "base": (24, 101, {}),
+    "weak": (7, 201, {"precipitateContrasts": (0.5, 0.8), "photonCount": 2000.0}),
+    "noisy": (7, 211, {"photonCount": 500.0, "gainError": 0.01}),
+    "rings": (7, 221, {"gainError": 0.03}),
+    "large": (7, 231, {"precipitateDiameters": (8.0, 18.0), "precipitateShare": 0.02}),
+    "small": (7, 241, {"precipitateDiameters": (3.0, 7.0), "blurSigma": 0.8}),
 }
 TESTS = {  # condition: seed, settings
     "as in the training": (301, {}),

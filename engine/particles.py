@@ -38,7 +38,7 @@ class Frame(NamedTuple):
     @property
     def voxelVolume(self) -> float:
         """Volume of a voxel."""
-        return float(abs(np.linalg.det(self.directions)))
+        return _volume(self.directions)
 
     @property
     def note(self) -> str:
@@ -68,10 +68,15 @@ def readFrame(header: dict) -> Frame:
     directions, origin = spaceDirections(header), header.get("space origin")
     if directions is None or directions.shape != (3, 3) or np.isnan(directions).any():
         return Frame(np.diag(size[0]), _axisOrigin(header, np.array(size[0])), unit)
-    if abs(np.linalg.det(directions)) < 1e-9 * np.prod(size[0]):
+    if _volume(directions) < 1e-9 * np.prod(size[0]):
         return _voxelFrame("the space directions of the header lie in a plane")
     hasOrigin = origin is not None and np.isfinite(origin).all()
     return Frame(directions, np.asarray(origin, float) if hasOrigin else np.zeros(3), unit)
+
+
+def _volume(directions: np.ndarray) -> float:
+    """Volume between three steps in space; the determinant of NumPy goes through logarithms, and rounds."""
+    return float(abs(np.dot(directions[0], np.cross(directions[1], directions[2]))))
 
 
 def _axisOrigin(header: dict, sides: np.ndarray) -> np.ndarray:
@@ -302,7 +307,7 @@ def directionWeights(directions: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(steps, axis=1)
     sphere = SphericalVoronoi(steps / lengths[:, np.newaxis])
     shares = sphere.calculate_areas() / (4 * np.pi)
-    return 2 * (shares / lengths)[:13] * 2 * abs(np.linalg.det(directions))
+    return 2 * (shares / lengths)[:13] * 2 * _volume(directions)
 
 
 def _nearest(points: np.ndarray) -> np.ndarray:

@@ -181,6 +181,7 @@ def testFrameTakesDirectionsOriginAndUnit():
     np.testing.assert_array_equal(frame.origin, (1, 2, 3))
     assert frame.unit == "um" and frame.why == ""
     assert frame.voxelVolume == pytest.approx(abs(np.linalg.det(OBLIQUE)))
+    assert frame._replace(directions=np.diag([50.0, -50.0, 50.0])).voxelVolume == 125000  # exactly
 
 
 @pytest.mark.parametrize(

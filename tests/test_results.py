@@ -11,6 +11,7 @@ import sys
 import types
 from pathlib import Path
 
+import h5py
 import nrrd
 import numpy as np
 import pytest
@@ -306,15 +307,16 @@ def testOtherThresholdsUseTheProbabilityThatIsThere(copy, tmp_path, monkeypatch,
 
 
 def testModelsOfTheSameNameAreToldApart(copy, tmp_path, monkeypatch, capfd):
-    shipped = ROOT / "modelAndWeights"
+    shipped = ROOT / "modelAndWeights" / "final-uNet_model.h5"
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-    shutil.copy(shipped / "final-uNet_model.h5", tmp_path / "two" / "net.h5")
-    shutil.copy(shipped / "final-trained-weights.h5", tmp_path / "one" / "net.h5")
+        shutil.copy(shipped, tmp_path / folder / "net.h5")
+    with h5py.File(tmp_path / "one" / "net.h5", "r+") as file:
+        file["model_weights/probability/probability/bias"][0] += 1
     flags = ["--threshold", 0.4, "--modelFile", tmp_path / "two" / "net.h5"]
     flags += ["--weightFile", tmp_path / "one" / "net.h5"]
     predict(copy / "scan_data.nrrd", *flags)
-    shutil.copy(shipped / "final-uNet_model.h5", tmp_path / "one" / "net.h5")
+    shutil.copy(shipped, tmp_path / "one" / "net.h5")
     calls, predictRegion = [], predictData.predictRegion
     monkeypatch.setattr(predictData, "predictRegion", lambda *a: calls.append(a) or predictRegion(*a))
     predict(copy / "scan_data.nrrd", *flags)
