@@ -160,17 +160,22 @@ def asDataset(batches):
     if loadKeras().backend.backend() != "tensorflow":
         return batches
     tensorflow = importlib.import_module("tensorflow")
-    first = [batches[0]]  # tells the signature, and need not be read again
-    signature = tuple(tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first[0])
+    first = [batches[0]]  # tells types and shapes, and need not be read again
+    kinds = [(array.dtype, (None, *array.shape[1:])) for array in first[0]]
 
-    def read() -> Iterator:
-        yield first.pop() if first else batches[0]
-        yield from (batches[index] for index in range(1, len(batches)))
+    def read(index: int) -> tuple:
+        return first.pop() if first and not index else batches[index]
+
+    def readTensors(index) -> tuple:
+        tensors = tensorflow.numpy_function(read, [index], [dtype for dtype, _ in kinds])
+        return tuple(
+            tensorflow.ensure_shape(tensor, shape) for tensor, (_, shape) in zip(tensors, kinds, strict=True)
+        )
 
     options = tensorflow.data.Options()
     options.autotune.enabled = False
-    dataset = tensorflow.data.Dataset.from_generator(read, output_signature=signature)
-    dataset = dataset.prefetch(1).apply(tensorflow.data.experimental.assert_cardinality(len(batches)))
+    # from_generator would have the C library give all freed memory back at once, to be faulted in again
+    dataset = tensorflow.data.Dataset.range(len(batches)).map(readTensors).prefetch(1)
     return dataset.with_options(options)
 
 
