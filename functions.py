@@ -525,7 +525,7 @@ def predictProbability(
         Half-open ranges along x, y, z; any side length: sides that the network cannot halve are extended by
         mirroring at the far end, and what was added is left out again.
     moments : tuple of float
-        Mean and standard deviation of the region: the published z-score.
+        Mean and standard deviation of the z-score: of the region (published) or of the whole volume.
     geometry, layout
         The region as (plane z, row y, column x), and how it is cut.
     stream : Stream

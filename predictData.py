@@ -127,7 +127,7 @@ class Run(NamedTuple):
 
     backend: Backend
     geometry: Geometry
-    layout: Layout
+    layout: Layout | None  # None: nothing has to be predicted
     steps: list[Step]
     journal: dict[str, Any]
     digests: dict[Path, str]
@@ -140,8 +140,9 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
     parser = ScriptParser(__file__, __doc__)
     parser.addFlag("nameInput", type=Path, default=FOLDER / nameInput)
-    parser.addFlag("nameOutput", type=Path, default=nameOutput or None)
-    parser.addFlag("nameReference", type=Path, default=nameReference or None)
+    parser.addFlag("nameOutput", type=Path, default=FOLDER / nameOutput if nameOutput else None)
+    reference = nameReference if nameReference in ("", "none") else FOLDER / nameReference
+    parser.addFlag("nameReference", type=Path, default=reference or None)
     parser.addFlag("positiveLabel", default=positiveLabel)
     parser.addFlag("modelFile", type=Path)
     parser.addFlag("weightFile", type=Path)
@@ -172,6 +173,8 @@ def completeArguments(arguments: argparse.Namespace) -> argparse.Namespace:
     if arguments.modelFile is None:
         arguments.modelFile = FOLDER / modelFile
         arguments.weightFile = arguments.weightFile or FOLDER / weightFile
+    if not arguments.nameInput.name:
+        raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
     stem = arguments.nameInput.stem.removesuffix("_data")
     if arguments.nameOutput is None:
         arguments.nameOutput = arguments.nameInput.with_name(f"{stem}_segmented.nrrd")
@@ -249,7 +252,8 @@ def predictRegion(
     looks, volume = openLooks(arguments, request), request.volume
     planes = listPlanes(arguments, request, looks)
     if request.normalization == "volume" and request.shape != volume.shape:
-        deque(planes, 0)
+        if arguments.report or arguments.overview:
+            deque(planes, 0)
         whole = tuple((0, side) for side in volume.shape)
         planes = listPlanes(arguments, request._replace(region=whole), ())
     moments = mergeMoments(countNonFinite(planes, volume.path))
@@ -402,14 +406,14 @@ def prepareRun(
     arguments: argparse.Namespace, request: Request, backend: Backend, geometry: Geometry, steps: list[Step]
 ) -> Run:
     """Decide how the volume is cut, or go on as an interrupted run did."""
-    names = ("memoryBudget", "outputType", "outputEncoding")
+    names = ("outputType", "outputEncoding")
     identity = {name: getattr(arguments, name) for name in names} | {
         "region": [list(axis) for axis in request.region],
         "normalization": request.normalization,
         "engine": backend.engine,
         "precision": backend.precision,
     }
-    journal, differences, digests, finished = None, [], {}, None
+    journal, differences, digests, finished, layout = None, [], {}, None, None
     if not arguments.dryRun:
         weightFile = arguments.weightFile or arguments.modelFile
         inputs = {
@@ -426,10 +430,12 @@ def prepareRun(
             differences = unfinished or differences
     if journal:
         layout = Layout(*journal["layout"])
-    else:
+        if 0 < arguments.memoryBudget < layout.memory:
+            journal, differences = None, [f"it took {layout.memory:.2f} GiB, more than memoryBudget now"]
+    if not (journal or finished):
         budget = arguments.memoryBudget or availableMemory(backend)
         layout = chooseLayout(geometry, steps, backend.byteCount, budget, baseMemory(backend))
-        journal = {"identity": identity, "layout": list(layout), "progress": {}}
+    journal = journal or {"identity": identity, "layout": list(layout or ()), "progress": {}}
     origin = {name: finished.get(name) for name in ORIGIN} if finished else describeOrigin(backend)
     isFinished = finished is not None
     if finished:
@@ -463,7 +469,6 @@ def readFinished(arguments: argparse.Namespace, identity: dict[str, Any]) -> tup
     if not (arguments.nameOutput.is_file() and isinstance(record.get("identity"), dict)):
         return None, []
     free = {name for name in ("engine", "precision") if getattr(arguments, name) == "auto"}
-    free |= {"memoryBudget"}  # changes only how the same is computed
     kept, wanted = (
         {name: value for name, value in part.items() if name not in free}
         for part in (record["identity"], identity)
@@ -567,16 +572,13 @@ def printStart(arguments: argparse.Namespace, request: Request, contract: dict |
     if min(shape) < run.geometry.cell:
         thin = f"{describeShape(shape)} voxels are fewer than {run.geometry.cell} along a side"
         print(f"Warning: {thin}; the missing ones are mirrored (is this really a volume?)")
-    tiles = run.layout.rowTiles * run.layout.columnTiles
-    cut = (
-        f"{tiles} tiles ({workFactor(run.geometry, run.layout):.2f} times the work)"
-        if tiles > 1
-        else "one tile"
-    )
-    print(f"Stream: {run.layout.slab} planes at a time, {cut}, {run.layout.memory:.2f} GiB of memory")
     if run.isFinished:
         print(f"Probability: {arguments.nameOutput.name} is finished; delete it to have it computed again")
-    elif run.differences:
+        return
+    tiles, work = run.layout.rowTiles * run.layout.columnTiles, workFactor(run.geometry, run.layout)
+    cut = f"{tiles} tiles ({work:.2f} times the work)" if tiles > 1 else "one tile"
+    print(f"Stream: {run.layout.slab} planes at a time, {cut}, {run.layout.memory:.2f} GiB of memory")
+    if run.differences:
         print(f"An earlier result is begun anew: {'; '.join(run.differences)}")
     progress = run.journal["progress"]
     if progress:

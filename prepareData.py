@@ -36,6 +36,7 @@ from engine.errors import PipelineError
 from engine.files import digestFile, lockName, readJson, writeArraysAtomically, writeJson
 from engine.geometry import requireSamePlace
 from engine.nrrdFiles import NrrdVolume, openVolume
+from engine.samples import openArray
 from functions import (
     ROTATION_AXES,
     chooseSubVolumeSide,
@@ -352,36 +353,44 @@ def nameInput(part: str, kind: str, volume: NrrdVolume, path: Path) -> str:
 
 def warnOfLeaks(training: Part, validation: Part) -> None:
     """Warn where a validation image is a training image as well, whatever its header, encoding or type."""
-    seen = {identifyImage(image): image.path for image, _ in training.pairs}
+    seen: dict[tuple, list[NrrdVolume]] = {}
+    for image, _ in training.pairs:
+        seen.setdefault(identifyMiddle(image), []).append(image)
     for image, _ in validation.pairs:
-        twin = seen.get(identifyImage(image))
-        if twin:
-            print(
-                f"Warning: {image.path}: has the same content as the training image {twin}; "
-                "the validation measures nothing there, take another volume"
-            )
+        for twin in seen.get(identifyMiddle(image), []):
+            if digestPlanes(image, 0, image.shape[2]) == digestPlanes(twin, 0, twin.shape[2]):
+                print(
+                    f"Warning: {image.path}: has the same content as the training image {twin.path}; "
+                    "the validation measures nothing there, take another volume"
+                )
 
 
-def identifyImage(image: NrrdVolume) -> tuple:
-    """Give what equal volumes have in common: the shape, and the grey values of the plane in the middle."""
-    x, y, z = image.shape
-    with contextlib.closing(image.slabs(((0, x), (0, y), (z // 2, z // 2 + 1)))) as planes:
-        return image.shape, hashlib.sha256(next(planes).astype("<f4").tobytes()).digest()
+def identifyMiddle(image: NrrdVolume) -> tuple:
+    """Give what equal volumes have in common and others hardly ever, without reading all of them."""
+    middle = image.shape[2] // 2
+    return image.shape, digestPlanes(image, middle, middle + 1)
+
+
+def digestPlanes(image: NrrdVolume, first: int, last: int) -> bytes:
+    """Digest grey values of whole planes along z, whatever their type in the file."""
+    x, y, _ = image.shape
+    digest = hashlib.sha256()
+    with contextlib.closing(image.slabs(((0, x), (0, y), (first, last)))) as slabs:
+        for slab in slabs:
+            digest.update(slab.astype("<f4").tobytes("F"))
+    return digest.digest()
 
 
 def isUpToDate(record: dict, folder: Path) -> bool:
     """Whether the folder holds the result of the same inputs and parameters, whole."""
-    known = readJson(folder / "parameters.json") or {}
-    if any(known.get(key) != record[key] for key in ("parameters", "inputs", "outputs")):
+    try:
+        known = readJson(folder / "parameters.json") or {}
+        arrays = [openArray(folder / name) for name in record["outputs"]]
+    except PipelineError:  # damaged or missing
         return False
-    for name, output in record["outputs"].items():
-        try:
-            array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return False
-        if list(array.shape) != output["shape"] or array.dtype != output["dtype"]:
-            return False
-    return True
+    shapes = [{"shape": list(array.shape), "dtype": str(array.dtype)} for array in arrays]
+    isSame = all(known.get(key) == record[key] for key in ("parameters", "inputs", "outputs"))
+    return isSame and shapes == list(record["outputs"].values())
 
 
 def writeParts(parts: list[Part], record: dict, arguments: argparse.Namespace) -> None:

@@ -47,7 +47,7 @@ from engine.devices import (
 from engine.errors import PipelineError
 from engine.figures import drawTrainingCurves
 from engine.files import digestFile, lockName, readJson, writeJson
-from engine.models import readWeights
+from engine.models import checkSize, readWeights
 from engine.plan import countParameters, sideMultiple
 from engine.samples import Samples, openSamples
 from engine.trainingLog import listWarnings, writeLog
@@ -178,13 +178,18 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Load the data, build the network, train it, keep the best, write the contract."""
     checkParameters(arguments)
+    if arguments.deterministic:
+        makeDeterministic()
     plan = describeUNet(arguments.base_depth, arguments.levelCount)
+    checkSize(plan)
     data = {part: openSamples(arguments.learningData, part, plan) for part in ("training", "validation")}
     checkPatches(arguments, plan, data)
     origin = readOrigin(arguments, plan)
     identity = identify(arguments)
     state = TrainingState(arguments.modelFile, arguments.restart)
-    with lockName(arguments.modelFile, "another process is training this model"):
+    with contextlib.ExitStack() as locks:
+        for file in outputFiles(arguments):
+            locks.enter_context(lockName(file, "another process is training this model"))
         saved = state.load()
         if not arguments.restart and isFinished(arguments, identity):
             if saved and saved[0]["identity"] == identity:
@@ -195,8 +200,8 @@ def main(arguments: argparse.Namespace) -> None:
         elif saved:
             remedy = "repeat its command to go on, or --restart to begin anew"
             refuseAnother(saved[0]["identity"], identity, "an unfinished training", remedy)
-        elif not arguments.restart:
-            refuseReplacement(arguments, identity)
+        if not arguments.restart:
+            refuseReplacement(arguments, identity, isResumed=bool(saved))
         train(arguments, plan, data, origin, identity, state, saved)
 
 
@@ -210,8 +215,6 @@ def train(
     saved: tuple | None,
 ) -> None:
     """Train from the beginning, or from a saved state on."""
-    if arguments.deterministic:
-        makeDeterministic()
     device = printStart(arguments, data)
 
     from engine.learning import EpochBar  # loads Keras
@@ -266,6 +269,9 @@ def namedMemoryErrors(
 
 def checkParameters(arguments: argparse.Namespace) -> None:
     """Refuse values that cannot work, before anything is loaded."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PipelineError(f"{name} must be a finite number", received=value)
     for name in ("learningRate", "Nepochs", "batchSize"):
         if not getattr(arguments, name) > 0:
             raise PipelineError(f"{name} must be above 0", received=getattr(arguments, name))
@@ -281,28 +287,46 @@ def checkParameters(arguments: argparse.Namespace) -> None:
         raise PipelineError("seed must be below 2 ** 32", received=arguments.seed)
     if arguments.tensorBoard and not importlib.util.find_spec("tensorflow"):
         raise PipelineError("--tensorBoard needs TensorFlow", remedy="pip install tensorflow")
-    models = [getattr(arguments, name) for name in MODELS]
-    for file in (*models, arguments.metricsFile):
-        if not file.parent.is_dir():
-            raise PipelineError("no such folder", file=file.parent)
-        if not os.access(file.parent, os.W_OK):
-            raise PipelineError("nothing can be written into this folder", file=file.parent)
-    for file in models:
-        if file.suffix != ".h5":
-            raise PipelineError("the name of a model must end with .h5", file=file)
-    if len({file.name for file in (*models, arguments.metricsFile)}) <= len(models):
-        rule, names = (
-            f"{', '.join(MODELS)} and metricsFile need different names",
-            (*models, arguments.metricsFile),
-        )
-        raise PipelineError(rule, received=", ".join(file.name for file in names))
-    if arguments.weightStart and arguments.weightStart.resolve() in {file.resolve() for file in models}:
-        rule = "this training would replace the weights that it starts from"
-        raise PipelineError(rule, file=arguments.weightStart, remedy="copy them to another name")
+    if arguments.tensorBoard and arguments.tensorBoard.exists() and not arguments.tensorBoard.is_dir():
+        raise PipelineError("tensorBoard is no folder", file=arguments.tensorBoard)
+    checkNames(arguments)
 
 
 EXAMPLE = "validationExample.png"
 MODELS = ("weightFile", "weightFileTrain", "weightFileDice", "modelFile")
+
+
+def outputFiles(arguments: argparse.Namespace) -> list[Path]:
+    """List the files that are named on the command line: models and log."""
+    return [getattr(arguments, name) for name in (*MODELS, "metricsFile")]
+
+
+def checkNames(arguments: argparse.Namespace) -> None:
+    """Refuse names under which nothing can be written, or two things would be."""
+    files, names = outputFiles(arguments), f"{', '.join(MODELS)} and metricsFile"
+    *models, log = files
+    for file in files:
+        if not file.parent.is_dir():
+            raise PipelineError("no such folder", file=file.parent)
+        if not os.access(file.parent, os.W_OK):
+            raise PipelineError("nothing can be written into this folder", file=file.parent)
+        if file.is_dir():
+            raise PipelineError("is a folder, no name of a file", file=file)
+    for file in models:
+        if file.suffix != ".h5":
+            raise PipelineError("the name of a model must end with .h5", file=file)
+    if len({file.name for file in files}) < len(files):
+        received = ", ".join(file.name for file in files)
+        raise PipelineError(f"{names} need different names", received=received)
+    if log.name in (contractFile(arguments).name, curvesFile(arguments).name, EXAMPLE):
+        raise PipelineError("this is the name of another result of the training", file=log)
+    if arguments.weightStart and arguments.weightStart.resolve() in {file.resolve() for file in models}:
+        rule = "this training would replace the weights that it starts from"
+        raise PipelineError(rule, file=arguments.weightStart, remedy="copy them to another name")
+    folders = {file.parent.resolve(): str(relativePath(file.parent)) for file in models}
+    if len(folders) > 1:  # the contract beside the model tells of all of them
+        received = ", ".join(folders.values())
+        raise PipelineError(f"{', '.join(MODELS)} need one folder", received=received)
 
 
 def checkPatches(arguments: argparse.Namespace, plan: list, data: dict[str, Samples]) -> None:
@@ -334,7 +358,7 @@ def identify(arguments: argparse.Namespace) -> dict:
     digests = {file.name: digestFile(file) for file in files}
     if arguments.weightStart:
         digests["weightStart"] = digestFile(arguments.weightStart)
-    return parameters | digests | {"back end": os.environ.get("KERAS_BACKEND", "tensorflow")}
+    return parameters | digests | {"back end": loadKeras().backend.backend()}
 
 
 PARTS = [(part, kind) for part in ("training", "validation") for kind in ("Image", "Mask")]
@@ -342,8 +366,8 @@ PARTS = [(part, kind) for part in ("training", "validation") for kind in ("Image
 
 def isFinished(arguments: argparse.Namespace, identity: dict) -> bool:
     """Whether this very training has been finished and its files are as it wrote them; says so."""
-    contract = readJson(arguments.modelFile.with_suffix(".json")) or {}
-    if contract.get("training", {}).get("identity") != identity:
+    contract = readJson(contractFile(arguments))
+    if identityOf(contract) != identity:
         return False
     if not all(isFileOf(contract, getattr(arguments, name)) for name in MODELS):
         return False
@@ -352,18 +376,32 @@ def isFinished(arguments: argparse.Namespace, identity: dict) -> bool:
     return True
 
 
-def refuseReplacement(arguments: argparse.Namespace, identity: dict) -> None:
-    """Refuse to write over the models of a finished training, also where only some of them are there."""
+def identityOf(contract: dict | None) -> dict | None:
+    """Read what the training depended on that wrote a contract; None where none of ours did."""
+    training = (contract or {}).get("training")
+    return training.get("identity") if isinstance(training, dict) else None
+
+
+def contractFile(arguments: argparse.Namespace) -> Path:
+    """Name what a prediction has to know of the models."""
+    return arguments.modelFile.with_suffix(".json")
+
+
+def refuseReplacement(arguments: argparse.Namespace, identity: dict, isResumed: bool) -> None:
+    """Refuse to write over the models of another training, also where only some of them are there."""
     files = [getattr(arguments, name) for name in MODELS]
-    contracts = [(arguments.modelFile, readJson(arguments.modelFile.with_suffix(".json")))]
+    contracts = [(arguments.modelFile, readJson(contractFile(arguments)))]
     contracts += [(file, findContract(file)) for file in files if file.is_file()]
     for file, contract in contracts:
-        finished = (contract or {}).get("training", {}).get("identity")
-        if not (finished and contract.get("thresholds")):
+        other = identityOf(contract)
+        if not other:
             continue
         what, names = relativePath(file), ", ".join(f"--{name}" for name in (*MODELS, "metricsFile"))
+        kind = "a finished" if contract.get("thresholds") else "an unfinished"
         remedy = f"--restart replaces its files; other names keep them ({names}), another folder the pictures"
-        refuseAnother(finished, identity, f"{what} is of a finished training that", remedy)
+        refuseAnother(other, identity, f"{what} is of {kind} training that", remedy)
+        if isResumed or not contract.get("thresholds"):
+            continue
         broken = [file.name for file in files if not isFileOf(contract, file)]
         rule = f"{what} is of this training, finished, but missing or changed: {', '.join(broken)}"
         raise PipelineError(rule, remedy="put the file back, or repeat the training with --restart")
@@ -442,15 +480,17 @@ def isAlike(arguments: argparse.Namespace, sharing: Sharing) -> bool:
 def shareBatches(arguments: argparse.Namespace) -> Sharing:
     """Choose the devices that share every batch."""
     sharing = Sharing(arguments.deviceCount, arguments.batchSize)
+    isHalf = arguments.precision == "mixed_float16" and loadKeras().backend.backend() == "tensorflow"
+    if isHalf and not sharing.gpuCount:
+        raise PipelineError("TensorFlow has no float16 on a CPU", remedy="--precision mixed_bfloat16")
     if sharing.count > 1:
         print(f"Every batch is shared by {sharing.count} devices")
     if not arguments.deviceCount and sharing.count < sharing.gpuCount:
         idle = f"{sharing.gpuCount - sharing.count} of {sharing.gpuCount} GPUs stay idle"
         print(f"{idle}: they share a batch equally (--batchSize {sharing.gpuCount} uses all)")
-    if sharing.count > 1:
-        if arguments.precision == "mixed_float16" and loadKeras().backend.backend() == "tensorflow":
-            rule = "TensorFlow scales the loss of float16 on every device by itself"
-            raise PipelineError(rule, remedy="--precision mixed_bfloat16, or --deviceCount 1")
+    if isHalf and sharing.count > 1:
+        rule = "TensorFlow scales the loss of float16 on every device by itself"
+        raise PipelineError(rule, remedy="--precision mixed_bfloat16, or --deviceCount 1")
     return sharing
 
 
@@ -637,7 +677,7 @@ def writeContract(
         "data": prepared,
         "files": {file.name: digestFile(file) for file in files},
     }
-    writeJson(arguments.modelFile.with_suffix(".json"), contract)
+    writeJson(contractFile(arguments), contract)
 
 
 def printEnd(arguments: argparse.Namespace, training, thresholds: dict) -> None:
@@ -655,7 +695,7 @@ def printEnd(arguments: argparse.Namespace, training, thresholds: dict) -> None:
     print(f"Trained for {progress.seconds / 60:.1f} min. Written to {folder}:")
     for name in MODELS:
         print(f"  {getattr(arguments, name).name}")
-    print(f"  {arguments.modelFile.stem}.json  {arguments.metricsFile.name}  trainingCurves.png  {EXAMPLE}")
+    print(f"  {contractFile(arguments).name}  {arguments.metricsFile.name}  trainingCurves.png  {EXAMPLE}")
     printNext(arguments)
 
 

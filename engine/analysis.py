@@ -62,7 +62,7 @@ class Judged:
         self.slices, self.referenceSlices = MidSlices(shape), MidSlices(shape) if hasReference else None
         self.curves, self.hasReference = VoxelCurves(), hasReference
         volumeCount = (1 + hasReference) * isMeasured  # the result, and the reference
-        weights = directionWeights(frame.directions)
+        weights = directionWeights(frame.directions) if isMeasured else None
         self._joinings = [Joining(connectivity) for _ in range(volumeCount)]
         self._sums = [Sums(shape, weights, connectivity) for _ in range(volumeCount)]
         self._overlaps, self._z = Overlaps(), 0

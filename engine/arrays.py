@@ -7,6 +7,8 @@ import numpy as np
 
 from engine.errors import PipelineError
 
+ROUNDING = 2e-15  # relative deviation that equal float64 values can seem to have
+
 
 def slowestFirst(image: np.ndarray) -> np.ndarray:
     """View whose first axis has the largest stride, so that a loop over it walks through memory in order."""
@@ -46,7 +48,8 @@ def mergeMoments(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
         count += values.size
         mean += difference * values.size / count
         squares += float(values @ values) + difference**2 * known * values.size / count
-    return mean, (squares / count) ** 0.5
+    std = (squares / count) ** 0.5
+    return mean, 0.0 if std < ROUNDING * abs(mean) else std  # the mean of equal values is rounded
 
 
 def refuseNonFinite(image: np.ndarray, fileName: str | Path) -> None:

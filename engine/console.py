@@ -107,7 +107,7 @@ class Stopwatch:
 
 
 def leave(code: int, line: str) -> None:
-    """Print one line on stderr and end the process, even where a back end's threads still run."""
+    """Print one line on stderr and end the process."""
     with contextlib.suppress(OSError):
         print(f"\r{line}", file=sys.stderr)
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The back end of Keras and the device it runs on; the only module that knows TensorFlow or JAX by name."""
+"""The back end of Keras and the device it runs on."""
 
 import contextlib
 import importlib
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from engine.errors import PipelineError
 
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under Windows, AMD
-CUDA_PACKAGES = {"jax": "jax[cuda12]", "torch": "torch"}
+CUDA_PACKAGES = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda12]"}
 
 
 def loadKeras():
@@ -20,7 +20,7 @@ def loadKeras():
     Raises
     ------
     PipelineError
-        The back end named in KERAS_BACKEND is not installed.
+        The back end, of KERAS_BACKEND or Keras's own settings, is not installed or unknown here.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -32,6 +32,11 @@ def loadKeras():
             f"Keras or its back end {backend} cannot be imported ({error})",
             remedy=f"pip install keras {backend}",
         ) from error
+    if keras.backend.backend() not in CUDA_PACKAGES:
+        expected, received = " or ".join(CUDA_PACKAGES), keras.backend.backend()
+        raise PipelineError("another KERAS_BACKEND is needed", expected=expected, received=received)
+    keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
+    keras.config.set_floatx("float32")
     import absl.logging
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Keras warns at every .h5; the published format stays
@@ -64,7 +69,7 @@ def describeDevice() -> str:
 
 def cudaHint() -> str:
     """Tell how the back end in use would find an NVIDIA card."""
-    package = CUDA_PACKAGES.get(loadKeras().backend.backend(), "tensorflow[and-cuda]")
+    package = CUDA_PACKAGES[loadKeras().backend.backend()]
     return f'No GPU in use; for an NVIDIA card: pip install "{package}"'
 
 
@@ -84,13 +89,8 @@ def _listGpus(backend: str) -> list[str]:
             tensorflow.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
             for gpu in gpus
         ]
-    if backend == "jax":
-        return [
-            device.device_kind
-            for device in importlib.import_module("jax").devices()
-            if device.platform != "cpu"
-        ]
-    return []
+    devices = importlib.import_module("jax").devices()
+    return [device.device_kind for device in devices if device.platform != "cpu"]
 
 
 def _coreCount() -> int:
@@ -133,12 +133,9 @@ def processorName() -> str:
 
 def compileFunction(function):
     """Compile a pure function of tensors for the back end; the memory of its first argument is used again."""
-    backend = loadKeras().backend.backend()
-    if backend == "jax":
+    if loadKeras().backend.backend() == "jax":
         return importlib.import_module("jax").jit(function, donate_argnums=0)
-    if backend == "tensorflow":
-        return importlib.import_module("tensorflow").function(function, autograph=False)
-    return function
+    return importlib.import_module("tensorflow").function(function, autograph=False)
 
 
 def asDataset(batches):

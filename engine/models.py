@@ -90,6 +90,20 @@ def readArchitecture(path: str | Path) -> tuple[int, int]:
     return int(kernels[0][-1]), levelCount
 
 
+def checkSize(plan: list[Layer], path: str | Path | None = None) -> None:
+    """Refuse a network whose weights could not be read back.
+
+    Raises
+    ------
+    PipelineError
+        They take more than 2 GiB.
+    """
+    size = 4 * countParameters(plan)
+    if size > MAXIMUM_BYTES:
+        rule, received = "the network is too large", f"{size / 2**30:.1f} GiB"
+        raise PipelineError(rule, file=path, expected="at most 2 GiB of weights", received=received)
+
+
 def readWeights(path: str | Path, plan: list[Layer]) -> Weights:
     """Read every variable of the plan from a model or weight file.
 
@@ -111,8 +125,7 @@ def readWeights(path: str | Path, plan: list[Layer]) -> Weights:
         Another architecture (which layer, which shape), a damaged file, a Lambda layer, an external link, a
         weight that is no finite floating-point number.
     """
-    if 4 * countParameters(plan) > MAXIMUM_BYTES:
-        raise PipelineError("the network is too large", file=path, expected="at most 2 GiB of weights")
+    checkSize(plan, path)
     with _openStored(path) as (config, stored, isNumbered):
         names = {} if config is None else _namesByGraph(plan, config, path)
         if config is None or isNumbered:

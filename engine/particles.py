@@ -12,6 +12,7 @@ from engine.nrrdHeaders import spaceDirections, voxelSize
 # One of each pair of opposite steps (x, y, z) from a voxel to its 26 neighbours.
 STEPS = np.array([step for step in itertools.product((-1, 0, 1), repeat=3) if step > (0, 0, 0)])
 NEIGHBOURS = np.concatenate([STEPS, -STEPS])
+MOST_UNEQUAL = 1e5  # sides of a voxel; beyond it directions in space fall together
 MOMENTS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # pairs of axes
 
 
@@ -59,7 +60,8 @@ def readFrame(header: dict) -> Frame:
     size = voxelSize(header)
     if size is None:
         return _voxelFrame("the header gives no size of a voxel")
-    if not (np.array(size[0]) > 0).all():
+    sides = np.array(size[0])
+    if not (sides > 0).all() or not 0 < np.prod(sides) < np.inf or sides.max() > MOST_UNEQUAL * sides.min():
         return _voxelFrame(f"the header gives a voxel the size {size[0]}")
     units = set(size[1])
     if len(units) > 1:
@@ -67,8 +69,8 @@ def readFrame(header: dict) -> Frame:
     unit = units.pop()
     directions, origin = spaceDirections(header), header.get("space origin")
     if directions is None or directions.shape != (3, 3) or np.isnan(directions).any():
-        return Frame(np.diag(size[0]), _axisOrigin(header, np.array(size[0])), unit)
-    if _volume(directions) < 1e-9 * np.prod(size[0]):
+        return Frame(np.diag(sides), _axisOrigin(header, sides), unit)
+    if _volume(directions) * MOST_UNEQUAL < np.prod(sides):
         return _voxelFrame("the space directions of the header lie in a plane")
     hasOrigin = origin is not None and np.isfinite(origin).all()
     return Frame(directions, np.asarray(origin, float) if hasOrigin else np.zeros(3), unit)

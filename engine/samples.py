@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -126,5 +127,5 @@ def openArray(path: Path) -> np.ndarray:
         raise ValueError("it is an archive of several")
     except FileNotFoundError as error:
         raise PipelineError("no such file", file=path, remedy="run prepareData.py first") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, TokenError) as error:
         raise PipelineError(f"is no readable .npy file: {error}", file=path) from error

@@ -20,7 +20,6 @@ from engine.learning import Averages, Batch, Batches, captureState, modelContent
 from engine.trainingState import TrainingState
 
 Row = dict[str, float]
-CHECK_STEPS = 20  # between two looks at the loss: reading it makes a GPU wait
 
 
 class Checkpoint(NamedTuple):
@@ -249,8 +248,7 @@ class _Watch(keras.callbacks.Callback):
         """Count a step."""
         training = self.training
         training.progress.step += 1
-        if training.progress.step % CHECK_STEPS == 0 and not math.isfinite(float(logs["loss"])):
-            training.isDiverged = True
+        training.isDiverged = not math.isfinite(logs["loss"])
         if training.signal or training.isDiverged:
             self.model.stop_training = True
         elif training.progress.step == training.parts.stepCount:
@@ -277,7 +275,7 @@ def _originalError(batches: Batches) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _notedSignals(training: Training) -> Iterator[None]:
-    """Note Ctrl-C and SIGTERM instead of dying of them; a second Ctrl-C ends the process at once."""
+    """Note Ctrl-C and SIGTERM instead of dying of them; a second one has its usual effect."""
 
     def note(number: int, frame) -> None:
         training.signal = number

@@ -56,7 +56,7 @@ def testGpuWithoutTheDriversToolIsNamedAlone(backend, driver):
     assert describeDevice() == "GPU NVIDIA RTX A4000, jax"
 
 
-@pytest.mark.parametrize("name", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("name", ["tensorflow", "jax"])
 def testCpuIsNamedWithItsCores(name, backend):
     backend(name, [])
     text = describeDevice()

@@ -152,6 +152,16 @@ def testDamagedArraysAreMadeAnew(data, capfd):
     prepare(data)
     assert np.load(data / "pythonFiles" / "trainingDataMask.npy").any()
     assert "Nothing changed" not in capfd.readouterr().out
+    (data / "pythonFiles" / "parameters.json").write_text("{")
+    prepare(data)
+    header = bytearray((data / "pythonFiles" / "trainingDataMask.npy").read_bytes())
+    header[header.index(b",")] = ord("(")  # NumPy parses it as Python does
+    (data / "pythonFiles" / "trainingDataMask.npy").write_bytes(header)
+    prepare(data)
+    assert np.load(data / "pythonFiles" / "trainingDataMask.npy").any()
+    assert "Nothing changed" not in capfd.readouterr().out
+    prepare(data)
+    assert "Nothing changed" in capfd.readouterr().out
 
 
 def testEditedConstantsAreCheckedLikeFlags(data, monkeypatch, capfd):
@@ -216,10 +226,11 @@ def testImageSavedAnotherWayIsTheSameImage(kind, fields, data, capfd):
     assert "validation.nrrd: has the same content as the training image" in line
 
 
-def testEmptyPlanesAtTheEndsAreNoLeak(data, capfd):
+@pytest.mark.parametrize("planes", [(0, -1), (8,)])
+def testEmptyPlanesAreNoLeak(planes, data, capfd):
     for part, seed in (("training", 1), ("validation", 2)):
         image = makeImage(seed)
-        image[:, :, :3] = image[:, :, -3:] = 0
+        image[:, :, planes] = 0
         write(data / f"{part}Images" / f"{part}.nrrd", image)
     assert warnings(capfd, data) == []
 

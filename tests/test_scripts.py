@@ -854,6 +854,11 @@ def badArrays():
             (),
             (image, "is no readable .npy file"),
         ),
+        "damaged in its header": (
+            lambda f: (f / image).write_bytes((f / image).read_bytes().replace(b",", b"(", 1)),
+            (),
+            (image, "is no readable .npy file"),
+        ),
         "empty": (lambda f: (f / image).write_bytes(b""), (), (image, "is no readable .npy file")),
         "objects": (
             lambda f: np.save(f / image, np.array([Trap(f / "trap")], object), allow_pickle=True),
@@ -889,7 +894,12 @@ def badArrays():
         "batchSize 0": (lambda f: None, ("--batchSize", "0"), ("batchSize must be above 0", "received 0")),
         "Nepochs 0": (lambda f: None, ("--Nepochs", "0"), "Nepochs must be above 0"),
         "negative learningRate": (lambda f: None, ("--learningRate", "-1"), "learningRate must be above 0"),
-        "learningRate NaN": (lambda f: None, ("--learningRate", "nan"), "learningRate must be above 0"),
+        "learningRate NaN": (
+            lambda f: None,
+            ("--learningRate", "nan"),
+            "learningRate must be a finite number",
+        ),
+        "clipNorm inf": (lambda f: None, ("--clipNorm", "inf"), "clipNorm must be a finite number"),
         "batchSize beyond the set": (
             lambda f: None,
             ("--batchSize", "99"),
@@ -921,6 +931,36 @@ def badArrays():
         "more devices than there are": (lambda f: None, ("--deviceCount", "9"), "fewer devices"),
         "negative seed": (lambda f: None, ("--seed", "-1"), "seed must not be negative"),
         "base_depth 0": (lambda f: None, ("--base_depth", "0"), "base_depth"),
+        "network of 3 GiB": (
+            lambda f: None,
+            ("--levelCount", "8", "--base_depth", "24"),
+            ("the network is too large", "at most 2 GiB of weights", "received 3.2 GiB"),
+        ),
+        "float16 on a CPU": (
+            lambda f: None,
+            ("--precision", "mixed_float16"),
+            ("no float16 on a CPU", "mixed_bfloat16"),
+        ),
+        "models in two folders": (
+            lambda f: None,
+            ("--modelFile", "net.h5"),
+            "need one folder",
+        ),
+        "model that is a folder": (
+            lambda f: (f.parent / "models" / "net.h5").mkdir(parents=True),
+            (),
+            "net.h5: is a folder",
+        ),
+        "log named as the contract": (
+            lambda f: None,
+            ("--metricsFile", "net.json"),
+            "net.json: this is the name of another result",
+        ),
+        "tensorBoard that is a file": (
+            lambda f: None,
+            ("--tensorBoard", __file__),
+            ("test_scripts.py", "tensorBoard is no folder"),
+        ),
         "levelCount 0": (lambda f: None, ("--levelCount", "0"), "1 to 8 levels"),
         "missing output folder": (
             lambda f: None,
@@ -950,7 +990,7 @@ def badArrays():
 def testTrainingRefuses(case, prepared, capfd):
     damage, flags, words = badArrays()[case]
     damage(prepared / "pythonFiles")
-    (prepared / "models").mkdir()
+    (prepared / "models").mkdir(exist_ok=True)
     (prepared / "models" / "loss.h5").write_bytes(b"the last good one")
     before = snapshot(prepared)
     refusal(

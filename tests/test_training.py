@@ -270,10 +270,28 @@ def testAFinishedTrainingIsNotReplacedUnasked(learningData, tmp_path, capsys):
         callTraining(learningData, tmp_path, "--modelFile", tmp_path / "second.h5")
     assert readResult(tmp_path) == before
     capsys.readouterr()
+    readme = {"training": None, "files": {}}
+    (tmp_path / "other.json").write_text(json.dumps(readme))
     callTraining(learningData, tmp_path, "--Nepochs", "1")
     assert re.search(r"is finished.*\nThe next .*\nNext: python3 predictData.py", capsys.readouterr().out)
     callTraining(learningData, tmp_path, "--restart")
     assert readResult(tmp_path) != before
+
+
+def testTrainingsDoNotReplaceTheCheckpointsOfEachOther(learningData, tmp_path, monkeypatch):
+    other = ("--modelFile", tmp_path / "second.h5", "--seed", "9")
+    stopAtStep(monkeypatch, 4)  # after the first epoch
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path)
+    before = readResult(tmp_path)
+    with pytest.raises(PipelineError, match=r"loss.h5 is of an unfinished training that differs in seed"):
+        callTraining(learningData, tmp_path, *other)
+    assert readResult(tmp_path) == before
+    callTraining(learningData, tmp_path, *other, "--restart")
+    replaced = readResult(tmp_path)
+    with pytest.raises(PipelineError, match=r"loss.h5 is of a finished training that differs in seed"):
+        callTraining(learningData, tmp_path)
+    assert readResult(tmp_path) == replaced
 
 
 def testARestartedTrainingThatIsStoppedGoesOn(learningData, tmp_path, monkeypatch, capsys):
