@@ -193,12 +193,25 @@ def testFrameTakesDirectionsOriginAndUnit():
         ({"spacings": (1.0, 1.0, 1.0), "units": ["mm", "mm", "um"]}, "different units"),
         ({"space directions": np.array([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]])}, "plane"),
         ({"space directions": np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 0]])}, "0.0"),
+        ({"space directions": np.array([[1.0, 0, 0], [1, 1e-7, 0], [0, 0, 1]])}, "plane"),
+        ({"spacings": (1.0, 1.0, 1e-7)}, "1e-07"),
+        ({"spacings": (1.0, 2e6, 1.0)}, "2000000.0"),
+        ({"spacings": (1e-120, 1e-120, 1e-120)}, "1e-120"),
     ],
 )
 def testWithoutAUsableSizeLengthsAreInVoxels(header, words):
     frame = readFrame(header)
     assert frame.unit == "voxel" and words in frame.why
     np.testing.assert_array_equal(frame.directions, np.eye(3))
+
+
+def testVeryUnequalSidesHaveDirectionsInSpace():
+    for header in (
+        {"spacings": (1.0, 1.0, 2e-5)},
+        {"space directions": np.array([[1.0, 0, 0], [1, 2e-5, 0], [0, 0, 1]])},
+    ):
+        frame = readFrame(header | {"units": ["um"] * 3})
+        assert frame.why == "" and (directionWeights(frame.directions) > 0).all()
 
 
 def testSpacingsWithoutDirectionsAreTaken():

@@ -467,6 +467,13 @@ def testGreyValuesAreReadOnlyForThePictures(copy, monkeypatch):
     predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--no-report", "--no-overview")
 
 
+def testAFinishedProbabilityNeedsNoMemoryOfTheNetwork(copy, monkeypatch, capfd):
+    monkeypatch.setattr(predictData, "predictRegion", None)
+    predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--memoryBudget", 0.001)
+    text = capfd.readouterr().out
+    assert "is finished" in text and "Stream:" not in text
+
+
 def testOneResultIsWrittenByOneProcess(copy, capfd):
     with lockName(copy / "scan_segmented.nrrd", ""), pytest.raises(SystemExit):
         predict(copy / "scan_data.nrrd", "--threshold", 0.3)

@@ -160,6 +160,19 @@ def testOtherInputsAreNamedAndBegunAnew(volume, tmp_path):
     assert "Going on" not in text and readResults(tmp_path, "out") == expected
 
 
+def testAnotherBudgetGoesOnUnlessItIsTooSmall(volume, tmp_path):
+    expected, events = uninterrupted(volume)
+    output = tmp_path / "out.nrrd"
+    runPredict(volume, output, events // 4, "--memoryBudget", "1")
+    text = runPredict(volume, output, events // 8, "--memoryBudget", "2")[1]
+    assert "Going on with an unfinished result" in text
+    taken = json.loads(journalName(partialName(output)).read_text())["layout"][-1]
+    code, text = runPredict(volume, output, NEVER, "--memoryBudget", f"{taken - 0.002:.3f}")
+    assert code == 0 and "Going on" not in text
+    assert re.search(r"begun anew: it took 0.\d+ GiB, more than memoryBudget now", text)
+    assert readResults(tmp_path, "out").keys() == expected.keys()
+
+
 @pytest.mark.slow
 def testInterruptedPredictionSaysSoAndGoesOn(volume, tmp_path):
     output = tmp_path / "out.nrrd"

@@ -646,6 +646,16 @@ def testEveryConstantIsAFlag(script, published):
             assert flags[name] == getattr(script, name)
 
 
+def testPathsOfTheConstantsBelongToTheFolderOfTheScripts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predictData, "nameOutput", "test-file/out.nrrd")
+    for name, path in (("test-file/mask.nrrd", ROOT / "test-file" / "mask.nrrd"), ("none", Path("none"))):
+        monkeypatch.setattr(predictData, "nameReference", name)
+        arguments = predictData.parseArguments([])
+        assert arguments.nameReference == path
+    assert arguments.nameOutput == ROOT / "test-file" / "out.nrrd"
+
+
 @pytest.mark.parametrize(
     ("script", "flag"),
     [(prepareData, "--nb_rot"), (trainingAndValidation, "--Nepoch"), (predictData, "--nameIn")],
@@ -1155,6 +1165,7 @@ def badRequests():
         "memoryBudget negative": (["--memoryBudget", "-1"], "memoryBudget must not be below 0"),
         "label no number": (["--positiveLabel", "0,x"], "positiveLabel must be whole numbers"),
         "NaN": (["--nameInput", "{}/nan.nrrd"], ("nan.nrrd", "2 voxels are NaN or infinite")),
+        "no name": (["--nameInput", ""], "nameInput names no file"),
         "memoryBudget too small": (["--memoryBudget", "0.0000001"], ("memoryBudget", "is needed")),
     }
 
@@ -1178,8 +1189,9 @@ def testPredictRefusesARequest(case, models, tmp_path, capfd):
     assert snapshot(tmp_path) == before
 
 
-def testConstantRegionIsPredictedWithAWarning(models, tmp_path, capfd):
-    writeNrrd(tmp_path / "flat_data.nrrd", np.full((9, 8, 4), 7, np.int16))
+@pytest.mark.parametrize("value", [np.int16(7), 0.1, 123.456])
+def testConstantRegionIsPredictedWithAWarning(value, models, tmp_path, capfd):
+    writeNrrd(tmp_path / "flat_data.nrrd", np.full((9, 8, 4), value))
     callMain(
         predictData, predictFlags(tmp_path / "flat_data.nrrd", tmp_path / "out.nrrd", models / "good.h5")
     )

@@ -283,15 +283,15 @@ def testTrainingsDoNotReplaceTheCheckpointsOfEachOther(learningData, tmp_path, m
     stopAtStep(monkeypatch, 4)  # after the first epoch
     with pytest.raises(StoppedBySignal):
         callTraining(learningData, tmp_path)
-    before = readResult(tmp_path)
+    before = (tmp_path / "loss.h5").read_bytes()
     with pytest.raises(PipelineError, match=r"loss.h5 is of an unfinished training that differs in seed"):
         callTraining(learningData, tmp_path, *other)
-    assert readResult(tmp_path) == before
+    assert (tmp_path / "loss.h5").read_bytes() == before
     callTraining(learningData, tmp_path, *other, "--restart")
-    replaced = readResult(tmp_path)
+    before = (tmp_path / "loss.h5").read_bytes()
     with pytest.raises(PipelineError, match=r"loss.h5 is of a finished training that differs in seed"):
         callTraining(learningData, tmp_path)
-    assert readResult(tmp_path) == replaced
+    assert (tmp_path / "loss.h5").read_bytes() == before
 
 
 def testARestartedTrainingThatIsStoppedGoesOn(learningData, tmp_path, monkeypatch, capsys):
@@ -459,7 +459,7 @@ def testALossThatIsNoNumberEndsAnEpochAtOnce(learningData, tmp_path, monkeypatch
     flags = ("--stepsPerEpoch", 1000, "--learningRate", 1e30, "--averageBatches", 0, "--clipNorm", 0)
     with pytest.raises(PipelineError, match="never finite"):
         script.main(script.parseArguments(trainFlags(learningData, tmp_path, *flags)))
-    assert 20 <= len(steps) < 60
+    assert len(steps) < 20
     assert list(tmp_path.iterdir()) == []
 
 
