@@ -11,8 +11,6 @@ import cc3d
 import numpy as np
 from scipy import sparse
 
-CONNECTIVITIES = (6, 18, 26)
-
 
 class Labels(NamedTuple):
     """Which particle the components of the slabs belong to.

@@ -1,28 +1,21 @@
-"""NRRD volumes: checked before they are read, written under their name when they are whole.
+"""NRRD volumes, checked before they are read.
 
 Arrays are (x, y, z): index order 'F' of pynrrd, the first axis changes fastest in the file. The data may
 follow the header, or lie in a file of their own or in several; nrrdData.py reads them.
 """
 
-import contextlib
 import logging
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from engine.errors import PipelineError
-from engine.files import reserveSpace, writeAtomically
 from engine.nrrdData import CHUNK_BYTES, COMPRESSED, SKIP_REMEDY, NrrdVolume, checkRegion
 from engine.nrrdHeaders import (
     ENCODINGS,
     cropHeader,
-    describeData,
-    formatHeader,
     readHeader,
     voxelSize,
     voxelType,
@@ -31,11 +24,9 @@ from engine.nrrdHeaders import (
 __all__ = [
     "NrrdVolume",
     "checkRegion",
-    "createVolume",
     "cropHeader",
     "openVolume",
     "voxelSize",
-    "writeVolume",
 ]
 
 LOGGER = logging.getLogger(__name__)
@@ -204,60 +195,3 @@ def _judgeLength(volume: NrrdVolume, dataPath: Path, available: int) -> int:
         remedy = f"{SKIP_REMEDY}, 'byte skip: 0' if they are the first"
         raise PipelineError(rule, file=dataPath, expected=expected, received=available, remedy=remedy)
     return surplus
-
-
-# -------------------------------------------------- write
-
-
-@contextlib.contextmanager
-def createVolume(
-    path: str | Path, shape: tuple[int, int, int], dtype: np.dtype | type | str, header: dict
-) -> Iterator[np.memmap]:
-    """Yield a mapped array to fill; the file appears under its name when the block ends well.
-
-    Parameters
-    ----------
-    path : path
-        Result, *.nrrd: attached header, raw, little endian.
-    shape : tuple of int
-        Voxels along (x, y, z).
-    dtype : dtype
-        Type of a voxel.
-    header : dict
-        Geometry and key/values, as `cropHeader` makes them; type, sizes and encoding are set here.
-
-    Yields
-    ------
-    np.memmap
-        (x, y, z), zeros, Fortran order: planes of one z are contiguous in the file.
-
-    Raises
-    ------
-    PipelineError
-        The disk is too full (told before the block starts), the folder is missing or closed, the name does
-        not end in .nrrd, or NRRD has no such voxel type.
-    """
-    path = Path(path)
-    if path.suffix.lower() != ".nrrd":
-        raise PipelineError("the result's name must end with .nrrd", file=path)
-    text = formatHeader(describeData(header, shape, dtype))
-    stored = np.dtype(dtype).newbyteorder("<")
-    with writeAtomically(path) as temporary:
-        temporary.write_bytes(text)
-        reserveSpace(temporary, len(text) + math.prod(shape) * stored.itemsize)
-        volume = np.memmap(temporary, stored, "r+", len(text), tuple(shape), order="F")
-        yield volume
-        volume.flush()
-
-
-def writeVolume(path: str | Path, array: np.ndarray, header: dict) -> None:
-    """Write an array (x, y, z) as NRRD, plane by plane so that a mapped one is never copied as a whole.
-
-    Raises
-    ------
-    PipelineError
-        As `createVolume`.
-    """
-    with createVolume(path, array.shape, array.dtype, header) as volume:
-        for z in range(array.shape[2]):
-            volume[:, :, z] = array[:, :, z]

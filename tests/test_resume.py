@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kills import NEVER, killingScript
+from volumes import writeVolume
 
-from engine.nrrdFiles import writeVolume
 from engine.partialVolume import journalName, partialName
 
 ROOT = Path(__file__).resolve().parents[1]
