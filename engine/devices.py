@@ -172,7 +172,8 @@ def asDataset(batches):
     options = tensorflow.data.Options()
     options.autotune.enabled = False
     # from_generator would have the C library give all freed memory back at once, to be faulted in again
-    dataset = tensorflow.data.Dataset.range(len(batches)).map(readTensors).prefetch(1)
+    plain = tensorflow.autograph.experimental.do_not_convert(readTensors)  # need not be rewritten as a graph
+    dataset = tensorflow.data.Dataset.range(len(batches)).map(plain).prefetch(1)
     return dataset.with_options(options)
 
 
