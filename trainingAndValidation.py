@@ -303,8 +303,7 @@ def outputFiles(arguments: argparse.Namespace) -> list[Path]:
 
 def checkNames(arguments: argparse.Namespace) -> None:
     """Refuse names under which nothing can be written, or two things would be."""
-    files, names = outputFiles(arguments), f"{', '.join(MODELS)} and metricsFile"
-    *models, log = files
+    *models, log = files = outputFiles(arguments)
     for file in files:
         if not file.parent.is_dir():
             raise PipelineError("no such folder", file=file.parent)
@@ -316,8 +315,8 @@ def checkNames(arguments: argparse.Namespace) -> None:
         if file.suffix != ".h5":
             raise PipelineError("the name of a model must end with .h5", file=file)
     if len({file.name for file in files}) < len(files):
-        received = ", ".join(file.name for file in files)
-        raise PipelineError(f"{names} need different names", received=received)
+        rule = f"{', '.join(MODELS)} and metricsFile need different names"
+        raise PipelineError(rule, received=", ".join(file.name for file in files))
     if log.name in (contractFile(arguments).name, curvesFile(arguments).name, EXAMPLE):
         raise PipelineError("this is the name of another result of the training", file=log)
     if arguments.weightStart and arguments.weightStart.resolve() in {file.resolve() for file in models}:
@@ -379,7 +378,8 @@ def isFinished(arguments: argparse.Namespace, identity: dict) -> bool:
 def identityOf(contract: dict | None) -> dict | None:
     """Read what the training depended on that wrote a contract; None where none of ours did."""
     training = (contract or {}).get("training")
-    return training.get("identity") if isinstance(training, dict) else None
+    identity = training.get("identity") if isinstance(training, dict) else None
+    return identity if isinstance(identity, dict) else None
 
 
 def contractFile(arguments: argparse.Namespace) -> Path:

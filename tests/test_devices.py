@@ -1,11 +1,19 @@
 """The device line, with back ends and drivers that this machine may not have."""
 
+import json
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 
 import engine.devices
 from engine.devices import describeDevice, processorName
+from engine.errors import PipelineError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -61,6 +69,25 @@ def testCpuIsNamedWithItsCores(name, backend):
     backend(name, [])
     text = describeDevice()
     assert text.startswith(f"CPU ({processorName()}, ") and text.endswith(f" cores), {name}")
+
+
+def testAnotherBackEndIsRefused(monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(PipelineError, match=r"KERAS_BACKEND .*expected tensorflow or jax, received torch"):
+        engine.devices.loadKeras()
+
+
+def testSettingsOfKerasChangeNothing(tmp_path):
+    settings = {"backend": "tensorflow", "image_data_format": "channels_first", "floatx": "float16"}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    code = "from functions import buildSpotUNet as build; print(build().output.shape, build().output.dtype)"
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert run.stdout.split("\n")[0] == "(None, None, None, None, 1) float32", run.stderr
 
 
 def testFreeMemoryOfTheGpuIsWhatTheDriverTells(tmp_path, monkeypatch):
