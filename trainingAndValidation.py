@@ -47,8 +47,8 @@ from engine.devices import (
 from engine.errors import PipelineError
 from engine.figures import drawTrainingCurves
 from engine.files import digestFile, lockName, readJson, writeJson
-from engine.models import checkSize, readWeights
-from engine.plan import countParameters, sideMultiple
+from engine.models import readWeights
+from engine.plan import checkSize, countParameters, sideMultiple
 from engine.samples import Samples, openSamples
 from engine.trainingLog import listWarnings, writeLog
 from engine.trainingState import TrainingState, refuseAnother

@@ -21,12 +21,11 @@ import h5py
 import numpy as np
 
 from engine.errors import PipelineError
-from engine.plan import VARIABLES, Layer, countParameters, variableShapes, weightedLayers
+from engine.plan import MAXIMUM_BYTES, VARIABLES, Layer, checkSize, variableShapes, weightedLayers
 
 Weights = dict[str, dict[str, np.ndarray]]  # {layer of the plan: {variable: float32 array}}
 StoredLayers = dict[str, dict[str, h5py.Dataset]]
 
-MAXIMUM_BYTES = 1 << 31  # of all weights, and of one entry of a .keras archive: no bombs
 UNREADABLE = (  # what h5py, zipfile and json raise on damaged files, and what unexpected content leads to
     *(OSError, EOFError, MemoryError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
     *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
@@ -88,20 +87,6 @@ def readArchitecture(path: str | Path) -> tuple[int, int]:
         rule, expected = "is no 3D U-Net of two convolutions a level", "4 x levels - 1 convolutions"
         raise PipelineError(rule, file=path, expected=expected, received=len(kernels))
     return int(kernels[0][-1]), levelCount
-
-
-def checkSize(plan: list[Layer], path: str | Path | None = None) -> None:
-    """Refuse a network whose weights could not be read back.
-
-    Raises
-    ------
-    PipelineError
-        They take more than 2 GiB.
-    """
-    size = 4 * countParameters(plan)
-    if size > MAXIMUM_BYTES:
-        rule, received = "the network is too large", f"{size / 2**30:.1f} GiB"
-        raise PipelineError(rule, file=path, expected="at most 2 GiB of weights", received=received)
 
 
 def readWeights(path: str | Path, plan: list[Layer]) -> Weights:

@@ -1,8 +1,12 @@
 """A network as a list of layers in data-flow order: what training, prediction and file checks read."""
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
+from engine.errors import PipelineError
+
+MAXIMUM_BYTES = 1 << 31  # of all weights, and of one entry of a .keras archive: no bombs
 VARIABLES = {
     "convolution": ("kernel", "bias"),
     "normalisation": ("gamma", "beta", "moving_mean", "moving_variance"),
@@ -45,6 +49,20 @@ def countParameters(plan: list[Layer]) -> int:
     """Count the parameters, moving statistics included."""
     shapes = variableShapes(plan).values()
     return sum(math.prod(shape) for variables in shapes for shape in variables.values())
+
+
+def checkSize(plan: list[Layer], path: str | Path | None = None) -> None:
+    """Refuse a network whose weights could not be read back.
+
+    Raises
+    ------
+    PipelineError
+        They take more than 2 GiB.
+    """
+    size = 4 * countParameters(plan)
+    if size > MAXIMUM_BYTES:
+        rule, received = "the network is too large", f"{size / 2**30:.1f} GiB"
+        raise PipelineError(rule, file=path, expected="at most 2 GiB of weights", received=received)
 
 
 def sideMultiple(plan: list[Layer]) -> int:
