@@ -38,11 +38,13 @@ from engine.console import (
     runScript,
 )
 from engine.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
+from engine.devices import SAME_TO_ROUNDING
 from engine.errors import PipelineError
 from engine.figures import MidSlices, drawPrediction
 from engine.files import digestFile, lockName, readJson, writeJson
 from engine.geometry import requireSamePlace
 from engine.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
+from engine.machine import preferInstructions
 from engine.nrrdFiles import NrrdVolume, checkRegion, cropHeader, openVolume, voxelSize
 from engine.partialVolume import (
     decodeProbability,
@@ -204,6 +206,7 @@ def main(arguments: argparse.Namespace) -> None:
     scope = chooseScope(arguments.normalization, contract, volume.shape, region)
     request = Request(volume, region, reference, labels, limit, scope)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
+    preferInstructions(arguments.precision)
     backend = chooseBackend(arguments.engine, arguments.precision)
     clock.lap("opening")
     lock = lockName(arguments.nameOutput, "another process is writing this result")
@@ -435,7 +438,11 @@ def prepareRun(
     if not (journal or finished):
         budget = arguments.memoryBudget or availableMemory(backend)
         layout = chooseLayout(geometry, steps, backend.byteCount, budget, baseMemory(backend))
-    journal = journal or {"identity": identity, "layout": list(layout or ()), "progress": {}}
+    if not journal:
+        journal = {"identity": identity, "layout": list(layout or ()), "progress": {}, "devices": []}
+    devices = journal.setdefault("devices", [])
+    if backend.device not in devices:
+        devices.append(backend.device)
     origin = {name: finished.get(name) for name in ORIGIN} if finished else describeOrigin(backend)
     isFinished = finished is not None
     if finished:
@@ -583,6 +590,8 @@ def printStart(arguments: argparse.Namespace, request: Request, contract: dict |
     progress = run.journal["progress"]
     if progress:
         print(f"Going on with an unfinished result: tile {progress['tile'] + 1}, plane {progress['planes']}")
+        if len(run.journal["devices"]) > 1:
+            print(f"Predicted so far by {', '.join(run.journal['devices'][:-1])}: {SAME_TO_ROUNDING}")
 
 
 def checkDisk(arguments: argparse.Namespace, run: Run) -> None:

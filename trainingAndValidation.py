@@ -36,6 +36,8 @@ from engine.console import (
 )
 from engine.contracts import findContract
 from engine.devices import (
+    ONEDNN,
+    SAME_TO_ROUNDING,
     Sharing,
     cudaHint,
     describeDevice,
@@ -221,7 +223,7 @@ def train(
     from engine.training import Training
 
     parts = assemble(arguments, plan, data, origin["weights"])
-    training = Training(parts, state, identity, arguments.saveMinutes * 60)
+    training = Training(parts, state, identity, device, arguments.saveMinutes * 60)
     origin |= {"device": device, "versions": packageVersions()}
     note = partial(writeContract, arguments, plan, origin, training)
     with namedMemoryErrors(arguments, plan, data, training):
@@ -230,6 +232,8 @@ def train(
             print(
                 f"Going on after epoch {training.progress.epoch}, step {training.progress.step}", flush=True
             )
+            if training.devices[:-1]:
+                print(f"Trained so far on {', '.join(training.devices[:-1])}: {SAME_TO_ROUNDING}", flush=True)
         else:
             state.remove()
         bar = [EpochBar(arguments.Nepochs)] if sys.stdout.isatty() else []
@@ -555,10 +559,12 @@ def completeRow(row: dict[str, float]) -> dict[str, float]:
 
 def printStart(arguments: argparse.Namespace, data: dict[str, Samples]) -> str:
     """Print device, versions, parameters and what there is to learn from; gives the device."""
-    device = describeDevice()
+    device = describeDevice(bool(arguments.jitCompile))
     print(f"Device: {device}")
     if device.startswith("CPU"):
         print(cudaHint())
+    if device.endswith("without oneDNN"):
+        print(f"Warning: without oneDNN a step takes several times as long; {ONEDNN}=1 turns it on")
     print("Versions: " + "  ".join(f"{name} {version}" for name, version in packageVersions().items()))
     printSettings(arguments)
     for part, samples in data.items():
@@ -669,6 +675,7 @@ def writeContract(
             "parameters": plainSettings(arguments),
             "identity": training.identity,
             "device": origin["device"],
+            "devices": training.devices,
             "seconds": progress.seconds,
             "epochSeconds": progress.epochSeconds,
             "versions": origin["versions"],

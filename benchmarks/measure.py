@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from engine.console import packageVersions  # noqa: E402
-from engine.devices import processorName  # noqa: E402
+from engine.machine import processorName  # noqa: E402
 
 
 class Run(NamedTuple):

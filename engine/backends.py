@@ -2,12 +2,12 @@
 
 import importlib.util
 import logging
-from pathlib import Path
 from typing import NamedTuple
 
 from engine.console import freeMemoryGiB, residentGiB
-from engine.devices import describeDevice, freeGpuGiB, hasGpu, processorName
+from engine.devices import describeDevice, describeOneDnn, freeGpuGiB, hasGpu
 from engine.errors import PipelineError
+from engine.machine import coreCount, instructionSet, processorName
 from engine.openvinoStream import HINT
 from engine.prediction import Stream
 from engine.stream import Step
@@ -69,10 +69,12 @@ def chooseBackend(engine: str, precision: str) -> Backend:
         if not isGpu and not isInstalled:
             LOGGER.warning("OpenVINO is not installed; Keras takes several times as long (%s)", HINT)
     if precision == "auto":
-        precision = "bfloat16" if isGpu or (engine == "openvino" and _hasMatrixUnit()) else "float32"
+        precision = "bfloat16" if isGpu or (engine == "openvino" and instructionSet() == "AMX") else "float32"
     if (engine, precision, isGpu) == ("keras", "float16", False):
         raise PipelineError("Keras has no float16 on a CPU", expected="float32 or bfloat16")
-    device = describeDevice() if engine == "keras" else f"CPU ({processorName()}), openvino"
+    if engine == "keras":
+        return Backend(engine, precision, describeDevice(), isGpu)
+    device = f"CPU ({processorName()}, {coreCount()} cores), openvino with {describeOneDnn()}"
     return Backend(engine, precision, device, isGpu)
 
 
@@ -99,11 +101,3 @@ def baseMemory(backend: Backend) -> float:
 def availableMemory(backend: Backend) -> float:
     """GiB that a prediction may take by default: half of what is free, at most 8; most of a GPU."""
     return GPU_SHARE * freeGpuGiB() if backend.isGpu else round(min(freeMemoryGiB() / 2, 8), 2)
-
-
-def _hasMatrixUnit() -> bool:
-    """Whether the processor has AMX with bfloat16."""
-    try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False

@@ -166,7 +166,7 @@ def measureStream(steps: list[Step], slab: int, section: tuple[int, int], byteCo
         count = slab >> step.level
         if windows[step.name]:
             total += planesOf(count, step.lag, windows[step.name]) * plane
-        inside = 2 * (step.kind == "merge") + (step.name in pooled) + (step.head is not None)
+        inside = 3 * (step.kind == "merge") + (step.name in pooled) + (step.head is not None)
         total += inside * count * plane
     total += SLABS_ON_THEIR_WAY * slab * math.prod(section) * 4
     return round(ALLOCATOR * total)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from engine.devices import compileFunction, hasGpu, sumOverDevices
+from engine.devices import compileFunction, hasGpu, sumOverDevices, usesOneDnn
 from engine.errors import PipelineError
 from engine.files import writeAtomically
 from engine.samples import Samples
@@ -68,7 +68,7 @@ def stackPairs(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, 
 
 def fasterLayers() -> dict[str, Callable]:
     """Makers of layers, by kind, that train faster here than Keras's own; empty where none are known."""
-    if keras.backend.backend() != "tensorflow" or hasGpu():
+    if keras.backend.backend() != "tensorflow" or hasGpu() or not usesOneDnn():
         return {}
     from engine.fastLayers import MAKERS  # loads TensorFlow
 

@@ -6,17 +6,18 @@ lies before the first plane and after the last is set to zero in the rings: the 
 """
 
 import importlib
+import math
 from collections.abc import Callable
 
 import numpy as np
 
 from engine.errors import PipelineError
+from engine.machine import vectorLanes
 from engine.rings import makeRings
 from engine.stream import Step, upKernel, windowsOf
 
 HINT = "pip install openvino"
 TYPES = {"float32": ("f32", np.float32), "bfloat16": ("bf16", np.uint16), "float16": ("f16", np.float16)}
-VECTOR_LANES = 16  # float32 numbers in a register of AVX-512, and columns of a tile of AMX
 LEAST_PACKED = 8  # columns; OpenVINO 2026.4 computes two of them wrongly with a kernel of four and stride 2
 TO_CHANNEL_FIRST, TO_CHANNEL_LAST = (0, 4, 1, 2, 3), (0, 2, 3, 4, 1)
 
@@ -108,9 +109,9 @@ class OpenvinoStream:
 class _Operations:
     """Compiler of single operations.
 
-    Level 0 has 8 features, half of a vector register. There two columns are computed as one with twice the
-    features (a kernel one column wider, stride 2): 18 instead of 24 ms for a slab of 16x256x256. In memory
-    both are the same, as channels come last.
+    Level 0 has 8 features, half of a register of AVX-512 (of AVX2: a whole one). There two columns are
+    computed as one with twice the features (a kernel one column wider, stride 2): 18 instead of 24 ms for a
+    slab of 16x256x256. In memory both are the same, as channels come last.
     """
 
     def __init__(self, ov, precision: str) -> None:
@@ -139,7 +140,7 @@ class _Operations:
 
     def _build(self, step: Step, planes: int, sides: tuple[int, int], isPooled: bool) -> tuple[list, list]:
         """Parameters and results of the model of one step."""
-        isPacked = 2 * step.channels <= VECTOR_LANES and sides[1] % 2 == 0 and sides[1] >= LEAST_PACKED
+        isPacked = 2 * step.channels <= vectorLanes() and sides[1] % 2 == 0 and sides[1] >= LEAST_PACKED
         opset, pack = self.opset, 2 if isPacked else 1
         kernel, *coarse = step.kernels
         inputType = self.ov.Type.f32 if step.level == 0 and kernel.shape[3] == 1 else self.type
@@ -179,18 +180,20 @@ class _Operations:
         return self.opset.sigmoid(self.opset.add(tensor, self._perChannel(bias, pack)))
 
     def _upConvolution(self, tensor, kernel: np.ndarray, pack: int):
-        """Convolution of an up-sampled tensor as a transposed one of the tensor itself."""
-        for axis in (0, 1) if pack == 2 else (0, 1, 2):
-            kernel = upKernel(kernel, axis)
-        kernel = packUpColumns(kernel) if pack == 2 else kernel
-        stride = [2, 2, 2 // pack]
-        return self.opset.convolution_backprop_data(
-            tensor,
-            self._constant(kernel.transpose(3, 4, 0, 1, 2)),
-            stride,
-            pads_begin=[2, 1, 1],
-            pads_end=[2, 1, 1],
+        """Convolution of an up-sampled tensor, from the tensor itself.
+
+        To up-sample is to put zeros between the numbers and to add up neighbours. The convolution may come
+        in between; of numbers with zeros between them it is a transposed one, with 27 instead of 64 products
+        for 8 voxels.
+        """
+        stuffed, size = kernel[::-1, ::-1], [2, 2, 2 // pack]
+        stuffed = stuffed[:, :, ::-1] if pack == 1 else packUpColumns(stuffed)
+        taps = math.prod(size) * stuffed.transpose(3, 4, 0, 1, 2)  # the pooling gives means
+        crop = [1, 0, pack - 1]  # planes at both ends that nobody asked for
+        tensor = self.opset.convolution_backprop_data(
+            tensor, self._constant(taps), size, pads_begin=crop, pads_end=crop
         )
+        return self.opset.avg_pool(tensor, [1] * 3, [0] * 3, [0] * 3, size, True)
 
     def _input(self, shape: tuple[int, ...], kind) -> tuple:
         """Parameter (1, plane, row, column, channel) and the same as operations want it."""

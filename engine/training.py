@@ -83,14 +83,17 @@ class Training:
         Where it notes how far it has come.
     identity : dict
         Parameters and digests that the state belongs to.
+    device : str
+        What it computes on, in words.
     saveSeconds : float
         A state is saved after every epoch, and after so many seconds within one.
     """
 
     def __init__(
-        self, parts: Parts, state: TrainingState, identity: dict[str, Any], saveSeconds: float
+        self, parts: Parts, state: TrainingState, identity: dict[str, Any], device: str, saveSeconds: float
     ) -> None:
         self.parts, self.state, self.identity, self.saveSeconds = parts, state, identity, saveSeconds
+        self.devices = [device]  # all that it has computed on, this one last
         self.progress = Progress()
         self.kept: dict[str, np.ndarray] = {}  # {metric: content of the best model's file}
         self.signal = 0  # number of the one that came
@@ -107,6 +110,8 @@ class Training:
         """Go on from a state: what `TrainingState.load` gave."""
         parts = self.parts
         self.progress = Progress(**record["progress"])
+        earlier = [device for device in record.get("devices", ()) if device != self.devices[-1]]
+        self.devices = [*earlier, self.devices[-1]]
         self.kept = {metric: arrays[f"best/{metric}"] for metric in self.progress.best}
         with parts.sharing.scope():
             parts.model.optimizer.build(parts.model.trainable_variables)
@@ -166,7 +171,7 @@ class Training:
     def save(self) -> None:
         """Save the state."""
         self.progress.seconds = round(time.monotonic() - self._begin, 1)
-        record = {"identity": self.identity, "progress": asdict(self.progress)}
+        record = {"identity": self.identity, "progress": asdict(self.progress), "devices": self.devices}
         best = {f"best/{metric}": content for metric, content in self.kept.items()}
         self.state.save(record, captureState(self.parts.model) | best)
 

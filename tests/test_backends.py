@@ -2,13 +2,13 @@
 
 import builtins
 import importlib.util
-from pathlib import Path
 from unittest.mock import Mock
 
 import networks
 import pytest
 
 import engine.backends as backends
+import engine.machine
 from engine.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
 from engine.console import residentGiB
 from engine.errors import PipelineError
@@ -17,10 +17,11 @@ from functions import describeUNet
 
 FLAGS = {
     "amx": "flags : fpu avx512f avx512_bf16 amx_bf16 avx512_fp16 amx_tile amx_int8\n",
-    "bf16": "flags : fpu avx512f avx512_bf16 avx512_fp16\n",
+    "bf16": "flags : fpu avx512f avx512dq avx512_bf16 avx512_fp16\n",
     "plain": "flags : fpu sse2\n",
     "": "",
 }
+SETS = {"amx": " (AMX)", "bf16": " (AVX-512)"}
 GPU, CPU = "GPU Imagined (80 GiB), tensorflow", "CPU (Imagined, 2 cores), tensorflow"
 
 
@@ -33,10 +34,13 @@ def pretend(monkeypatch, tmp_path):
         file = tmp_path / "cpuinfo"
         if flags is not None:
             file.write_bytes(b"model name : Imagined \xb5\n" + FLAGS[flags].encode())
+        for name in engine.machine.LIMITS:
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(backends, "hasGpu", lambda: gpu)
         monkeypatch.setattr(backends, "describeDevice", lambda: GPU if gpu else CPU)
         monkeypatch.setattr(backends, "processorName", lambda: "Imagined")
-        monkeypatch.setattr(backends, "Path", lambda name: file if name == "/proc/cpuinfo" else Path(name))
+        monkeypatch.setattr(backends, "coreCount", lambda: 2)
+        monkeypatch.setattr(engine.machine, "CPU_INFO", file)
         spec = {"openvino": object() if hasOpenvino else None}
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name: spec[name] if name in spec else findSpec(name)
@@ -60,7 +64,7 @@ def pretend(monkeypatch, tmp_path):
 )
 def testAutoTakesTheFastest(pretend, gpu, flags, engine, precision):
     pretend(gpu, flags)
-    device = GPU if gpu else "CPU (Imagined), openvino"
+    device = GPU if gpu else f"CPU (Imagined, 2 cores), openvino with oneDNN{SETS.get(flags, '')}"
     assert chooseBackend("auto", "auto") == Backend(engine, precision, device, gpu)
 
 
@@ -77,7 +81,8 @@ def testNamedEngineWithAutomaticPrecision(pretend, gpu, flags, engine, precision
     pretend(gpu, flags)
     chosen = chooseBackend(engine, "auto")
     assert (chosen.engine, chosen.precision) == (engine, precision)
-    expected = "CPU (Imagined), openvino" if engine == "openvino" else GPU if gpu else CPU
+    expected = f"CPU (Imagined, 2 cores), openvino with oneDNN{SETS.get(flags, '')}"
+    expected = expected if engine == "openvino" else GPU if gpu else CPU
     assert chosen.device == expected
     assert chosen.isGpu == (gpu and engine == "keras")
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import engine.devices
-from engine.devices import describeDevice, processorName
+from engine.devices import describeDevice
 from engine.errors import PipelineError
+from engine.machine import processorName
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,24 +52,64 @@ def driver(tmp_path, monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize("name", ["tensorflow", "jax"])
-def testGpuIsNamedWithItsMemory(name, backend, driver):
+@pytest.fixture
+def nvidia(tmp_path, monkeypatch):
+    """Pretend that the driver of NVIDIA is loaded."""
+    monkeypatch.setattr(engine.devices, "GPU_DRIVERS", (str(tmp_path), "/nowhere", "/nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("name", "library"), [("tensorflow", "tensorflow with CUDA"), ("jax", "jax with CUDA and XLA")]
+)
+def testGpuIsNamedWithItsMemory(name, library, backend, driver, nvidia):
     backend(name, ["NVIDIA RTX A4000"])
     driver("16376 MiB")
-    assert describeDevice() == f"GPU NVIDIA RTX A4000 (16376 MiB), {name}"
+    assert describeDevice() == f"GPU NVIDIA RTX A4000 (16376 MiB), {library}"
 
 
-def testGpuWithoutTheDriversToolIsNamedAlone(backend, driver):
+def testGpuWithoutTheDriversToolIsNamedAlone(backend, driver, nvidia):
     backend("jax", ["NVIDIA RTX A4000"])
     driver(None)
-    assert describeDevice() == "GPU NVIDIA RTX A4000, jax"
+    assert describeDevice() == "GPU NVIDIA RTX A4000, jax with CUDA and XLA"
 
 
-@pytest.mark.parametrize("name", ["tensorflow", "jax"])
-def testCpuIsNamedWithItsCores(name, backend):
+def testGpuOfAnotherMakerHasNoCuda(backend, driver, monkeypatch):
+    monkeypatch.setattr(engine.devices, "GPU_DRIVERS", ("/nowhere",) * 3)
+    backend("tensorflow", ["AMD Instinct"])
+    driver(None)
+    assert describeDevice() == "GPU AMD Instinct, tensorflow with ROCm"
+
+
+@pytest.mark.parametrize(
+    ("name", "isCompiled", "hasOneDnn", "library"),
+    [
+        ("jax", False, True, "jax with XLA"),
+        ("tensorflow", True, True, "tensorflow with XLA"),
+        ("tensorflow", False, True, "tensorflow with oneDNN (AVX2)"),
+        ("tensorflow", False, False, "tensorflow without oneDNN"),
+    ],
+)
+def testCpuIsNamedWithItsCoresAndWhatComputes(name, isCompiled, hasOneDnn, library, backend, monkeypatch):
     backend(name, [])
-    text = describeDevice()
-    assert text.startswith(f"CPU ({processorName()}, ") and text.endswith(f" cores), {name}")
+    monkeypatch.setattr(engine.devices, "usesOneDnn", lambda: hasOneDnn)
+    monkeypatch.setattr(engine.devices, "instructionSet", lambda: "AVX2")
+    text = describeDevice(isCompiled)
+    assert text.startswith(f"CPU ({processorName()}, ") and text.endswith(f" cores), {library}")
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "isUsed"),
+    [("", None, True), ("", "0", False), ("", "1", True), ("import tensorflow; ", "0", False)],
+)
+def testTensorflowComputesWithOneDnnUnlessTheUserWantsNone(before, wanted, isUsed):
+    pytest.importorskip("tensorflow")
+    environment = {name: value for name, value in os.environ.items() if name != engine.devices.ONEDNN}
+    environment |= {"KERAS_BACKEND": "tensorflow"} | ({engine.devices.ONEDNN: wanted} if wanted else {})
+    code = f"{before}import engine.devices as devices; print(devices.usesOneDnn(), devices.describeDevice())"
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    used, device = run.stdout.strip().split(" ", 1)
+    assert (used == "True", "with oneDNN" in device) == (isUsed, isUsed), run.stderr
 
 
 def testAnotherBackEndIsRefused(monkeypatch):

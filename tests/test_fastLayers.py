@@ -11,6 +11,7 @@ from functions import buildSpotUNet, describeUNet, setWeights
 if keras.backend.backend() != "tensorflow":
     pytest.skip("layers of TensorFlow", allow_module_level=True)
 
+SETS = ["", "AVX2", "AVX-512"]  # each has its own way to the same numbers
 SHAPES = [
     (2, 2, (4, 6, 10)),
     (3, 3, (8, 12, 4)),
@@ -18,6 +19,16 @@ SHAPES = [
     (3, 1, (5, 7, 3)),
     (1, 5, (16, 16, 32)),
 ]
+
+
+@pytest.fixture(autouse=True, params=SETS)
+def instructions(request, monkeypatch):
+    """Take the way of each kind of processor; every processor can compute all of them."""
+    from engine import fastLayers
+
+    monkeypatch.setattr(fastLayers, "instructionSet", lambda: request.param)
+    monkeypatch.setattr(fastLayers, "vectorLanes", lambda: 16 if request.param == "AVX-512" else 8)
+    return request.param
 
 
 def buildBoth(width, levels, seed=1):
@@ -85,9 +96,12 @@ def testNormalisationOfValuesFarFromZeroIsThatOfFloat64():
     np.testing.assert_allclose(layer.moving_variance, values.var(0), rtol=1e-4)  # of the population, as Keras
 
 
-def testOnAGpuKerasTrainsWithItsOwnLayers(monkeypatch):
-    monkeypatch.setattr(engine.learning, "hasGpu", lambda: True)
-    assert engine.learning.fasterLayers() == {}
+def testOnAGpuAndWithoutOneDnnKerasTrainsWithItsOwnLayers(monkeypatch):
+    for name, value in (("hasGpu", True), ("usesOneDnn", False)):
+        with monkeypatch.context() as change:
+            change.setattr(engine.learning, name, lambda value=value: value)
+            assert engine.learning.fasterLayers() == {}
+    assert engine.learning.fasterLayers()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""Which vector instructions are used, on processors that only pretend to be there."""
+
+import os
+
+import pytest
+
+from engine import machine
+
+ZEN3 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma"
+ZEN4 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma avx512f avx512dq avx512_bf16"
+ZEN5 = "AuthenticAMD", 26, "sse4_1 avx avx2 fma avx512f avx512dq avx512_bf16"
+SKYLAKE = "GenuineIntel", 6, "sse4_1 avx avx2 fma avx512f avx512dq"
+SAPPHIRE = "GenuineIntel", 6, "sse4_1 avx avx2 fma avx512f avx512dq amx_bf16 amx_tile amx_int8"
+OLD = "GenuineIntel", 6, "sse2 sse4_1 avx"
+
+
+@pytest.fixture
+def pretend(monkeypatch, tmp_path):
+    """Give a function that pretends a processor and what the user has set."""
+    for name in machine.LIMITS:
+        monkeypatch.setenv(name, "")  # noted, so that it is as before afterwards
+        monkeypatch.delenv(name)
+
+    def pretendProcessor(vendor, family, flags, **environment):
+        lines = [f"vendor_id\t: {vendor}", f"cpu family\t: {family}", "model name\t: Imagined \xb5"]
+        text = "\n".join([*lines, f"flags\t\t: {flags}"])
+        file = tmp_path / "cpuinfo"
+        file.write_bytes(f"{text}\n\n{text.replace(flags, 'of another one')}\n".encode("latin-1"))
+        monkeypatch.setattr(machine, "CPU_INFO", file)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    return pretendProcessor
+
+
+@pytest.mark.parametrize(
+    ("processor", "limit", "expected", "lanes"),
+    [
+        (SAPPHIRE, "", "AMX", 16),
+        (SAPPHIRE, "AVX512_CORE_AMX", "AMX", 16),
+        (SAPPHIRE, "AVX512_CORE_BF16", "AVX-512", 16),
+        (SAPPHIRE, "AVX10_1_512", "AVX-512", 16),
+        (SKYLAKE, "", "AVX-512", 16),
+        (SKYLAKE, "default", "AVX-512", 16),
+        (SKYLAKE, "AVX512_CORE_AMX", "AVX-512", 16),  # more than there is
+        (SKYLAKE, "avx2_vnni", "AVX2", 8),
+        (SKYLAKE, "AVX", "AVX", 8),
+        (SKYLAKE, "SSE41", "SSE4.1", 8),
+        (ZEN3, "", "AVX2", 8),
+        (OLD, "AVX2", "AVX", 8),
+        (("ARM", 8, "asimd"), "", "", 8),
+    ],
+)
+def testInstructionsAreTheNewestThatOneDnnMayUse(pretend, processor, limit, expected, lanes):
+    pretend(*processor, ONEDNN_MAX_CPU_ISA=limit)
+    assert (machine.instructionSet(), machine.vectorLanes()) == (expected, lanes)
+    assert machine.processorName() == "Imagined \ufffd"
+
+
+def testTheOlderNameOfTheLimitCountsToo(pretend):
+    pretend(*SKYLAKE, DNNL_MAX_CPU_ISA="AVX2")
+    assert machine.instructionSet() == "AVX2"
+
+
+def testWithoutTheFileNothingIsKnown(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "nothing")
+    assert machine.instructionSet() == ""
+    assert machine.processorName()
+
+
+@pytest.mark.parametrize(
+    ("processor", "precision", "limit", "expected"),
+    [
+        (ZEN4, "auto", None, "AVX2"),
+        (ZEN4, "float32", None, "AVX2"),
+        (ZEN4, "bfloat16", None, None),
+        (ZEN4, "float16", None, None),
+        (ZEN4, "float32", "DEFAULT", "DEFAULT"),  # the user knows better
+        (ZEN4, "float32", "AVX512_CORE", "AVX512_CORE"),
+        (ZEN5, "float32", None, None),
+        (ZEN3, "float32", None, None),
+        (SKYLAKE, "auto", None, None),
+        (SAPPHIRE, "auto", None, None),
+    ],
+)
+def testHalvedRegistersAreLeftAlone(pretend, processor, precision, limit, expected):
+    pretend(*processor, **({"ONEDNN_MAX_CPU_ISA": limit} if limit else {}))
+    machine.preferInstructions(precision)
+    assert os.environ.get("ONEDNN_MAX_CPU_ISA") == expected
