@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import networks
 import numpy as np
+import pytest
 
+import engine.openvinoStream
 from engine.layout import Geometry, Layout, tileSection
 from engine.openvinoStream import OpenvinoStream
 from engine.plan import VARIABLES, haloOf, sideMultiple, variableShapes
@@ -170,6 +172,14 @@ class ArraySink:
 def openOpenvino(network, slab, section, precision="float32"):
     """Compile a stream, or take the one compiled before."""
     return OpenvinoStream(network.steps, slab, section, precision)
+
+
+@functools.lru_cache(32)
+def openWithLanes(lanes, network, slab, section):
+    """Open the stream of a processor with so many float32 numbers in a register; any can compute it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine.openvinoStream, "vectorLanes", lambda: lanes)
+        return OpenvinoStream(network.steps, slab, section, "float32")
 
 
 def predictArray(network, volume, layout, makeStream=openOpenvino, sink=None, precision="float32"):

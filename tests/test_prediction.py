@@ -62,17 +62,19 @@ CASES = [  # width, levels, (planes, rows, columns), slab, tiles of rows and col
     (3, 4, (30, 8, 130), 16, 1, 2),
     (2, 5, (33, 35, 30), 16, 1, 1),
     (3, 5, (210, 17, 16), 32, 1, 1),
-    (8, 4, (70, 21, 40), 16, 1, 1),  # published width: two columns at a time in level 0
+    (8, 4, (70, 21, 40), 16, 1, 1),  # published width: with 16 lanes two columns at a time in level 0
     (8, 3, (19, 9, 84), 8, 1, 3),
     (16, 3, (25, 14, 19), 8, 1, 1),  # one column at a time everywhere
 ]
 
 
+@pytest.mark.parametrize("lanes", [8, 16])  # AVX2, AVX-512
 @pytest.mark.parametrize(("width", "levels", "size", "slab", "rowTiles", "columnTiles"), CASES)
-def testOpenvinoStreamEqualsOnePass(width, levels, size, slab, rowTiles, columnTiles):
+def testOpenvinoStreamEqualsOnePass(width, levels, size, slab, rowTiles, columnTiles, lanes):
     network = streams.randomNetwork(width, levels)
     volume = networks.randomVolume(*size, seed=levels)
-    compareWithOnePass(network, volume, makeLayout(slab, rowTiles, columnTiles), spread=0.7)
+    makeStream = functools.partial(streams.openWithLanes, lanes)
+    compareWithOnePass(network, volume, makeLayout(slab, rowTiles, columnTiles), makeStream, spread=0.7)
 
 
 @pytest.mark.parametrize(("width", "levels", "size", "slab", "rowTiles", "columnTiles"), CASES[1::3])
