@@ -175,11 +175,11 @@ def openOpenvino(network, slab, section, precision="float32"):
 
 
 @functools.lru_cache(32)
-def openWithLanes(lanes, network, slab, section):
+def openWithLanes(lanes, network, slab, section, precision="float32"):
     """Open the stream of a processor with so many float32 numbers in a register; any can compute it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine.openvinoStream, "vectorLanes", lambda: lanes)
-        return OpenvinoStream(network.steps, slab, section, "float32")
+        return OpenvinoStream(network.steps, slab, section, precision)
 
 
 def predictArray(network, volume, layout, makeStream=openOpenvino, sink=None, precision="float32"):
