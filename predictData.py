@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from engine.arrays import countNonFinite, mergeMoments
 from engine.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
@@ -36,6 +35,7 @@ from engine.console import (
     printSettings,
     relativePath,
     runScript,
+    showProgress,
 )
 from engine.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
 from engine.devices import SAME_TO_ROUNDING
@@ -359,7 +359,7 @@ def openLooks(arguments: argparse.Namespace, request: Request) -> Looks:
     """Prepare what is kept of the grey values: mid-slices and, for a report, a preview."""
     if not arguments.report:
         return MidSlices(request.shape), None
-    from engine.report import Preview, chooseFactor
+    from engine.looks import Preview, chooseFactor
 
     return MidSlices(request.shape), Preview(request.shape, chooseFactor(request.shape))
 
@@ -500,7 +500,7 @@ def watch(volume: NrrdVolume, region: tuple | None, slab: int, words: str) -> It
     """Read a region slab by slab, with a progress bar if it takes a while."""
     depth = region[2][1] - region[2][0] if region else volume.shape[2]
     bar = {"desc": words, "total": math.ceil(depth / slab), "unit": "slab", "leave": False, "delay": 2}
-    return tqdm(volume.slabs(region, slab), disable=None, **bar)
+    return showProgress(volume.slabs(region, slab), **bar)
 
 
 def slabOf(shape: tuple[int, ...], memoryBudget: float) -> int:
@@ -525,7 +525,7 @@ def listPairs(
 
 def openPreviews(shape: tuple[int, int, int], hasReference: bool, grey: Any) -> dict[str, Any]:
     """Prepare the small volumes of the report; none without that of the grey values."""
-    from engine.report import Preview
+    from engine.looks import Preview
 
     if grey is None:
         return {}

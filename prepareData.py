@@ -15,12 +15,11 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from engine.arrays import copyInOrder, countNonFinite, measureMoments
 from engine.console import (
@@ -31,6 +30,7 @@ from engine.console import (
     printSettings,
     relativePath,
     runScript,
+    showProgress,
 )
 from engine.errors import PipelineError
 from engine.files import digestFile, lockName, readJson, writeArraysAtomically, writeJson
@@ -403,18 +403,18 @@ def writeParts(parts: list[Part], record: dict, arguments: argparse.Namespace) -
     with (
         lockName(folder / "parameters.json", "another process is writing into this folder"),
         writeArraysAtomically(arrays, marker=folder / "parameters.json") as targets,
-        tqdm(total=total / 1e6, unit="Mvoxel", desc="Cutting", disable=None) as bar,
+        showProgress(total=total / 1e6, unit="Mvoxel", desc="Cutting") as bar,
     ):
         for part in parts:
             images, masks = (targets[folder / f"{part.name}Data{kind}.npy"] for kind in ("Image", "Mask"))
-            for index, (image, mask) in enumerate(cutPart(part, arguments)):
+            for index, (image, mask) in enumerate(cutPart(part, arguments, bar.write)):
                 images.write(index, image)
                 masks.write(index, mask)
                 bar.update(image.size / 1e6)
     writeJson(folder / "parameters.json", record)
 
 
-def cutPart(part: Part, arguments: argparse.Namespace):
+def cutPart(part: Part, arguments: argparse.Namespace, warn: Callable[[str], None]):
     """Yield normalised sub-volumes and their masks, one volume in memory at a time."""
     for pair, starts in zip(part.pairs, part.starts, strict=True):
         image = readDataImage(pair.image.path.parent, [pair.image.path.name])[0]
@@ -425,9 +425,7 @@ def cutPart(part: Part, arguments: argparse.Namespace):
             mean, std = moments or measureMoments(cut)
             if std == 0:
                 corner = ", ".join(str(axis.start) for axis in place)
-                tqdm.write(
-                    f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros"
-                )
+                warn(f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros")
             both = prep_img(cut, mean, std), selectPositive(copyInOrder(mask[place]), arguments.positiveLabel)
             yield tuple(rotateSubVolume(array, axes)[..., np.newaxis] for array in both)  # (x, y, z, 1)
 

@@ -7,9 +7,7 @@ joins the planes at a seam pixel by pixel in Python; here a seam is joined by co
 import itertools
 from typing import NamedTuple
 
-import cc3d
 import numpy as np
-from scipy import sparse
 
 
 class Labels(NamedTuple):
@@ -102,6 +100,8 @@ class Joining:
 
     def finish(self, minimumVoxels: int = 1) -> Labels:
         """Join components to particles, numbered in the order in which their first voxels are stored."""
+        from scipy import sparse  # loads slowly
+
         counts, pairs = np.concatenate(self._counts), np.concatenate(self._pairs)
         ends = (
             (pairs >> np.uint64(32)).astype(np.int64) - 1,
@@ -122,6 +122,8 @@ class Joining:
 
 def labelSlab(positive: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Label the components of a slab (z, y, x); gives the first four fields of `Slab`."""
+    import cc3d  # only where something is labelled
+
     depth, height, width = positive.shape
     padded = np.zeros((depth + 1, height + 1, width + 1), np.uint8)  # of bool, cc3d 4.1.1 fails on 1, 0, 1
     padded[1:, :-1, :-1] = positive

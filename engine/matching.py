@@ -1,7 +1,6 @@
 """Predicted particles against those of a manual mask: who overlaps whom, and how well."""
 
 import numpy as np
-from scipy import sparse
 
 from engine.labelling import joinPairs, splitPairs
 
@@ -65,6 +64,8 @@ def matchParticles(pairs: np.ndarray, iou: np.ndarray) -> np.ndarray:
     Source: the matching of stardist (Schmidt et al., MICCAI 2018), solved group by group of particles that
     overlap at all.
     """
+    from scipy import sparse  # loads slowly
+
     _, first = np.unique(pairs[:, 0], return_inverse=True)
     _, second = np.unique(pairs[:, 1], return_inverse=True)
     firstCount, secondCount = (int(places.max(initial=-1)) + 1 for places in (first, second))

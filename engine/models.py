@@ -16,15 +16,18 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
 from engine.errors import PipelineError
 from engine.plan import MAXIMUM_BYTES, VARIABLES, Layer, checkSize, variableShapes, weightedLayers
 
 Weights = dict[str, dict[str, np.ndarray]]  # {layer of the plan: {variable: float32 array}}
-StoredLayers = dict[str, dict[str, h5py.Dataset]]
+if TYPE_CHECKING:  # it loads slowly
+    import h5py
+
+StoredLayers = dict[str, dict[str, "h5py.Dataset"]]
 
 UNREADABLE = (  # what h5py, zipfile and json raise on damaged files, and what unexpected content leads to
     *(OSError, EOFError, MemoryError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
@@ -131,6 +134,8 @@ def readWeights(path: str | Path, plan: list[Layer]) -> Weights:
 @contextlib.contextmanager
 def _openStored(path: str | Path) -> Iterator[tuple[dict | None, StoredLayers, bool]]:
     """Yield configuration (None: weights alone), datasets by layer in order, whether numbered."""
+    import h5py
+
     path = Path(path)
     if not path.is_file():
         raise PipelineError("no such model file", file=path)
@@ -177,7 +182,7 @@ def _refuseEndlessHeap(content: bytes | mmap.mmap, path: Path) -> None:
             position += step
 
 
-def _storedContent(file: h5py.File, configText, path: Path) -> tuple[dict | None, StoredLayers, bool]:
+def _storedContent(file: "h5py.File", configText, path: Path) -> tuple[dict | None, StoredLayers, bool]:
     """Read configuration and layers of an open file after a walk that refuses links out of it."""
     _refuseLinks(file, path)
     config = None if configText is None else json.loads(configText)["config"]
@@ -188,8 +193,10 @@ def _storedContent(file: h5py.File, configText, path: Path) -> tuple[dict | None
     return config, stored, isNumbered
 
 
-def _refuseLinks(file: h5py.File, path: Path) -> None:
+def _refuseLinks(file: "h5py.File", path: Path) -> None:
     """Refuse anything that makes HDF5 open another file or follow another path."""
+    import h5py
+
     seen, pending = set(), [file]
     while pending:
         group = pending.pop()
@@ -210,7 +217,7 @@ def _refuseLinks(file: h5py.File, path: Path) -> None:
                 raise PipelineError(rule, file=path)
 
 
-def _legacyLayers(file: h5py.File) -> StoredLayers:
+def _legacyLayers(file: "h5py.File") -> StoredLayers:
     """Layers of an .h5 written by Keras 2 or by model.save("*.h5") of Keras 3."""
     group = file["model_weights"] if "model_weights" in file else file
     stored = {}
@@ -224,7 +231,7 @@ def _legacyLayers(file: h5py.File) -> StoredLayers:
     return stored
 
 
-def _numberedLayers(layers: h5py.Group) -> StoredLayers:
+def _numberedLayers(layers: "h5py.Group") -> StoredLayers:
     """Layers of the Keras 3 format: groups conv3d, conv3d_1, ... in data-flow order, variables 0, 1, ..."""
     numbers = {name: re.fullmatch(r"(.*?)(?:_(\d+))?", name, re.DOTALL).groups() for name in layers}
     stored = {}
@@ -237,7 +244,7 @@ def _numberedLayers(layers: h5py.Group) -> StoredLayers:
     return stored
 
 
-def _textList(group: h5py.Group, name: str) -> list[str]:
+def _textList(group: "h5py.Group", name: str) -> list[str]:
     """Attribute that lists names, in one piece or in the chunks that Keras cuts a long one into."""
     pieces = [group.attrs[name]] if name in group.attrs else []
     while f"{name}{len(pieces)}" in group.attrs and name not in group.attrs:
@@ -247,7 +254,7 @@ def _textList(group: h5py.Group, name: str) -> list[str]:
     return [item.decode() if isinstance(item, bytes) else str(item) for piece in pieces for item in piece]
 
 
-def _readVariables(layerName: str, shapes: dict, stored: dict[str, h5py.Dataset], path: str | Path) -> dict:
+def _readVariables(layerName: str, shapes: dict, stored: dict[str, "h5py.Dataset"], path: str | Path) -> dict:
     """Arrays of one layer, each checked for its shape before it is read."""
     if set(stored) != set(shapes):
         rule = f"layer {layerName} has other variables"

@@ -8,6 +8,7 @@ lies before the first plane and after the last is set to zero in the rings: the 
 import importlib
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from engine.stream import Step, upKernel, windowsOf
 
 HINT = "pip install openvino"
 TYPES = {"float32": ("f32", np.float32), "bfloat16": ("bf16", np.uint16), "float16": ("f16", np.float16)}
+COMPILERS = 2  # threads: half a second less until the first voxel
 LEAST_PACKED = 8  # columns; OpenVINO 2026.4 computes two of them wrongly with a kernel of four and stride 2
 TO_CHANNEL_FIRST, TO_CHANNEL_LAST = (0, 4, 1, 2, 3), (0, 2, 3, 4, 1)
 
@@ -54,10 +56,12 @@ class OpenvinoStream:
     def __init__(self, steps: list[Step], slab: int, section: tuple[int, int], precision: str) -> None:
         self.steps, self.slab, self.lag = steps, slab, steps[-1].lag
         operations = _Operations(loadOpenvino(), precision)
-        self.rings = makeRings(steps, slab, section, TYPES[precision][1])
         pools = {step.inputs[0]: step for step in steps if step.kind == "pool"}
         self._pairs = [(step, pools.get(step.name)) for step in steps[1:] if step.kind != "pool"]
-        self._runs = {step.name: operations.compile(step, pool, slab, section) for step, pool in self._pairs}
+        with ThreadPoolExecutor(COMPILERS) as pool:
+            runs = [pool.submit(operations.compile, *pair, slab, section) for pair in self._pairs]
+            self.rings = makeRings(steps, slab, section, TYPES[precision][1])  # meanwhile
+        self._runs = {step.name: run.result() for (step, _), run in zip(self._pairs, runs, strict=True)}
 
     def restart(self, planeCount: int) -> None:
         """Begin a new volume of so many planes."""

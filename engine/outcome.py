@@ -11,8 +11,9 @@ from engine.analysis import Judged, Measured, describeScores
 from engine.console import describeShape, plainSettings
 from engine.files import writeJson
 from engine.labelling import Relabelling
+from engine.looks import Preview
 from engine.matching import hideManualLabels
-from engine.report import Preview, describeContent, packVolumes, writeReport
+from engine.report import describeContent, packVolumes, writeReport
 from engine.results import openVolumes, summarise, writeTable
 from engine.threads import readAhead
 

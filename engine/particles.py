@@ -4,7 +4,6 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial import SphericalVoronoi, cKDTree
 
 from engine.labelling import Labels, Slab, isNeighbour, joinPairs, splitPairs
 from engine.nrrdHeaders import spaceDirections, voxelSize
@@ -305,6 +304,8 @@ def directionWeights(directions: np.ndarray) -> np.ndarray:
     Source: Lang and Ohser's discretisation of Crofton's formula, as in Legland et al., Image Anal. Stereol.
     26 (2007) 83, here for any lattice.
     """
+    from scipy.spatial import SphericalVoronoi  # loads slowly
+
     steps = NEIGHBOURS @ directions
     lengths = np.linalg.norm(steps, axis=1)
     sphere = SphericalVoronoi(steps / lengths[:, np.newaxis])
@@ -314,6 +315,8 @@ def directionWeights(directions: np.ndarray) -> np.ndarray:
 
 def _nearest(points: np.ndarray) -> np.ndarray:
     """Distance of every point (axis, point) to the closest other one; NaN where there is none."""
+    from scipy.spatial import cKDTree  # loads slowly
+
     if points.shape[1] < 2:
         return np.full(points.shape[1], np.nan)
     distances, _ = cKDTree(points.T).query(points.T, k=2)

@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
-from tqdm import tqdm
 
+from engine.console import showProgress
 from engine.layout import Geometry, Layout, Tile, listTiles
 
 SWITCH_SECONDS = 2e-4  # between the threads of Python
@@ -67,7 +67,7 @@ def predictVolume(
     """
     planeCount = geometry.size[0]
     begun, done = sink.progress.get("tile", 0), sink.progress.get("planes", 0)
-    bar = tqdm(total=round(np.prod(geometry.size) / 1e6, 3), unit="Mvoxel", desc="Predicting", disable=None)
+    bar = showProgress(total=round(np.prod(geometry.size) / 1e6, 3), unit="Mvoxel", desc="Predicting")
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, bar, _promptThreads():
         written: deque[Future] = deque()
         for number, tile in enumerate(listTiles(geometry, layout)):

@@ -20,8 +20,9 @@ from test_results import OBLIQUE, REGION, ROOT, SHAPE, predict, readTable, write
 import engine.report
 from engine import outcome
 from engine.analysis import Judged
+from engine.looks import Preview, chooseFactor
 from engine.particles import Frame, readFrame
-from engine.report import Preview, chooseFactor, describeContent, packVolumes, writeReport
+from engine.report import describeContent, packVolumes, writeReport
 from engine.results import summarise
 from functions import scoreBlocks
 
@@ -73,13 +74,13 @@ def testFactorFitsEveryVolumeIntoTheReport():
     for shape in ((256, 256, 256), (2048, 2048, 2048), (20000, 400, 3), (1, 1, 10**7)):
         factor = chooseFactor(shape)
         sizes = [np.prod([-(-side // count) for side in shape]) for count in (factor, factor - 1)]
-        assert sizes[0] <= engine.report.VOXEL_LIMIT < sizes[1]
+        assert sizes[0] <= engine.looks.VOXEL_LIMIT < sizes[1]
 
 
 def testFileStaysUnder20MegabytesForNoiseAndManyParticles(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine.report, "VOXEL_LIMIT", engine.report.VOXEL_LIMIT)
+    monkeypatch.setattr(engine.looks, "VOXEL_LIMIT", engine.looks.VOXEL_LIMIT)
     shape = (181, 182, 182)
-    assert 0.98 * engine.report.VOXEL_LIMIT < np.prod(shape) <= engine.report.VOXEL_LIMIT
+    assert 0.98 * engine.looks.VOXEL_LIMIT < np.prod(shape) <= engine.looks.VOXEL_LIMIT
     generator = np.random.default_rng(0)
     volumes = {"grey": generator.integers(0, 256, shape, dtype=np.uint8)}  # cannot be compressed
     volumes["probability"] = np.where(generator.random(shape) < 0.05, volumes["grey"], 0).astype(np.uint8)
@@ -450,7 +451,7 @@ def testRowsOfAThinnedOutReportJumpToTheirParticleToo(browser, run, tmp_path, mo
 
     import engine.report
 
-    monkeypatch.setattr(engine.report, "VOXEL_LIMIT", 12_000)  # a factor of 3
+    monkeypatch.setattr(engine.looks, "VOXEL_LIMIT", 12_000)  # a factor of 3
     shutil.copy(run / "scan_data.nrrd", tmp_path)
     predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4)
     openReport(browser, tmp_path / "scan_segmented_report.html")
