@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from engine.console import packageVersions  # noqa: E402
-from engine.machine import processorName  # noqa: E402
+from engine.machine import instructionSet, processorName  # noqa: E402
 
 
 class Run(NamedTuple):
@@ -54,6 +54,24 @@ def median(runs: Sequence[Run], field: str) -> float:
 
 
 def describeMachine() -> str:
-    """Name processor, cores, date and versions, the line that stands above every table."""
+    """Name processor, instructions, cores, date and versions, the line that stands above every table."""
     versions = ", ".join(f"{name} {version}" for name, version in packageVersions().items())
-    return f"{datetime.date.today()}, {processorName()}, {os.cpu_count()} cores; {versions}"
+    limit = f" (limited by {', '.join(LIMITS['AVX2'])})" if os.environ.get("ATEN_CPU_CAPABILITY") else ""
+    processor = f"{processorName()}, {os.cpu_count()} cores, {instructionSet()}{limit}"
+    return f"{datetime.date.today()}, {processor}; {versions}"
+
+
+LIMITS = {  # by instructions: what keeps oneDNN, PyTorch and the BLAS of NumPy to them
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
+}
+
+
+def addInstructions(parser) -> None:
+    """Add the flag that limits all sides to older instructions."""
+    words = "keep all sides to these, as a processor that has no newer ones"
+    parser.add_argument("--instructions", choices=tuple(LIMITS), help=words)
+
+
+def limitInstructions(name: str | None) -> None:
+    """Limit this process and those that it starts."""
+    os.environ.update(LIMITS[name] if name else {})

@@ -22,6 +22,7 @@ from engine.arrays import mergeMoments
 from engine.backends import baseMemory, chooseBackend, openStream
 from engine.devices import describeDevice, hasGpu
 from engine.layout import Geometry, chooseLayout, tileSection
+from engine.machine import preferInstructions
 from engine.models import Weights
 from engine.nrrdHeaders import describeData, formatHeader
 from engine.openvinoStream import TYPES, loadOpenvino
@@ -152,6 +153,7 @@ class ArraySink:
 def predictByStream(volume: str, engine: str, precision: str, result: str | None = None) -> dict:
     """Predict as predictData.py does, from memory to memory; the volume is (z, y, x)."""
     plan, weights = readNetwork()
+    preferInstructions(precision)
     steps, backend = describeStream(plan, weights), chooseBackend(engine, precision)
     geometry = Geometry(np.load(volume, mmap_mode="r").shape, sideMultiple(plan), haloOf(plan))
     layout = chooseLayout(geometry, steps, backend.byteCount, BUDGET, baseMemory(backend))
@@ -191,7 +193,7 @@ def predictByHaloBlocks(volume: str, result: str | None = None) -> dict:
     return timePrediction(predict, result) | {"blocks": int(np.prod(blocks))}
 
 
-# ------------------------------------------------------------------------------------------------- MONAI
+# ---------------------------------------------------------------------------- PyTorch, OpenVINO and MONAI
 
 
 def buildTorchNetwork(plan: list[Layer], weights: Weights):
@@ -255,6 +257,31 @@ def checkTorchNetwork(shape: Iterable[int] = (32, 48, 40)) -> dict:
         received = buildTorchNetwork(plan, weights)(torch.from_numpy(image)[None, None]).numpy()
     np.testing.assert_allclose(received[0, 0], expected[0, ..., 0], rtol=0, atol=TOLERANCE)
     return {"largest": float(np.abs(received[0, 0] - expected[0, ..., 0]).max())}
+
+
+def predictByTorch(volume: str, channelsLast: bool, result: str | None = None) -> dict:
+    """Predict in one pass of PyTorch, float32."""
+    import torch
+
+    network, image = _prepareNetwork(channelsLast), torch.from_numpy(np.load(volume))[None, None]
+
+    def predict() -> np.ndarray:
+        with torch.inference_mode():
+            return network(image)[0, 0].numpy()
+
+    return timePrediction(predict, result)
+
+
+def predictByOpenvino(volume: str, result: str | None = None) -> dict:
+    """Predict in one pass of OpenVINO, float32, from the network in PyTorch as OpenVINO's users do it."""
+    import torch
+
+    image = np.load(volume)[np.newaxis, np.newaxis]
+    ov, example = loadOpenvino(), torch.zeros((1, 1, 16, 16, 16))
+    network = ov.convert_model(_prepareNetwork(False), example_input=example, input=list(image.shape))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    request = ov.Core().compile_model(network, "CPU", settings).create_infer_request()
+    return timePrediction(lambda: request.infer([image], share_inputs=True)[0][0, 0], result)
 
 
 def chooseMonaiSettings(precision: str, window: int) -> dict:

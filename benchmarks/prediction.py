@@ -1,4 +1,4 @@
-"""Speed and memory of the prediction against one pass of Keras, MONAI's sliding window and halo blocks.
+"""Speed and memory of the prediction against one pass of its peers, MONAI's sliding window and halo blocks.
 
     pip install -r benchmarks/requirements.txt -r benchmarks/requirements-peers.txt
     python3 benchmarks/prediction.py
@@ -120,6 +120,7 @@ def listSides(folder: Path) -> dict[str, partial]:
     """List what is compared, the reference first."""
     volume, planes = str(folder / "volume.npy"), str(folder / "planes.npy")
     sides = {"Keras, one pass, float32": partial(runTask, folder, "predictByKeras", volume=volume)}
+    sides |= _listOnePass(folder, volume)
     sides |= _listMonai(folder, volume)
     blocks = partial(runTask, folder, "predictByHaloBlocks", volume=volume)
     sides["halo blocks (first version), float32"] = blocks
@@ -128,6 +129,20 @@ def listSides(folder: Path) -> dict[str, partial]:
         options = {"volume": planes, "engine": "openvino", "precision": precision}
         mark = " (auto)" if precision == automatic else ""
         sides[f"stream, {precision}{mark}"] = partial(runTask, folder, "predictByStream", **options)
+    return sides
+
+
+def _listOnePass(folder: Path, volume: str) -> dict[str, partial]:
+    """List one pass of PyTorch and of OpenVINO; none where PyTorch is not installed."""
+    if not importlib.util.find_spec("torch"):
+        return {}
+    sides = {
+        f"PyTorch, one pass, float32, channels {'last' if isLast else 'first'}": partial(
+            runTask, folder, "predictByTorch", volume=volume, channelsLast=isLast
+        )
+        for isLast in (False, True)
+    }
+    sides["OpenVINO, one pass, float32"] = partial(runTask, folder, "predictByOpenvino", volume=volume)
     return sides
 
 
@@ -374,6 +389,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--tables", default="1,2,3,4,gpu", help="which ones, with commas")
     parser.add_argument("--repeats", type=int, default=5)
+    measure.addInstructions(parser)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="of temporary files")
     shapes = {"shape": (256, 256, 512), "largeShape": (1024, 1024, 256), "budgetShape": (512, 512, 256)}
     shapes |= {"gpuArrayShape": (512, 512, 512), "gpuShape": (1024, 1024, 1024)}
@@ -385,6 +401,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure and print table by table."""
+    measure.limitInstructions(arguments.instructions)
     tables = chooseTables(arguments)
     print(f"{describeMachine()}; median of {arguments.repeats} after a warm-up\n", flush=True)
     rates: dict[str, float] = {}  # Mvoxel/s of the stream, by precision

@@ -7,7 +7,8 @@ Table 1 times steps of the published network on two patches of 64^3 (loss, gradi
 PyTorch, metrics included), as it is trained and with Keras's own layers, every side in a process of its own,
 in turn. Table 2 times the same steps with batches drawn from the disk. Table 3 trains from a small and from a
 large set, and for more epochs: whole commands. Table 4 times whole epochs, as the network is trained and with
-the reading of the batches left to Keras.
+the reading of the batches left to Keras. Table 5 times the ways of a convolution that engine/fastLayers.py
+chooses from, in one process, in turn.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +30,8 @@ import peers
 PATCH, BATCH, STEPS, WARM = 64, 2, 12, 3
 TURNS = 6  # blocks of steps, drawn and cached in turn
 EPOCH_STEPS, EPOCHS = 50, 6  # of the robust recipe; how many of each kind, in turn
+ROUTE_SHAPES = ((64, 1, 8), (64, 8, 8), (32, 16, 16), (16, 32, 32), (8, 64, 64))  # side, features
+UP_SHAPES = ((64, 16, 8), (32, 32, 16), (16, 64, 32))  # finer side, features
 SUB_VOLUME = (192, 192, 64)
 RUNS = ((0.1, 1), (6.0, 1), (0.1, 10))  # GB of training images, epochs of 20 steps: what memory may grow with
 ROOT = measure.ROOT
@@ -119,6 +123,86 @@ def fitEpochs() -> dict:
         model.fit(asDataset(batches) if name == "ours" else batches, verbose=0, shuffle=False)
         seconds[name].append(time.perf_counter() - begin)
     return seconds
+
+
+def timeRoutes() -> dict:
+    """Time the ways to convolutions and their gradients; {shape: {part: {way: seconds}}}."""
+    from engine.devices import usesOneDnn
+
+    assert usesOneDnn()
+    import tensorflow as tf
+
+    from engine import fastLayers
+
+    found, generator = {}, np.random.default_rng(0)
+    for side, inCount, outCount in ROUTE_SHAPES:
+        shape = BATCH, side, side, side
+        tensor, upstream = (
+            tf.constant(generator.standard_normal((*shape, count), np.float32))
+            for count in (inCount, outCount)
+        )
+        kernel = tf.constant(generator.standard_normal((3, 3, 3, inCount, outCount), np.float32))
+        parts = {
+            "forward": partial(fastLayers._convolve, tensor, kernel),
+            "gradient of the data": partial(fastLayers._convolve, upstream, fastLayers._flip(kernel)),
+            "gradient of the kernel": partial(fastLayers._kernelGradient, tensor, upstream),
+        }
+        ways = {"as it is": ("", 8), "padded first": ("AVX2", 8), "two columns at once": ("AVX-512", 16)}
+        found[f"{side}^3, {inCount} to {outCount}"] = {
+            name: _timeInTurn({way: _trace(fastLayers, part, *options) for way, options in ways.items()})
+            for name, part in parts.items()
+        }
+    for side, inCount, outCount in UP_SHAPES:
+        coarse = tf.constant(generator.standard_normal((BATCH, *(side // 2,) * 3, inCount), np.float32))
+        kernel = tf.constant(generator.standard_normal((3, 3, 3, inCount, outCount), np.float32))
+        ways = {"up-sampled": _convolveRepeated, "sums of a transposed one": fastLayers.convolveUpSampled}
+        calls = {name: _withGradients(way, coarse, kernel) for name, way in ways.items()}
+        found[f"{side}^3, {inCount} up-sampled to {outCount}"] = {"with both gradients": _timeInTurn(calls)}
+    return found
+
+
+def _trace(fastLayers, part: Callable, instructions: str, lanes: int) -> Callable:
+    """Make a graph of a part as it is computed on some kind of processor."""
+    import tensorflow as tf
+
+    fastLayers.instructionSet, fastLayers.vectorLanes = (lambda: instructions), (lambda: lanes)
+    call = tf.function(part, autograph=False)
+    call()  # traced: the choice is made
+    return call
+
+
+def _convolveRepeated(coarse, kernel):
+    """Convolve as Keras's layers do: at the finer level."""
+    import tensorflow as tf
+
+    for axis in (1, 2, 3):
+        coarse = tf.repeat(coarse, 2, axis=axis)
+    return tf.nn.conv3d(coarse, kernel, (1,) * 5, "SAME")
+
+
+def _withGradients(way: Callable, coarse, kernel) -> Callable:
+    """Make a graph of a convolution and both of its gradients."""
+    import tensorflow as tf
+
+    @tf.function(autograph=False)
+    def call():
+        with tf.GradientTape() as tape:
+            tape.watch([coarse, kernel])
+            result = way(coarse, kernel)
+        return result, *tape.gradient(result, [coarse, kernel])
+
+    return call
+
+
+def _timeInTurn(calls: dict[str, Callable]) -> dict[str, float]:
+    """Median seconds of calls of TensorFlow, in turn."""
+    seconds = {name: [] for name in calls}
+    for _, (name, call) in itertools.product(range(STEPS + WARM), calls.items()):
+        begin = time.perf_counter()
+        answer = call()
+        np.asarray(answer[-1] if isinstance(answer, tuple) else answer)  # waits
+        seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values[WARM:]) for name, values in seconds.items()}
 
 
 def makeSet(place: str, gigabytes: float) -> dict:
@@ -248,13 +332,26 @@ def printEpochs(folder: Path, repeats: int) -> None:
         print(f"| {words} | {span} | {ratio:.2f} |")
 
 
+def printRoutes(folder: Path, repeats: int) -> None:
+    """Print the table of the ways of a convolution; they are repeated within one process."""
+    print(f"\n### Routes of a convolution, {BATCH} samples, ms\n")
+    found = runTask(folder, "timeRoutes")
+    ways = list(dict.fromkeys(way for parts in found.values() for part in parts.values() for way in part))
+    print(f"| convolution | part | {' | '.join(ways)} |\n{'|---' * (len(ways) + 2)}|")
+    for shape, parts in found.items():
+        for part, seconds in parts.items():
+            cells = (f"{1e3 * seconds[way]:.1f}" if way in seconds else "" for way in ways)
+            print(f"| {shape} | {part} | {' | '.join(cells)} |")
+
+
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--tables", default="1,2,3,4", help="which ones, with commas")
+    parser.add_argument("--tables", default="1,2,3,4,5", help="which ones, with commas")
     parser.add_argument("--repeats", type=int, default=5)
+    measure.addInstructions(parser)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="of temporary files")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -266,8 +363,9 @@ def main(arguments: argparse.Namespace) -> None:
         call = json.loads(arguments.task)
         print(json.dumps(globals()[call["task"]](**call["options"])))
         return
+    measure.limitInstructions(arguments.instructions)
     print(f"{measure.describeMachine()}; median of {arguments.repeats}\n", flush=True)
-    tables = {"1": printSteps, "2": printInput, "3": printMemory, "4": printEpochs}
+    tables = {"1": printSteps, "2": printInput, "3": printMemory, "4": printEpochs, "5": printRoutes}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for table in arguments.tables.split(","):
             tables[table](Path(folder), arguments.repeats)
