@@ -484,8 +484,7 @@ def readModel(modelFile: str | Path, weightFile: str | Path | None = None) -> tu
         A damaged file or another architecture (which layer, which shape).
     """
     plan = describeUNet(*readArchitecture(modelFile))
-    weights = readWeights(modelFile, plan)
-    return plan, readWeights(weightFile, plan) if weightFile else weights
+    return plan, readWeights(weightFile or modelFile, plan)
 
 
 def buildModel(plan: list[Layer], weights: Weights):

@@ -567,11 +567,35 @@ def testHelpComesWithoutLoadingANetwork(script):
 def testPredictionOnACpuLoadsNeitherTensorFlowNorKeras(models, tmp_path):
     writeNrrd(tmp_path / "data.nrrd", makeVolume(4)[0])
     flags = predictFlags(tmp_path / "data.nrrd", tmp_path / "out.nrrd", models / "good.h5")
-    command = [sys.executable, "-X", "importtime", ROOT / "predictData.py", *map(str, flags)]
+    modules, text = listModules("predictData.py", *flags)
+    assert "openvino" in modules and not modules & {"tensorflow", "keras", "jax"}
+    assert re.search(r"^Device: CPU .*, openvino with oneDNN.*, (float32|bfloat16)$", text, re.MULTILINE)
+
+
+def listModules(script, *flags):
+    """Run a script; gives the packages that it loads, and what it prints."""
+    command = [sys.executable, "-X", "importtime", ROOT / script, *map(str, flags)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    modules = set(re.findall(r"\|\s+([\w.]+)$", result.stderr, re.MULTILINE))
-    assert "openvino._pyopenvino" in modules and not modules & {"tensorflow", "keras", "jax"}
-    assert re.search("^Device: CPU .*, openvino, (float32|bfloat16)$", result.stdout, re.MULTILINE)
+    return set(re.findall(r"\|\s+(\w+)[\w.]*$", result.stderr, re.MULTILINE)), result.stdout
+
+
+LATE = {"tensorflow", "keras", "jax", "openvino", "scipy", "matplotlib", "cc3d", "h5py", "tqdm"}
+
+
+@pytest.mark.parametrize("script", ["prepareData.py", "trainingAndValidation.py", "predictData.py"])
+def testHelpLoadsNothingThatOnlyWorkNeeds(script):
+    modules, text = listModules(script, "--help")
+    assert "numpy" in modules and not modules & LATE
+    assert text.startswith("usage")
+
+
+def testPredictionWithoutResultsLoadsNothingOfThem(models, tmp_path):
+    writeNrrd(tmp_path / "data.nrrd", makeVolume(4)[0])
+    flags = predictFlags(tmp_path / "data.nrrd", tmp_path / "out.nrrd", models / "good.h5")
+    kinds = ("mask", "segmentation", "labels", "particles", "scores", "report", "overview")
+    modules, _ = listModules("predictData.py", *flags, *(f"--no-{kind}" for kind in kinds))
+    assert {"h5py", "tqdm", "openvino"} <= modules
+    assert not modules & {"scipy", "matplotlib", "cc3d"}
 
 
 def testDryRunTellsEverythingAndWritesNothing(models, tmp_path, capfd):
