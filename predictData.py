@@ -439,10 +439,9 @@ def prepareRun(
         budget = arguments.memoryBudget or availableMemory(backend)
         layout = chooseLayout(geometry, steps, backend.byteCount, budget, baseMemory(backend))
     if not journal:
-        journal = {"identity": identity, "layout": list(layout or ()), "progress": {}, "devices": []}
-    devices = journal.setdefault("devices", [])
-    if backend.device not in devices:
-        devices.append(backend.device)
+        journal = {"identity": identity, "layout": list(layout or ()), "progress": {}}
+    earlier = [device for device in journal.get("devices", ()) if device != backend.device]
+    journal["devices"] = [*earlier, backend.device]
     origin = {name: finished.get(name) for name in ORIGIN} if finished else describeOrigin(backend)
     isFinished = finished is not None
     if finished:

@@ -405,7 +405,10 @@ def countPublished(plan: list[Layer]) -> float:
 
 
 def countStream(steps: list[Step]) -> float:
-    """Count those that the stream needs: what is up-sampled is never computed at the finer level."""
+    """Count those of the stream where what is up-sampled is never computed at the finer level.
+
+    With 64 products for 8 voxels of it; on AVX2 the stream gets by with 27 and sums (11,024 a voxel in all).
+    """
     total = 0.0
     for step in steps:
         for index, kernel in enumerate(step.kernels):

@@ -27,6 +27,8 @@ import measure
 import numpy as np
 import peers
 
+from engine.machine import instructionSet
+
 PATCH, BATCH, STEPS, WARM = 64, 2, 12, 3
 TURNS = 6  # blocks of steps, drawn and cached in turn
 EPOCH_STEPS, EPOCHS = 50, 6  # of the robust recipe; how many of each kind, in turn
@@ -268,14 +270,17 @@ def printSteps(folder: Path, repeats: int) -> None:
     kinds = {
         "ours, float32": ("float32", False),
         "ours with Keras's own layers, float32": ("float32", True),
-        "ours, mixed_bfloat16 (Keras's own layers)": ("mixed_bfloat16", False),
     }
+    hasHalves = instructionSet() in ("AMX", "AVX-512")  # elsewhere a step in bfloat16 takes 20 s
+    if hasHalves:
+        kinds["ours, mixed_bfloat16 (Keras's own layers)"] = ("mixed_bfloat16", False)
     sides = {
         name: partial(runTask, folder, "stepKeras", precision=precision, isOwn=isOwn)
         for name, (precision, isOwn) in kinds.items()
     }
     if importlib.util.find_spec("torch"):
-        for precision, isLast in itertools.product(("float32", "bfloat16"), (True, False)):
+        precisions = ("float32", "bfloat16") if hasHalves else ("float32",)
+        for precision, isLast in itertools.product(precisions, (True, False)):
             name = f"PyTorch, {precision}, channels {'last' if isLast else 'first'}"
             sides[name] = partial(runTask, folder, "stepTorch", precision=precision, channelsLast=isLast)
     seconds = timeInTurn(sides, repeats)

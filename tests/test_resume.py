@@ -217,3 +217,17 @@ def testChangedInputIsNamed(volume, tmp_path):
     code, text = runPredict(folder, output, NEVER)
     assert code == 0
     assert re.search(r"begun anew: .*nameInput was \w{12}\.\.\., is \w{12}\.\.\.", text)
+
+
+def testPredictionThatGoesOnOnAnotherProcessorSaysWhatDiffers(volume, tmp_path):
+    _, events = uninterrupted(volume)
+    code, _ = runPredict(volume, tmp_path / "out.nrrd", events // 4)
+    assert code == -signal.SIGKILL
+    journal = journalName(partialName(tmp_path / "out.nrrd"))
+    record = json.loads(journal.read_text())
+    assert len(record["devices"]) == 1 and record["devices"][0].startswith("CPU (")
+    journal.write_text(json.dumps(record | {"devices": ["CPU (Imagined, 64 cores), openvino"]}))
+    code, text = runPredict(volume, tmp_path / "out.nrrd", NEVER)
+    assert code == 0, text
+    words = "the numbers go on the same to rounding, not to the last bit"
+    assert f"Predicted so far by CPU (Imagined, 64 cores), openvino: {words}\n" in text

@@ -229,6 +229,38 @@ def stopAtStep(monkeypatch, count):
     monkeypatch.setattr(engine.training._Watch, "on_train_batch_end", signalOnce)
 
 
+def testTrainingThatGoesOnOnAnotherProcessorSaysWhatDiffers(learningData, tmp_path, monkeypatch, capsys):
+    from engine.errors import StoppedBySignal
+
+    stopAtStep(monkeypatch, 2)
+    devices = [f"CPU (Imagined, 2 cores), tensorflow with oneDNN ({name})" for name in ("AVX2", "AMX")]
+    monkeypatch.setattr(script, "describeDevice", lambda isCompiled: devices[0])
+    with pytest.raises(StoppedBySignal):
+        callTraining(learningData, tmp_path)
+    monkeypatch.setattr(script, "describeDevice", lambda isCompiled: devices[1])
+    capsys.readouterr()
+    callTraining(learningData, tmp_path)
+    text = capsys.readouterr().out
+    expected = (
+        f"Trained so far on {devices[0]}: the numbers go on the same to rounding, not to the last bit\n"
+    )
+    assert f"Device: {devices[1]}\n" in text and expected in text
+    training = json.loads((tmp_path / "net.json").read_text())["training"]
+    assert (training["device"], training["devices"]) == (devices[1], devices)
+
+
+@pytest.mark.parametrize("device", ["CPU, tensorflow without oneDNN", "CPU, tensorflow with oneDNN (AVX2)"])
+def testTrainingWithoutOneDnnWarns(learningData, tmp_path, monkeypatch, capsys, device):
+    monkeypatch.setattr(script, "describeDevice", lambda isCompiled: device)
+    callTraining(learningData, tmp_path, "--Nepochs", 1)
+    warning = (
+        "Warning: without oneDNN a step takes several times as long; TF_ENABLE_ONEDNN_OPTS=1 turns it on\n"
+    )
+    text = capsys.readouterr().out
+    assert (warning in text) is ("without" in device)
+    assert "Trained so far" not in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [3, 5])  # the third step is the last one of an epoch: in its validation
 def testAStoppedTrainingRefusesOtherParametersAndData(learningData, tmp_path, monkeypatch, capsys, count):
