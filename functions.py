@@ -484,7 +484,8 @@ def readModel(modelFile: str | Path, weightFile: str | Path | None = None) -> tu
         A damaged file or another architecture (which layer, which shape).
     """
     plan = describeUNet(*readArchitecture(modelFile))
-    return plan, readWeights(weightFile or modelFile, plan)
+    weights = readWeights(modelFile, plan)  # refused too where it is another network with the same kernels
+    return plan, readWeights(weightFile, plan) if weightFile else weights
 
 
 def buildModel(plan: list[Layer], weights: Weights):

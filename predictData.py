@@ -206,7 +206,7 @@ def main(arguments: argparse.Namespace) -> None:
     scope = chooseScope(arguments.normalization, contract, volume.shape, region)
     request = Request(volume, region, reference, labels, limit, scope)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
-    preferInstructions(arguments.precision)
+    preferInstructions(arguments.engine, arguments.precision)
     backend = chooseBackend(arguments.engine, arguments.precision)
     clock.lap("opening")
     lock = lockName(arguments.nameOutput, "another process is writing this result")
@@ -442,20 +442,23 @@ def prepareRun(
         journal = {"identity": identity, "layout": list(layout or ()), "progress": {}}
     earlier = [device for device in journal.get("devices", ()) if device != backend.device]
     journal["devices"] = [*earlier, backend.device]
-    origin = {name: finished.get(name) for name in ORIGIN} if finished else describeOrigin(backend)
+    origin = describeOrigin(backend, journal["devices"])
+    if finished:
+        origin = {name: finished.get(name) for name in ORIGIN}
     isFinished = finished is not None
     if finished:
         journal["identity"] = finished["identity"]
     return Run(backend, geometry, layout, steps, journal, digests, differences, origin, isFinished)
 
 
-ORIGIN = ("engine", "precision", "device", "predicted")
+ORIGIN = ("engine", "precision", "device", "devices", "predicted")
 
 
-def describeOrigin(backend: Backend) -> dict[str, Any]:
-    """Describe what a probability is made with."""
+def describeOrigin(backend: Backend, devices: list[str]) -> dict[str, Any]:
+    """Describe what a probability is made with; `devices` are all that had a part in it."""
     predicted = {"date": time.strftime("%Y-%m-%d %H:%M"), "versions": packageVersions()}
-    return dict(zip(ORIGIN, (backend.engine, backend.precision, backend.device, predicted), strict=True))
+    values = backend.engine, backend.precision, backend.device, devices, predicted
+    return dict(zip(ORIGIN, values, strict=True))
 
 
 def readFinished(arguments: argparse.Namespace, identity: dict[str, Any]) -> tuple[dict | None, list[str]]:

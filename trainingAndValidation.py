@@ -559,11 +559,12 @@ def completeRow(row: dict[str, float]) -> dict[str, float]:
 
 def printStart(arguments: argparse.Namespace, data: dict[str, Samples]) -> str:
     """Print device, versions, parameters and what there is to learn from; gives the device."""
-    device = describeDevice(bool(arguments.jitCompile))
+    isCompiled = arguments.jitCompile
+    device = describeDevice(False if isCompiled is None and arguments.deterministic else isCompiled)
     print(f"Device: {device}")
     if device.startswith("CPU"):
         print(cudaHint())
-    if device.endswith("without oneDNN"):
+    if device.endswith("without oneDNN") and sys.platform != "darwin":  # there TensorFlow has none
         print(f"Warning: without oneDNN a step takes several times as long; {ONEDNN}=1 turns it on")
     print("Versions: " + "  ".join(f"{name} {version}" for name, version in packageVersions().items()))
     printSettings(arguments)

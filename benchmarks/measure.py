@@ -1,5 +1,6 @@
 """What benchmarks share: whole commands timed in turn, and the line that names the machine."""
 
+import argparse
 import datetime
 import os
 import statistics
@@ -15,6 +16,10 @@ sys.path.insert(0, str(ROOT))
 
 from engine.console import packageVersions  # noqa: E402
 from engine.machine import instructionSet, processorName  # noqa: E402
+
+INSTRUCTIONS = {  # what keeps oneDNN, PyTorch and the BLAS of NumPy to older ones
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
+}
 
 
 class Run(NamedTuple):
@@ -56,22 +61,18 @@ def median(runs: Sequence[Run], field: str) -> float:
 def describeMachine() -> str:
     """Name processor, instructions, cores, date and versions, the line that stands above every table."""
     versions = ", ".join(f"{name} {version}" for name, version in packageVersions().items())
-    limit = f" (limited by {', '.join(LIMITS['AVX2'])})" if os.environ.get("ATEN_CPU_CAPABILITY") else ""
-    processor = f"{processorName()}, {os.cpu_count()} cores, {instructionSet()}{limit}"
+    limits = [f"{name}={os.environ[name]}" for name in INSTRUCTIONS["AVX2"] if name in os.environ]
+    limit = f" ({' '.join(limits)})" if limits else ""
+    processor = f"{processorName()}, {os.cpu_count()} cores, {instructionSet() or 'unknown'}{limit}"
     return f"{datetime.date.today()}, {processor}; {versions}"
 
 
-LIMITS = {  # by instructions: what keeps oneDNN, PyTorch and the BLAS of NumPy to them
-    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}
-}
-
-
-def addInstructions(parser) -> None:
+def addInstructions(parser: argparse.ArgumentParser) -> None:
     """Add the flag that limits all sides to older instructions."""
     words = "keep all sides to these, as a processor that has no newer ones"
-    parser.add_argument("--instructions", choices=tuple(LIMITS), help=words)
+    parser.add_argument("--instructions", choices=tuple(INSTRUCTIONS), help=words)
 
 
 def limitInstructions(name: str | None) -> None:
     """Limit this process and those that it starts."""
-    os.environ.update(LIMITS[name] if name else {})
+    os.environ.update(INSTRUCTIONS[name] if name else {})

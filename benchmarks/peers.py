@@ -28,7 +28,7 @@ from engine.nrrdHeaders import describeData, formatHeader
 from engine.openvinoStream import TYPES, loadOpenvino
 from engine.plan import Layer, haloOf, sideMultiple, variableShapes
 from engine.prediction import predictVolume
-from engine.stream import EPSILON, Step, describeStream, upKernel
+from engine.stream import EPSILON, Step, describeStream
 from functions import buildModel, readModel
 
 MODELS = measure.ROOT / "modelAndWeights"
@@ -153,7 +153,7 @@ class ArraySink:
 def predictByStream(volume: str, engine: str, precision: str, result: str | None = None) -> dict:
     """Predict as predictData.py does, from memory to memory; the volume is (z, y, x)."""
     plan, weights = readNetwork()
-    preferInstructions(precision)
+    preferInstructions(engine, precision)
     steps, backend = describeStream(plan, weights), chooseBackend(engine, precision)
     geometry = Geometry(np.load(volume, mmap_mode="r").shape, sideMultiple(plan), haloOf(plan))
     layout = chooseLayout(geometry, steps, backend.byteCount, BUDGET, baseMemory(backend))
@@ -405,15 +405,14 @@ def countPublished(plan: list[Layer]) -> float:
 
 
 def countStream(steps: list[Step]) -> float:
-    """Count those of the stream where what is up-sampled is never computed at the finer level.
+    """Count those of the stream, which computes nothing of what is up-sampled at the finer level.
 
-    With 64 products for 8 voxels of it; on AVX2 the stream gets by with 27 and sums (11,024 a voxel in all).
+    A coarse voxel takes 27 products a channel: the sums that follow are no multiply-adds. Where two columns
+    are computed at once (AVX-512) it takes more, with the zeros of the packed kernels.
     """
     total = 0.0
     for step in steps:
         for index, kernel in enumerate(step.kernels):
-            for axis in range(3) if index else ():
-                kernel = upKernel(kernel, axis)
             total += kernel.size / 8 ** (step.level + (index > 0))
         total += step.head[0].size / 8**step.level if step.head else 0
     return total

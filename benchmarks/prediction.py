@@ -36,6 +36,7 @@ from engine.console import describeShape
 from engine.stream import describeStream
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+HINT = "pip install -r benchmarks/requirements-peers.txt"
 WINDOWS = (96, 128)  # sides of MONAI's windows
 PRODUCTS = {"float32": ("numpy", "openvino"), "bfloat16": ("openvino", "torch"), "float16": ("openvino",)}
 PRODUCT_SIDE = 4096
@@ -135,7 +136,9 @@ def listSides(folder: Path) -> dict[str, partial]:
 def _listOnePass(folder: Path, volume: str) -> dict[str, partial]:
     """List one pass of PyTorch and of OpenVINO; none where PyTorch is not installed."""
     if not importlib.util.find_spec("torch"):
+        print(f"Left out: PyTorch and OpenVINO in one pass, as torch is not installed ({HINT})\n")
         return {}
+    runTask(folder, "checkTorchNetwork")
     sides = {
         f"PyTorch, one pass, float32, channels {'last' if isLast else 'first'}": partial(
             runTask, folder, "predictByTorch", volume=volume, channelsLast=isLast
@@ -149,10 +152,8 @@ def _listOnePass(folder: Path, volume: str) -> dict[str, partial]:
 def _listMonai(folder: Path, volume: str) -> dict[str, partial]:
     """List MONAI's sides, each with its faster settings; none where it is not installed."""
     if not all(map(importlib.util.find_spec, ("torch", "monai"))):
-        hint = "pip install -r benchmarks/requirements-peers.txt"
-        print(f"Left out: MONAI, as it or torch is not installed ({hint})\n")
+        print(f"Left out: MONAI, as it or torch is not installed ({HINT})\n")
         return {}
-    runTask(folder, "checkTorchNetwork")
     sides = {}
     for precision, window in itertools.product(PRECISIONS[:2], WINDOWS):
         options = {"precision": precision, "window": window}

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from engine.errors import PipelineError
 from engine.machine import coreCount, instructionSet, processorName
 
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under Windows, AMD
+LIBRARIES = ("CUDA", "CUDA", "ROCm")  # of the drivers
 CUDA_PACKAGES = {"tensorflow": "tensorflow[and-cuda]", "jax": "jax[cuda12]"}
 SAME_TO_ROUNDING = "the numbers go on the same to rounding, not to the last bit"  # on another device
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # TensorFlow by itself uses oneDNN on the newest processors only
@@ -60,13 +62,13 @@ def _silencedStderr() -> Iterator[None]:
         os.close(saved)
 
 
-def describeDevice(isCompiled: bool = False) -> str:
+def describeDevice(isCompiled: bool | None = False) -> str:
     """Name the device that Keras computes on, and what computes there.
 
     Parameters
     ----------
-    isCompiled : bool
-        XLA compiles what TensorFlow computes; JAX always has it.
+    isCompiled : bool, optional
+        XLA compiles what TensorFlow computes; JAX always has it. None: as Keras's `fit` sees fit, on one GPU.
 
     Returns
     -------
@@ -74,12 +76,14 @@ def describeDevice(isCompiled: bool = False) -> str:
         GPU with its memory, or CPU with its cores; back end, and the library whose operations it uses.
     """
     backend = loadKeras().backend.backend()
-    names, isCompiled = _listGpus(backend), isCompiled or backend == "jax"
+    names = _listGpus(backend)
+    isCompiled = backend == "jax" or (len(names) == 1 if isCompiled is None else isCompiled)
     if names:
         memory = _gpuMemory()
         device = f"GPU {', '.join(names)}{f' ({memory})' if memory else ''}"
-        library = "CUDA" if any(map(os.path.exists, GPU_DRIVERS[:2])) else "ROCm"
-        return f"{device}, {backend} with {library}{' and XLA' if isCompiled else ''}"
+        known = (name for file, name in zip(GPU_DRIVERS, LIBRARIES, strict=True) if os.path.exists(file))
+        libraries = " and ".join([*itertools.islice(known, 1), *(["XLA"] if isCompiled else [])])
+        return f"{device}, {backend}{f' with {libraries}' if libraries else ''}"
     device = f"CPU ({processorName()}, {coreCount()} cores), {backend}"
     if isCompiled:
         return f"{device} with XLA"

@@ -1,5 +1,6 @@
 """The processor, and which of its vector instructions oneDNN uses: the kernels of TensorFlow and OpenVINO."""
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -30,12 +31,12 @@ def instructionSet() -> str:
 
 
 def vectorLanes() -> int:
-    """Count the float32 numbers in a vector register."""
+    """Count the float32 numbers in a register of AVX-512, or of AVX2 where there is nothing newer."""
     return LANES.get(instructionSet(), 8)
 
 
-def preferInstructions(precision: str) -> None:
-    """Keep oneDNN to the instructions with which a prediction is fastest, unless the user has limited it.
+def preferInstructions(engine: str, precision: str) -> None:
+    """Keep oneDNN to the instructions with which OpenVINO predicts fastest, unless the user has limited it.
 
     AMD's fourth generation (family 25, as the third) computes AVX-512 in two halves: nothing is multiplied
     faster than in AVX2, whose registers the 8 features of the first level fill. The stream is 1.13 times as
@@ -44,8 +45,9 @@ def preferInstructions(precision: str) -> None:
     """
     processor = _readProcessor()
     isHalved = (processor.get("vendor_id"), processor.get("cpu family")) == ("AuthenticAMD", "25")
+    isWanted = engine in ("auto", "openvino") and precision in ("auto", "float32")
     isLimited = any(map(os.environ.get, LIMITS))
-    if isHalved and precision in ("auto", "float32") and instructionSet() == "AVX-512" and not isLimited:
+    if isHalved and isWanted and instructionSet() == "AVX-512" and not isLimited:
         os.environ[LIMITS[0]] = "AVX2"
 
 
@@ -57,8 +59,14 @@ def _limit() -> str:
 
 def _readProcessor() -> dict[str, str]:
     """Read what the system tells of the first processor; empty where it does not."""
+    return _readFile(CPU_INFO)
+
+
+@functools.cache
+def _readFile(path: Path) -> dict[str, str]:
+    """Read the first block of the file that describes the processors."""
     try:
-        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
     pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())

@@ -73,11 +73,26 @@ def testGpuWithoutTheDriversToolIsNamedAlone(backend, driver, nvidia):
     assert describeDevice() == "GPU NVIDIA RTX A4000, jax with CUDA and XLA"
 
 
-def testGpuOfAnotherMakerHasNoCuda(backend, driver, monkeypatch):
-    monkeypatch.setattr(engine.devices, "GPU_DRIVERS", ("/nowhere",) * 3)
-    backend("tensorflow", ["AMD Instinct"])
+@pytest.mark.parametrize(
+    ("number", "library"), [(0, " with CUDA"), (1, " with CUDA"), (2, " with ROCm"), (3, "")]
+)
+def testTheLibraryIsThatOfTheDriver(number, library, backend, driver, monkeypatch, tmp_path):
+    files = ["/nowhere"] * 4
+    files[number] = str(tmp_path)
+    monkeypatch.setattr(engine.devices, "GPU_DRIVERS", tuple(files[:3]))
+    backend("tensorflow", ["Imagined"])
     driver(None)
-    assert describeDevice() == "GPU AMD Instinct, tensorflow with ROCm"
+    assert describeDevice() == f"GPU Imagined, tensorflow{library}"
+
+
+@pytest.mark.parametrize(
+    ("count", "isCompiled", "isNamed"),
+    [(1, None, True), (2, None, False), (1, False, False), (2, True, True)],
+)
+def testXlaIsNamedWhereKerasCompiles(count, isCompiled, isNamed, backend, driver, nvidia):
+    backend("tensorflow", ["Imagined"] * count)
+    driver(None)
+    assert describeDevice(isCompiled).endswith("CUDA and XLA" if isNamed else "with CUDA")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +100,7 @@ def testGpuOfAnotherMakerHasNoCuda(backend, driver, monkeypatch):
     [
         ("jax", False, True, "jax with XLA"),
         ("tensorflow", True, True, "tensorflow with XLA"),
+        ("tensorflow", None, True, "tensorflow with oneDNN (AVX2)"),  # on a CPU Keras compiles nothing
         ("tensorflow", False, True, "tensorflow with oneDNN (AVX2)"),
         ("tensorflow", False, False, "tensorflow without oneDNN"),
     ],

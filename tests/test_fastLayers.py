@@ -21,7 +21,7 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(autouse=True, params=SETS)
+@pytest.fixture(params=SETS)
 def instructions(request, monkeypatch):
     """Take the way of each kind of processor; every processor can compute all of them."""
     from engine import fastLayers
@@ -56,7 +56,7 @@ def learn(model, images, truth):
 
 
 @pytest.mark.parametrize(("width", "levels", "shape"), SHAPES)
-def testTheyOwnTheSameVariablesAndPredictTheSame(width, levels, shape):
+def testTheyOwnTheSameVariablesAndPredictTheSame(width, levels, shape, instructions):
     own, fast = buildBoth(width, levels)
     assert [variable.path for variable in fast.variables] == [variable.path for variable in own.variables]
     assert fast.count_params() == own.count_params()
@@ -68,7 +68,7 @@ def testTheyOwnTheSameVariablesAndPredictTheSame(width, levels, shape):
 
 
 @pytest.mark.parametrize(("width", "levels", "shape"), SHAPES)
-def testTheyLearnTheSame(width, levels, shape):
+def testTheyLearnTheSame(width, levels, shape, instructions):
     own, fast = buildBoth(width, levels)
     images = np.stack([networks.randomVolume(*shape, seed=seed) for seed in range(2)])[..., np.newaxis]
     truth = np.random.default_rng(2).random(images.shape) < 0.2
@@ -82,6 +82,34 @@ def testTheyLearnTheSame(width, levels, shape):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-3 * scale, err_msg=name)
     moved = [np.abs(new - old).max() for new, old in zip(received[-len(before) :], before, strict=True)]
     assert min(moved) > 0.01  # the averages did follow the batch
+
+
+def testTwoColumnsAtOnceWhereTheyFillARegister(instructions):
+    """Also in a batch of unknown length, as `fit` gives it; on AVX2 kernels have gradients of their own."""
+    import tensorflow
+
+    _, fast = buildBoth(8, 3)
+
+    @tensorflow.function(autograph=False)
+    def step(images):
+        with tensorflow.GradientTape() as tape:
+            loss = tensorflow.reduce_mean(fast(images, training=True))
+        return tape.gradient(loss, [variable.value for variable in fast.trainable_variables])
+
+    graph = step.get_concrete_function(tensorflow.TensorSpec((None, 16, 16, 16, 1))).graph
+    operations = [operation for operation in graph.get_operations() if operation.type.startswith("Conv3D")]
+    packed = [item.type for item in operations if list(item.get_attr("strides")) == [1, 1, 1, 2, 1]]
+    padded = [item for item in operations if item.type == "Conv3DBackpropFilterV2" and isValid(item)]
+    gradients = 4 * (instructions == "AVX-512")  # of kernels: those with 8 features, twice on either side
+    assert packed.count("Conv3DBackpropFilterV2") == gradients
+    # four on the way there, five back; the first kernel's data are one channel, whose gradient nobody reads
+    assert packed.count("Conv3D") == (9 if gradients else 1)
+    assert len(padded) == 2 + 10 * (instructions == "AVX2")  # of two that are up-sampled; of all
+
+
+def isValid(operation):
+    """Whether an operation pads nothing."""
+    return operation.get_attr("padding") == b"VALID"
 
 
 def testNormalisationOfValuesFarFromZeroIsThatOfFloat64():

@@ -1,11 +1,15 @@
 """Which vector instructions are used, on processors that only pretend to be there."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from engine import machine
 
+ROOT = Path(__file__).resolve().parents[1]
 ZEN3 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma"
 ZEN4 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma avx512f avx512dq avx512_bf16"
 ZEN5 = "AuthenticAMD", 26, "sse4_1 avx avx2 fma avx512f avx512dq avx512_bf16"
@@ -85,5 +89,22 @@ def testWithoutTheFileNothingIsKnown(monkeypatch, tmp_path):
 )
 def testHalvedRegistersAreLeftAlone(pretend, processor, precision, limit, expected):
     pretend(*processor, **({"ONEDNN_MAX_CPU_ISA": limit} if limit else {}))
-    machine.preferInstructions(precision)
+    machine.preferInstructions("keras", precision)
+    assert os.environ.get("ONEDNN_MAX_CPU_ISA") == limit
+    machine.preferInstructions("openvino", precision)
     assert os.environ.get("ONEDNN_MAX_CPU_ISA") == expected
+
+
+def testPredictionPrefersThemBeforeABackEndIsLoaded(pretend, tmp_path):
+    """The whole command, on a processor that pretends to be of AMD's fourth generation."""
+    pretend(*ZEN4)
+    environment = {name: value for name, value in os.environ.items() if name not in machine.LIMITS}
+    code = (
+        "import pathlib, sys; from engine import machine; machine.CPU_INFO = pathlib.Path(sys.argv[1]);"
+        "import predictData; predictData.main(predictData.parseArguments(sys.argv[2:]))"
+    )
+    command = [sys.executable, "-c", code, machine.CPU_INFO, "--dryRun", "--nameOutput", tmp_path / "a.nrrd"]
+    run = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "cores), openvino with oneDNN (AVX2), float32" in run.stdout

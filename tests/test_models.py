@@ -202,9 +202,11 @@ def testOtherFloatTypesAndCompressionAreRead(edit):
 def testAnotherArchitectureIsRefused(tmp_path, changes, words, name):
     model = networks.buildPublished(importKeras(int(name[0])), 2, 3, **changes)
     model.save(tmp_path / f"model{name}")
-    text = refusal(tmp_path / f"model{name}")
-    for word in words:
-        assert word in text
+    networks.buildPublished(importKeras(3), 2, 3).save_weights(tmp_path / "good.weights.h5")
+    for weightFile in (None, tmp_path / "good.weights.h5"):  # other weights do not make it another network
+        text = refusal(tmp_path / f"model{name}", weightFile)
+        for word in words:
+            assert word in text
 
 
 @pytest.mark.parametrize("name", ["2.h5", "2.weights.h5", "3.h5", "3.keras", "3.weights.h5"])

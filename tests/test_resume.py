@@ -231,3 +231,5 @@ def testPredictionThatGoesOnOnAnotherProcessorSaysWhatDiffers(volume, tmp_path):
     assert code == 0, text
     words = "the numbers go on the same to rounding, not to the last bit"
     assert f"Predicted so far by CPU (Imagined, 64 cores), openvino: {words}\n" in text
+    devices = json.loads((tmp_path / "out.json").read_text())["devices"]
+    assert devices == ["CPU (Imagined, 64 cores), openvino", *record["devices"]]

@@ -248,3 +248,22 @@ def testEveryReaderOfATensorHasItsWindow():
     for step in steps[1:]:
         for name, window in zip(step.inputs, windowsOf(step, 8), strict=True):
             assert window in windows[name]
+
+
+@pytest.mark.parametrize(("lanes", "packed"), [(8, 0), (16, 4)])
+def testOpenvinoComputesTwoColumnsWhereTheyFillARegister(monkeypatch, lanes, packed):
+    """Of the published network the four convolutions of the finest level."""
+    import engine.openvinoStream
+
+    monkeypatch.setattr(engine.openvinoStream, "vectorLanes", lambda: lanes)
+    plan = describeUNet()
+    steps = describeStream(plan, networks.randomWeights(plan))
+    operations = engine.openvinoStream._Operations(engine.openvinoStream.loadOpenvino(), "float32")
+    strides = []
+    for step in steps:
+        if step.kernels:
+            parameters, results = operations._build(step, 16 >> step.level, (16, 16), False)
+            model = operations.ov.Model([operations.opset.result(node) for node in results], parameters, "")
+            kinds = [node for node in model.get_ops() if node.get_type_name() == "Convolution"]
+            strides += [tuple(node.get_attributes()["strides"]) for node in kinds]
+    assert strides.count((1, 1, 2)) == packed
