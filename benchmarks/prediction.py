@@ -33,6 +33,7 @@ import peers
 
 from engine.backends import chooseBackend
 from engine.console import describeShape
+from engine.machine import instructionSet
 from engine.stream import describeStream
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -126,11 +127,16 @@ def listSides(folder: Path) -> dict[str, partial]:
     blocks = partial(runTask, folder, "predictByHaloBlocks", volume=volume)
     sides["halo blocks (first version), float32"] = blocks
     automatic = chooseBackend("openvino", "auto").precision
-    for precision in PRECISIONS:
+    for precision in listPrecisions():
         options = {"volume": planes, "engine": "openvino", "precision": precision}
         mark = " (auto)" if precision == automatic else ""
         sides[f"stream, {precision}{mark}"] = partial(runTask, folder, "predictByStream", **options)
     return sides
+
+
+def listPrecisions() -> tuple[str, ...]:
+    """List what this processor computes in; without AVX-512 the half precisions take minutes."""
+    return PRECISIONS if instructionSet() in ("AMX", "AVX-512") else PRECISIONS[:1]
 
 
 def _listOnePass(folder: Path, volume: str) -> dict[str, partial]:
@@ -155,7 +161,7 @@ def _listMonai(folder: Path, volume: str) -> dict[str, partial]:
         print(f"Left out: MONAI, as it or torch is not installed ({HINT})\n")
         return {}
     sides = {}
-    for precision, window in itertools.product(PRECISIONS[:2], WINDOWS):
+    for precision, window in itertools.product(listPrecisions()[:2], WINDOWS):
         options = {"precision": precision, "window": window}
         options |= runTask(folder, "chooseMonaiSettings", **options).answer
         name = f"MONAI, {precision}, windows of {window}^3, {options['batch']} at a time"
@@ -172,6 +178,7 @@ def listProducts(folder: Path) -> dict[str, partial]:
         )
         for precision, libraries in PRODUCTS.items()
         for library in libraries
+        if precision in listPrecisions()
         if importlib.util.find_spec(library)
     }
 
