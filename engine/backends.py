@@ -46,7 +46,8 @@ def chooseBackend(engine: str, precision: str) -> Backend:
         'auto': Keras where its back end sees a GPU, else OpenVINO.
     precision : str
         'auto': bfloat16 on a GPU or where the processor multiplies matrices in it (AMX), else float32.
-        AVX512-BF16 alone is no reason: there bfloat16 is slower (benchmarks/RESULTS.md).
+        AVX512-BF16 alone is no reason: with it bfloat16 is slower on Intel; on AMD it is 1.75 times as fast,
+        but no longer exact (benchmarks/RESULTS.md).
 
     Raises
     ------
