@@ -179,9 +179,10 @@ def testSideThatFailsIsLeftOut(tmp_path, monkeypatch, capsys):
 
 
 def testMonaiIsLeftOutWithTheCommandThatInstallsIt(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "monai" else name)
+    missing = "torch", "monai"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else name)
     monkeypatch.setattr(prediction, "runTask", lambda *_, **__: pytest.fail("work began"))
-    assert not any(side.startswith("MONAI") for side in prediction.listSides(tmp_path))
+    assert not any(side.startswith(("MONAI", "PyTorch")) for side in prediction.listSides(tmp_path))
     assert "pip install -r benchmarks/requirements-peers.txt" in capsys.readouterr().out
 
 
