@@ -1446,7 +1446,7 @@ def testJaxRunsAllThreeScriptsAndAgreesWithTensorFlow(tmp_path):
         output = folder / f"{backend}.nrrd"
         flags = ["--nameOutput", output, "--engine", "keras"]
         text = runCommand(folder, *predict, *flags, KERAS_BACKEND=backend).stdout
-        assert re.search(rf"^Device: .*, {backend}, float32$", text, re.MULTILINE)
+        assert re.search(rf"^Device: .*, {backend} with .*, float32$", text, re.MULTILINE)
         results[backend] = nrrd.read(str(output))[0]
     np.testing.assert_allclose(results["jax"], results["tensorflow"], atol=1e-4)
     assert results["jax"].std() > 1e-3
