@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.arrays import measureMoments, refuseNonFinite, slowestFirst
-from engine.devices import loadKeras
-from engine.errors import PipelineError
-from engine.layout import Geometry, Layout
-from engine.models import Weights, readArchitecture, readWeights
-from engine.nrrdFiles import NrrdVolume, openVolume
-from engine.plan import VARIABLES, Layer, weightedLayers
-from engine.prediction import Range, Sink, Stream, predictVolume
-from engine.samples import Samples
+from engine.base.arrays import measureMoments, refuseNonFinite, slowestFirst
+from engine.base.errors import PipelineError
+from engine.network.devices import loadKeras
+from engine.network.models import Weights, readArchitecture, readWeights
+from engine.network.plan import VARIABLES, Layer, weightedLayers
+from engine.prediction.layout import Geometry, Layout
+from engine.prediction.tiles import Range, Sink, Stream, predictVolume
+from engine.preparation.samples import Samples
+from engine.volumes.nrrdData import NrrdVolume
+from engine.volumes.nrrdFiles import openVolume
 
 ROTATION_AXES = ((0, 1), (1, 2), (0, 2))  # published order of the axis pairs
 SIDE_MULTIPLE = 8  # sides of sub-volumes: the published network halves them three times

@@ -22,41 +22,35 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.arrays import countNonFinite, mergeMoments
-from engine.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
-from engine.console import (
-    ScriptParser,
+from engine.base.arrays import countNonFinite, mergeMoments
+from engine.base.console import (
     Stopwatch,
-    commandLine,
     describeDuration,
     describeShape,
-    packageVersions,
-    plainSettings,
-    printSettings,
     relativePath,
     runScript,
     showProgress,
 )
-from engine.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
-from engine.devices import SAME_TO_ROUNDING
-from engine.errors import PipelineError
-from engine.figures import MidSlices, drawPrediction
-from engine.files import digestFile, lockName, readJson, writeJson
-from engine.geometry import requireSamePlace
-from engine.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
-from engine.machine import preferInstructions
-from engine.nrrdFiles import NrrdVolume, checkRegion, cropHeader, openVolume, voxelSize
-from engine.partialVolume import (
-    decodeProbability,
-    describeScale,
-    listDifferences,
-    openPartial,
-    partialName,
-    readJournal,
-)
-from engine.plan import haloOf, sideMultiple
-from engine.prediction import Stream, timeSlab
-from engine.stream import Step, describeStream
+from engine.base.errors import PipelineError
+from engine.base.files import lockName
+from engine.base.machine import preferInstructions
+from engine.base.parameters import ScriptParser, plainSettings, printSettings
+from engine.base.records import commandLine, digestFile, listDifferences, packageVersions, readJson, writeJson
+from engine.network.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
+from engine.network.devices import SAME_TO_ROUNDING
+from engine.network.plan import haloOf, sideMultiple
+from engine.prediction.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
+from engine.prediction.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
+from engine.prediction.stream import Step, describeStream
+from engine.prediction.tiles import Stream, timeSlab
+from engine.results.looks import MidSlices
+from engine.results.pictures import drawPrediction
+from engine.volumes.frame import requireSamePlace
+from engine.volumes.growing import decodeProbability, describeScale, openPartial, partialName, readJournal
+from engine.volumes.nrrdData import NrrdVolume
+from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.nrrdGeometry import cropHeader, voxelSize
+from engine.volumes.volume import checkRegion
 from functions import (
     dropVoxels,
     parseLabels,
@@ -281,9 +275,9 @@ def goOn(
     paths = chooseResults(arguments, hasReference)
     if not (paths or hasReference):
         return [], None
-    from engine import outcome  # loads SciPy
-    from engine.analysis import Judged
-    from engine.particles import readFrame
+    from engine.measures.analysis import Judged
+    from engine.results import outcome  # loads SciPy
+    from engine.volumes.nrrdGeometry import readFrame
 
     clock.lap("opening")
     tables = paths.keys() - {"overview"}  # the overview needs no particles
@@ -359,7 +353,7 @@ def openLooks(arguments: argparse.Namespace, request: Request) -> Looks:
     """Prepare what is kept of the grey values: mid-slices and, for a report, a preview."""
     if not arguments.report:
         return MidSlices(request.shape), None
-    from engine.looks import Preview, chooseFactor
+    from engine.results.looks import Preview, chooseFactor
 
     return MidSlices(request.shape), Preview(request.shape, chooseFactor(request.shape))
 
@@ -388,7 +382,7 @@ def checkOutput(arguments: argparse.Namespace, volume: NrrdVolume) -> None:
     if not arguments.memoryBudget >= 0:
         raise PipelineError("memoryBudget must not be below 0 GiB", received=arguments.memoryBudget)
     if arguments.outputFormat == "tiff":
-        from engine.tiff import requireTifffile
+        from engine.volumes.tiff import requireTifffile
 
         requireTifffile()
     if arguments.minimumVoxels < 0:
@@ -527,7 +521,7 @@ def listPairs(
 
 def openPreviews(shape: tuple[int, int, int], hasReference: bool, grey: Any) -> dict[str, Any]:
     """Prepare the small volumes of the report; none without that of the grey values."""
-    from engine.looks import Preview
+    from engine.results.looks import Preview
 
     if grey is None:
         return {}

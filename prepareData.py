@@ -21,22 +21,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.arrays import copyInOrder, countNonFinite, measureMoments
-from engine.console import (
-    ScriptParser,
-    describeShape,
-    packageVersions,
-    plainSettings,
-    printSettings,
-    relativePath,
-    runScript,
-    showProgress,
-)
-from engine.errors import PipelineError
-from engine.files import digestFile, lockName, readJson, writeArraysAtomically, writeJson
-from engine.geometry import requireSamePlace
-from engine.nrrdFiles import NrrdVolume, openVolume
-from engine.samples import openArray
+from engine.base.arrays import copyInOrder, countNonFinite, measureMoments
+from engine.base.console import describeShape, relativePath, runScript, showProgress
+from engine.base.errors import PipelineError
+from engine.base.files import lockName
+from engine.base.parameters import ScriptParser, plainSettings, printSettings
+from engine.base.records import digestFile, packageVersions, readJson, writeJson
+from engine.preparation.samples import openArray, writeArraysAtomically
+from engine.volumes.frame import requireSamePlace
+from engine.volumes.nrrdData import NrrdVolume
+from engine.volumes.nrrdFiles import openVolume
 from functions import (
     ROTATION_AXES,
     chooseSubVolumeSide,

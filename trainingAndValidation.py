@@ -23,38 +23,20 @@ from typing import Any
 
 import numpy as np
 
-from engine.console import (
-    ScriptParser,
-    commandLine,
-    describeDuration,
-    describeShape,
-    packageVersions,
-    plainSettings,
-    printSettings,
-    relativePath,
-    runScript,
-)
-from engine.contracts import findContract
-from engine.devices import (
-    ONEDNN,
-    SAME_TO_ROUNDING,
-    Sharing,
-    cudaHint,
-    describeDevice,
-    isOutOfMemory,
-    loadKeras,
-    makeDeterministic,
-    writeScalars,
-)
-from engine.errors import PipelineError
-from engine.figures import drawTrainingCurves
-from engine.files import digestFile, lockName, readJson, writeJson
-from engine.models import readWeights
-from engine.plan import checkSize, countParameters, sideMultiple
-from engine.samples import Samples, openSamples
-from engine.trainingLog import listWarnings, writeLog
-from engine.trainingState import TrainingState, refuseAnother
-from engine.validation import drawExtremes, scoreSamples
+from engine.base.console import describeDuration, describeShape, relativePath, runScript
+from engine.base.errors import PipelineError
+from engine.base.files import lockName
+from engine.base.parameters import ScriptParser, plainSettings, printSettings
+from engine.base.records import commandLine, digestFile, packageVersions, readJson, refuseAnother, writeJson
+from engine.learning.history import drawTrainingCurves, listWarnings, writeLog, writeScalars
+from engine.learning.sharing import Sharing, isOutOfMemory, makeDeterministic
+from engine.learning.trainingState import TrainingState
+from engine.learning.validation import drawExtremes, scoreSamples
+from engine.network.contracts import findContract
+from engine.network.devices import ONEDNN, SAME_TO_ROUNDING, cudaHint, describeDevice, loadKeras
+from engine.network.models import readWeights
+from engine.network.plan import checkSize, countParameters, sideMultiple
+from engine.preparation.samples import Samples, openSamples
 from functions import Drawing, buildSpotUNet, describeUNet, drawBatch, scoreCounts, setWeights
 
 FOLDER = Path(__file__).resolve().parent
@@ -219,8 +201,10 @@ def train(
     """Train from the beginning, or from a saved state on."""
     device = printStart(arguments, data)
 
-    from engine.learning import EpochBar  # loads Keras
-    from engine.training import Training
+    from engine.learning.training import (
+        EpochBar,  # loads Keras
+        Training,
+    )
 
     parts = assemble(arguments, plan, data, origin["weights"])
     training = Training(parts, state, identity, device, arguments.saveMinutes * 60)
@@ -438,8 +422,9 @@ def readOrigin(arguments: argparse.Namespace, plan: list) -> dict[str, Any]:
 
 def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples], weights: dict | None):
     """Build and compile the network and whatever its training needs."""
-    from engine.learning import Averages, Batch, readInOrder, stackPairs
-    from engine.training import Checkpoint, Parts
+    from engine.learning.averages import Averages
+    from engine.learning.batches import Batch, readInOrder, stackPairs
+    from engine.learning.training import Checkpoint, Parts
 
     loadKeras().utils.set_random_seed(arguments.seed)
     sharing = shareBatches(arguments)
@@ -503,7 +488,7 @@ def buildTrained(arguments: argparse.Namespace, plain, sharing: Sharing, stepCou
 
     A twin has another precision, is on several devices, or consists of layers that are faster here.
     """
-    from engine.learning import fasterLayers
+    from engine.learning.sharing import fasterLayers
 
     compileModel(plain, arguments, stepCount)
     makers = {}
@@ -525,7 +510,9 @@ def compileModel(model, arguments: argparse.Namespace, stepCount: int, deviceCou
     """Set optimiser, loss and metrics."""
     import keras
 
-    from engine.learning import SharedAdam, makeLoss, makeMetrics
+    from engine.learning.losses import makeLoss
+    from engine.learning.metrics import makeMetrics
+    from engine.learning.optimiser import SharedAdam
 
     isShared = deviceCount > 1 and keras.backend.backend() == "tensorflow"
     for layer in model.layers:
@@ -620,7 +607,7 @@ def finish(
     arguments: argparse.Namespace, plan: list, data: dict[str, Samples], training, failure: str
 ) -> dict[str, tuple[float, float]]:
     """Save the last model and choose the threshold of every file; gives {file: (threshold, Dice)}."""
-    from engine.learning import saveModel
+    from engine.network.modelWriter import saveModel
 
     progress, model = training.progress, training.parts.plain
     if not progress.best:

@@ -18,7 +18,7 @@ import learning
 import measure
 import peers
 
-from engine.plan import countParameters
+from engine.network.plan import countParameters
 from functions import describeUNet
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from engine.plan import Layer, haloOf, sideMultiple
+from engine.network.plan import Layer, haloOf, sideMultiple
 
 GIB_PER_MVOXEL = 0.33  # one pass of Keras on TensorFlow, published width, CPU: 5.5 GB for 256^3
 

@@ -25,7 +25,7 @@ import measure
 import numpy as np
 from scipy import ndimage
 
-from engine.nrrdFiles import openVolume
+from engine.volumes.nrrdFiles import openVolume
 from functions import scoreVoxels, selectPositive
 
 ROOT = measure.ROOT

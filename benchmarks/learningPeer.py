@@ -7,9 +7,9 @@ import numpy as np
 from measure import ROOT
 
 import functions
-from engine.nrrdFiles import openVolume
-from engine.samples import Samples
-from engine.thresholds import ThresholdScores
+from engine.measures.thresholds import ThresholdScores
+from engine.preparation.samples import Samples
+from engine.volumes.nrrdFiles import openVolume
 
 FEATURES = (8, 8, 16, 32, 64, 8)
 PATCH, BATCH = 64, 2

@@ -36,9 +36,9 @@ PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 if str(PROJECT_FOLDER) not in sys.path:
     sys.path.insert(0, str(PROJECT_FOLDER))
 
-from engine.console import runScript  # noqa: E402
-from engine.errors import PipelineError  # noqa: E402
-from engine.files import explainWriteError, writeAtomically  # noqa: E402
+from engine.base.console import runScript  # noqa: E402
+from engine.base.errors import PipelineError  # noqa: E402
+from engine.base.files import explainWriteError, writeAtomically  # noqa: E402
 
 # ------------------------------------------------------------------------------------------------ parameters
 outputFolder = None  # folder of a larger set; None: the shipped set, into the project's folders

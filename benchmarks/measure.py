@@ -14,8 +14,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from engine.console import packageVersions  # noqa: E402
-from engine.machine import instructionSet, processorName  # noqa: E402
+from engine.base.machine import instructionSet, processorName  # noqa: E402
+from engine.base.records import packageVersions  # noqa: E402
 
 INSTRUCTIONS = {  # what keeps oneDNN, PyTorch and the BLAS of NumPy to older ones
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "OPENBLAS_CORETYPE": "Haswell"}

@@ -18,17 +18,17 @@ from pathlib import Path
 import measure
 import numpy as np
 
-from engine.arrays import mergeMoments
-from engine.backends import baseMemory, chooseBackend, openStream
-from engine.devices import describeDevice, hasGpu
-from engine.layout import Geometry, chooseLayout, tileSection
-from engine.machine import preferInstructions
-from engine.models import Weights
-from engine.nrrdHeaders import describeData, formatHeader
-from engine.openvinoStream import TYPES, loadOpenvino
-from engine.plan import Layer, haloOf, sideMultiple, variableShapes
-from engine.prediction import predictVolume
-from engine.stream import EPSILON, Step, describeStream
+from engine.base.arrays import mergeMoments
+from engine.base.machine import preferInstructions
+from engine.network.devices import describeDevice, hasGpu
+from engine.network.models import Weights
+from engine.network.plan import Layer, haloOf, sideMultiple, variableShapes
+from engine.prediction.backends import baseMemory, chooseBackend, openStream
+from engine.prediction.layout import Geometry, chooseLayout, tileSection
+from engine.prediction.openvinoStream import TYPES, loadOpenvino
+from engine.prediction.stream import EPSILON, Step, describeStream
+from engine.prediction.tiles import predictVolume
+from engine.volumes.nrrdHeaders import describeData, formatHeader
 from functions import buildModel, readModel
 
 MODELS = measure.ROOT / "modelAndWeights"

@@ -31,10 +31,10 @@ from typing import NamedTuple
 import measure
 import peers
 
-from engine.backends import chooseBackend
-from engine.console import describeShape
-from engine.machine import instructionSet
-from engine.stream import describeStream
+from engine.base.console import describeShape
+from engine.base.machine import instructionSet
+from engine.prediction.backends import chooseBackend
+from engine.prediction.stream import describeStream
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 HINT = "pip install -r benchmarks/requirements-peers.txt"

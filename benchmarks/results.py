@@ -22,11 +22,11 @@ from pathlib import Path
 import measure
 import numpy as np
 
-from engine import outcome
-from engine.analysis import Judged
-from engine.nrrdFiles import openVolume
-from engine.particles import readFrame
-from engine.results import openPlanes
+from engine.measures.analysis import Judged
+from engine.results import outcome
+from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.nrrdGeometry import readFrame
+from engine.volumes.nrrdWriter import openPlanes
 from functions import scoreBlocks, selectPositive
 
 SLAB = 16

@@ -18,8 +18,8 @@ import makeDemoData
 import measure
 from learning import scoreParticles
 
-from engine.files import readJson
-from engine.nrrdFiles import openVolume
+from engine.base.records import readJson
+from engine.volumes.nrrdFiles import openVolume
 from functions import scoreVoxels, selectPositive
 
 SHAPE = (144, 144, 96)

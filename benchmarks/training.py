@@ -7,8 +7,8 @@ Table 1 times steps of the published network on two patches of 64^3 (loss, gradi
 PyTorch, metrics included), as it is trained and with Keras's own layers, every side in a process of its own,
 in turn. Table 2 times the same steps with batches drawn from the disk. Table 3 trains from a small and from a
 large set, and for more epochs: whole commands. Table 4 times whole epochs, as the network is trained and with
-the reading of the batches left to Keras. Table 5 times the ways of a convolution that engine/fastLayers.py
-chooses from, in one process, in turn.
+the reading of the batches left to Keras. Table 5 times the ways of a convolution that fastLayers.py (in
+engine/learning/) chooses from, in one process, in turn.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import measure
 import numpy as np
 import peers
 
-from engine.machine import instructionSet
+from engine.base.machine import instructionSet
 
 PATCH, BATCH, STEPS, WARM = 64, 2, 12, 3
 TURNS = 6  # blocks of steps, drawn and cached in turn
@@ -84,9 +84,8 @@ def stepTorch(precision: str, channelsLast: bool) -> dict:
 
 def fitBatches(place: str) -> dict:
     """Time steps of the robust recipe, in turn with always the same batch and with batches from the disk."""
-    from engine.devices import asDataset
-    from engine.learning import Batches, stackPairs
-    from engine.samples import Samples
+    from engine.learning.batches import Batches, asDataset, stackPairs
+    from engine.preparation.samples import Samples
     from functions import Drawing, drawBatch
 
     keras, script = _loadScript()
@@ -113,8 +112,7 @@ def fitBatches(place: str) -> dict:
 
 def fitEpochs() -> dict:
     """Time epochs without validation, in turn with the batches as a dataset of our own and left to Keras."""
-    from engine.devices import asDataset
-    from engine.learning import Batches
+    from engine.learning.batches import Batches, asDataset
 
     model, pair = _buildTrained("robust", "float32", False), makeBatch()
     batches = Batches(lambda step: pair, range(EPOCH_STEPS))
@@ -129,12 +127,12 @@ def fitEpochs() -> dict:
 
 def timeRoutes() -> dict:
     """Time the ways to convolutions and their gradients; {shape: {part: {way: seconds}}}."""
-    from engine.devices import usesOneDnn
+    from engine.network.devices import usesOneDnn
 
     assert usesOneDnn()
     import tensorflow as tf
 
-    from engine import fastLayers
+    from engine.learning import fastLayers
 
     found, generator = {}, np.random.default_rng(0)
     for side, inCount, outCount in ROUTE_SHAPES:
@@ -228,14 +226,14 @@ def makeSet(place: str, gigabytes: float) -> dict:
 def _loadScript():
     """Import Keras and the script."""
     import trainingAndValidation
-    from engine.devices import loadKeras
+    from engine.network.devices import loadKeras
 
     return loadKeras(), trainingAndValidation
 
 
 def _buildTrained(recipe: str, precision: str, isOwn: bool):
     """Build the network that trainingAndValidation.py trains, or one of Keras's own layers."""
-    from engine.devices import Sharing
+    from engine.learning.sharing import Sharing
     from functions import buildSpotUNet
 
     _, script = _loadScript()

@@ -16,8 +16,9 @@ import networks
 import numpy as np
 
 import trainingAndValidation
-from engine.devices import ONEDNN, Sharing, describeDevice, loadKeras
-from engine.stream import describeStream
+from engine.learning.sharing import Sharing
+from engine.network.devices import ONEDNN, describeDevice, loadKeras
+from engine.prediction.stream import describeStream
 from functions import buildSpotUNet, describeUNet, setWeights
 
 SIDES = (64, 64, 64)  # which kernel oneDNN takes depends on the sides: those of the default recipe
@@ -52,7 +53,7 @@ def predict() -> dict[str, np.ndarray]:
     """Predict some slabs with OpenVINO, and print what it takes for every convolution."""
     import openvino
 
-    from engine.openvinoStream import OpenvinoStream
+    from engine.prediction.openvinoStream import OpenvinoStream
 
     compiled, original = [], openvino.Core.compile_model
 

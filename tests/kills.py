@@ -25,7 +25,7 @@ for holder, name in ((os, "fsync"), (os, "replace"), (os, "posix_fallocate"), (P
 """
 
 END = """
-from engine.console import runScript
+from engine.base.console import runScript
 runScript(script.main, lambda: script.parseArguments(sys.argv[2:]), "by the test")
 if count > 10**8:
     print("events", count - left[0])

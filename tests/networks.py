@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import correlate
 
-from engine.plan import VARIABLES, variableShapes
+from engine.network.plan import VARIABLES, variableShapes
 
 EPSILON = 1e-3  # of batch normalisation, Keras default
 

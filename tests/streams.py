@@ -1,6 +1,6 @@
 """Streams through arrays: where planes come from, where they go, and the one pass that they must equal.
 
-Arrays are (plane, row, column) = (z, y, x), as in engine/prediction.py.
+Arrays are (plane, row, column) = (z, y, x), as in engine/prediction/tiles.py.
 """
 
 import functools
@@ -11,12 +11,12 @@ import networks
 import numpy as np
 import pytest
 
-import engine.openvinoStream
-from engine.layout import Geometry, Layout, tileSection
-from engine.openvinoStream import OpenvinoStream
-from engine.plan import VARIABLES, haloOf, sideMultiple, variableShapes
-from engine.prediction import predictVolume
-from engine.stream import describeStream
+import engine.prediction.openvinoStream
+from engine.network.plan import VARIABLES, haloOf, sideMultiple, variableShapes
+from engine.prediction.layout import Geometry, Layout, tileSection
+from engine.prediction.openvinoStream import OpenvinoStream
+from engine.prediction.stream import describeStream
+from engine.prediction.tiles import predictVolume
 from functions import buildModel, describeUNet
 
 TOLERANCE = 5e-5  # largest difference of two probabilities computed in float32 in another order
@@ -178,7 +178,7 @@ def openOpenvino(network, slab, section, precision="float32"):
 def openWithLanes(lanes, network, slab, section, precision="float32"):
     """Open the stream of a processor with so many float32 numbers in a register; any can compute it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.openvinoStream, "vectorLanes", lambda: lanes)
+        patch.setattr(engine.prediction.openvinoStream, "vectorLanes", lambda: lanes)
         return OpenvinoStream(network.steps, slab, section, precision)
 
 

@@ -7,12 +7,12 @@ from unittest.mock import Mock
 import networks
 import pytest
 
-import engine.backends as backends
-import engine.machine
-from engine.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
-from engine.console import residentGiB
-from engine.errors import PipelineError
-from engine.stream import describeStream
+import engine.base.machine
+import engine.prediction.backends as backends
+from engine.base.errors import PipelineError
+from engine.base.machine import residentGiB
+from engine.prediction.backends import Backend, availableMemory, baseMemory, chooseBackend, openStream
+from engine.prediction.stream import describeStream
 from functions import describeUNet
 
 FLAGS = {
@@ -34,13 +34,13 @@ def pretend(monkeypatch, tmp_path):
         file = tmp_path / "cpuinfo"
         if flags is not None:
             file.write_bytes(b"model name : Imagined \xb5\n" + FLAGS[flags].encode())
-        for name in engine.machine.LIMITS:
+        for name in engine.base.machine.LIMITS:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(backends, "hasGpu", lambda: gpu)
         monkeypatch.setattr(backends, "describeDevice", lambda: GPU if gpu else CPU)
         monkeypatch.setattr(backends, "processorName", lambda: "Imagined")
         monkeypatch.setattr(backends, "coreCount", lambda: 2)
-        monkeypatch.setattr(engine.machine, "CPU_INFO", file)
+        monkeypatch.setattr(engine.base.machine, "CPU_INFO", file)
         spec = {"openvino": object() if hasOpenvino else None}
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name: spec[name] if name in spec else findSpec(name)

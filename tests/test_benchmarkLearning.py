@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import training
 
-from engine.samples import Samples
+from engine.preparation.samples import Samples
 from functions import Drawing, drawBatch
 
 HAS_MONAI = all(map(importlib.util.find_spec, ("torch", "monai")))

@@ -16,7 +16,7 @@ import peers
 import prediction
 import pytest
 
-from engine.stream import describeStream
+from engine.prediction.stream import describeStream
 from functions import buildModel, describeUNet
 
 SHAPE = [16, 24, 32]

@@ -12,20 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.console import (
-    GROUP_FILES_1,
-    GROUP_FILES_2,
-    Stopwatch,
-    commandLine,
-    containerMemoryGiB,
-    describeShape,
-    freeMemoryGiB,
-    packageVersions,
-    plainSettings,
-    relativePath,
-    runScript,
-)
-from engine.errors import PipelineError
+from engine.base.console import Stopwatch, describeShape, relativePath, runScript
+from engine.base.errors import PipelineError
+from engine.base.machine import GROUP_FILES_1, GROUP_FILES_2, containerMemoryGiB, freeMemoryGiB
+from engine.base.parameters import plainSettings
+from engine.base.records import commandLine, packageVersions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,7 +70,7 @@ def testVersionsAreThoseOfTheInstalledPackages():
 
 def testFreeMemoryIsThatOfTheMachineOrOfItsContainer(monkeypatch):
     assert 0.1 < freeMemoryGiB() < 1e4
-    monkeypatch.setattr("engine.console.containerMemoryGiB", lambda: 0.25)
+    monkeypatch.setattr("engine.base.machine.containerMemoryGiB", lambda: 0.25)
     assert freeMemoryGiB() == 0.25
 
 
@@ -125,7 +116,7 @@ def testNoScriptLoadsABackEndBeforeItNeedsOne(module):
 def testAMissingBackEndIsToldWithThePipCommand():
     code = (
         "import sys; sys.modules['tensorflow'] = None; sys.modules['tensorflow.experimental'] = None\n"
-        "from engine.devices import loadKeras\n"
+        "from engine.network.devices import loadKeras\n"
         "try: loadKeras()\n"
         "except Exception as error: print(type(error).__name__, error)"
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import engine.devices
-from engine.devices import describeDevice
-from engine.errors import PipelineError
-from engine.machine import processorName
+import engine.network.devices
+from engine.base.errors import PipelineError
+from engine.base.machine import processorName
+from engine.network.devices import describeDevice
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,7 +23,7 @@ def backend(monkeypatch):
 
     def pretend(name, gpus):
         keras = types.SimpleNamespace(backend=types.SimpleNamespace(backend=lambda: name))
-        monkeypatch.setattr(engine.devices, "loadKeras", lambda: keras)
+        monkeypatch.setattr(engine.network.devices, "loadKeras", lambda: keras)
         library = types.SimpleNamespace(
             config=types.SimpleNamespace(
                 list_physical_devices=lambda kind: [types.SimpleNamespace(name=gpu) for gpu in gpus],
@@ -34,7 +34,7 @@ def backend(monkeypatch):
                 or [types.SimpleNamespace(device_kind="cpu", platform="cpu")]
             ),
         )
-        monkeypatch.setattr(engine.devices.importlib, "import_module", lambda wanted: library)
+        monkeypatch.setattr(engine.network.devices.importlib, "import_module", lambda wanted: library)
 
     return pretend
 
@@ -55,7 +55,7 @@ def driver(tmp_path, monkeypatch):
 @pytest.fixture
 def nvidia(tmp_path, monkeypatch):
     """Pretend that the driver of NVIDIA is loaded."""
-    monkeypatch.setattr(engine.devices, "GPU_DRIVERS", (str(tmp_path), "/nowhere", "/nowhere"))
+    monkeypatch.setattr(engine.network.devices, "GPU_DRIVERS", (str(tmp_path), "/nowhere", "/nowhere"))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def testGpuWithoutTheDriversToolIsNamedAlone(backend, driver, nvidia):
 def testTheLibraryIsThatOfTheDriver(number, library, backend, driver, monkeypatch, tmp_path):
     files = ["/nowhere"] * 4
     files[number] = str(tmp_path)
-    monkeypatch.setattr(engine.devices, "GPU_DRIVERS", tuple(files[:3]))
+    monkeypatch.setattr(engine.network.devices, "GPU_DRIVERS", tuple(files[:3]))
     backend("tensorflow", ["Imagined"])
     driver(None)
     assert describeDevice() == f"GPU Imagined, tensorflow{library}"
@@ -107,8 +107,8 @@ def testXlaIsNamedWhereKerasCompiles(count, isCompiled, isNamed, backend, driver
 )
 def testCpuIsNamedWithItsCoresAndWhatComputes(name, isCompiled, hasOneDnn, library, backend, monkeypatch):
     backend(name, [])
-    monkeypatch.setattr(engine.devices, "usesOneDnn", lambda: hasOneDnn)
-    monkeypatch.setattr(engine.devices, "instructionSet", lambda: "AVX2")
+    monkeypatch.setattr(engine.network.devices, "usesOneDnn", lambda: hasOneDnn)
+    monkeypatch.setattr(engine.network.devices, "instructionSet", lambda: "AVX2")
     text = describeDevice(isCompiled)
     assert text.startswith(f"CPU ({processorName()}, ") and text.endswith(f" cores), {library}")
 
@@ -119,9 +119,12 @@ def testCpuIsNamedWithItsCoresAndWhatComputes(name, isCompiled, hasOneDnn, libra
 )
 def testTensorflowComputesWithOneDnnUnlessTheUserWantsNone(before, wanted, isUsed):
     pytest.importorskip("tensorflow")
-    environment = {name: value for name, value in os.environ.items() if name != engine.devices.ONEDNN}
-    environment |= {"KERAS_BACKEND": "tensorflow"} | ({engine.devices.ONEDNN: wanted} if wanted else {})
-    code = f"{before}import engine.devices as devices; print(devices.usesOneDnn(), devices.describeDevice())"
+    environment = {name: value for name, value in os.environ.items() if name != engine.network.devices.ONEDNN}
+    environment |= {"KERAS_BACKEND": "tensorflow"} | (
+        {engine.network.devices.ONEDNN: wanted} if wanted else {}
+    )
+    show = "print(devices.usesOneDnn(), devices.describeDevice())"
+    code = f"{before}import engine.network.devices as devices; {show}"
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     used, device = run.stdout.strip().split(" ", 1)
@@ -133,7 +136,7 @@ def testAnotherBackEndIsRefused(monkeypatch):
 
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(PipelineError, match=r"KERAS_BACKEND .*expected tensorflow or jax, received torch"):
-        engine.devices.loadKeras()
+        engine.network.devices.loadKeras()
 
 
 def testSettingsOfKerasChangeNothing(tmp_path):
@@ -153,31 +156,31 @@ def testFreeMemoryOfTheGpuIsWhatTheDriverTells(tmp_path, monkeypatch):
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert engine.devices.freeGpuGiB() == 40
+    assert engine.network.devices.freeGpuGiB() == 40
     tool.write_text('#!/bin/sh\ncase "$*" in *--id=1) echo 10240;; *--id=0) echo 20480;; *) exit 9;; esac\n')
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
-    assert engine.devices.freeGpuGiB() == 10
-    assert engine.devices._gpuMemory() == "10240, 20480"
+    assert engine.network.devices.freeGpuGiB() == 10
+    assert engine.network.devices._gpuMemory() == "10240, 20480"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-4")  # the tool does not know it
-    assert engine.devices.freeGpuGiB() == 8
+    assert engine.network.devices.freeGpuGiB() == 8
 
 
 def testHintNamesThePackageOfTheBackEnd(backend):
     for name, package in (("jax", "jax[cuda12]"), ("tensorflow", "tensorflow[and-cuda]")):
         backend(name, [])
-        assert engine.devices.cudaHint().endswith(f'pip install "{package}"')
+        assert engine.network.devices.cudaHint().endswith(f'pip install "{package}"')
 
 
 def testWithoutADriverNoBackEndIsLoadedToFindAGpu(monkeypatch):
-    monkeypatch.setattr(engine.devices, "GPU_DRIVERS", ("/nowhere",))
-    monkeypatch.setattr(engine.devices, "loadKeras", pytest.fail)
-    assert not engine.devices.hasGpu()
+    monkeypatch.setattr(engine.network.devices, "GPU_DRIVERS", ("/nowhere",))
+    monkeypatch.setattr(engine.network.devices, "loadKeras", pytest.fail)
+    assert not engine.network.devices.hasGpu()
 
 
 def testScoresOfEpochsAreScalarsForTensorBoard(tmp_path):
     tensorflow = pytest.importorskip("tensorflow")
     for epoch in (1, 2):
-        engine.devices.writeScalars(tmp_path, epoch, {"loss": 0.5 / epoch, "val_dice": 0.25 * epoch})
+        engine.learning.history.writeScalars(tmp_path, epoch, {"loss": 0.5 / epoch, "val_dice": 0.25 * epoch})
     for part, name, expected in (("training", "loss", [0.5, 0.25]), ("validation", "dice", [0.25, 0.5])):
         found = [
             (event.step, value.tag, float(tensorflow.make_ndarray(value.tensor)))
@@ -192,4 +195,4 @@ def testScoresOfEpochsAreScalarsForTensorBoard(tmp_path):
 def testAnotherBackEndTakesBatchesAsTheyAre(backend):
     backend("jax", [])
     batches = object()
-    assert engine.devices.asDataset(batches) is batches
+    assert engine.learning.batches.asDataset(batches) is batches

@@ -5,7 +5,7 @@ import networks
 import numpy as np
 import pytest
 
-import engine.learning
+import engine.learning.sharing
 from functions import buildSpotUNet, describeUNet, setWeights
 
 if keras.backend.backend() != "tensorflow":
@@ -24,7 +24,7 @@ SHAPES = [
 @pytest.fixture(params=SETS)
 def instructions(request, monkeypatch):
     """Take the way of each kind of processor; every processor can compute all of them."""
-    from engine import fastLayers
+    from engine.learning import fastLayers
 
     monkeypatch.setattr(fastLayers, "instructionSet", lambda: request.param)
     monkeypatch.setattr(fastLayers, "vectorLanes", lambda: 16 if request.param == "AVX-512" else 8)
@@ -35,7 +35,10 @@ def buildBoth(width, levels, seed=1):
     """Keras's own layers, and the faster ones, with the same random weights."""
     plan = describeUNet(width, levels)
     weights = networks.randomWeights(plan, seed)
-    own, fast = buildSpotUNet(width, levels), buildSpotUNet(width, levels, engine.learning.fasterLayers())
+    own, fast = (
+        buildSpotUNet(width, levels),
+        buildSpotUNet(width, levels, engine.learning.sharing.fasterLayers()),
+    )
     for model in (own, fast):
         setWeights(model, plan, weights)
         for layer in model.layers:
@@ -113,7 +116,7 @@ def isValid(operation):
 
 
 def testNormalisationOfValuesFarFromZeroIsThatOfFloat64():
-    from engine.fastLayers import Normalisation
+    from engine.learning.fastLayers import Normalisation
 
     values = np.random.default_rng(3).normal([[30.0, -4.0]], [[0.5, 2.0]], (2 * 8 * 6 * 10, 2))
     layer = Normalisation(momentum=0.0, epsilon=1e-3)
@@ -127,9 +130,9 @@ def testNormalisationOfValuesFarFromZeroIsThatOfFloat64():
 def testOnAGpuAndWithoutOneDnnKerasTrainsWithItsOwnLayers(monkeypatch):
     for name, value in (("hasGpu", True), ("usesOneDnn", False)):
         with monkeypatch.context() as change:
-            change.setattr(engine.learning, name, lambda value=value: value)
-            assert engine.learning.fasterLayers() == {}
-    assert engine.learning.fasterLayers()
+            change.setattr(engine.learning.sharing, name, lambda value=value: value)
+            assert engine.learning.sharing.fasterLayers() == {}
+    assert engine.learning.sharing.fasterLayers()
 
 
 @pytest.mark.parametrize(
@@ -143,13 +146,15 @@ def testOnAGpuAndWithoutOneDnnKerasTrainsWithItsOwnLayers(monkeypatch):
 )
 def testTheTrainedNetworkConsistsOfThem(flags, isFaster):
     import trainingAndValidation
-    from engine.devices import Sharing
+    from engine.learning.sharing import Sharing
 
     arguments = trainingAndValidation.parseArguments(["--base_depth", "1", "--levelCount", "2", *flags])
     plain = buildSpotUNet(1, 2)
     trained = trainingAndValidation.buildTrained(arguments, plain, Sharing(1, 2), 3)
     kinds = {type(layer).__module__ for layer in trained.layers}
-    assert ("engine.fastLayers" in kinds) is isFaster
-    assert "engine.fastLayers" not in {type(layer).__module__ for layer in plain.layers}  # it is saved
+    assert ("engine.learning.fastLayers" in kinds) is isFaster
+    assert "engine.learning.fastLayers" not in {
+        type(layer).__module__ for layer in plain.layers
+    }  # it is saved
     for mine, other in zip(trained.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, other)

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import engine.figures
-from engine.figures import MidSlices, drawPrediction, drawTrainingCurves, drawValidationExample
+import engine.learning.validation
+import engine.results.pictures
+from engine.learning.history import drawTrainingCurves
+from engine.learning.validation import drawValidationExample
+from engine.results.looks import MidSlices
+from engine.results.pictures import drawPrediction
 
 CURVES = ("loss", "dice", "precision", "recall")
 PANELS = ("xy", "xz", "yz")  # of a picture, from left to right: axis to the right, axis downwards
@@ -93,7 +97,8 @@ def figures(monkeypatch):
         figure.savefig(path)
         kept.append(figure)
 
-    monkeypatch.setattr(engine.figures, "_save", save)
+    monkeypatch.setattr(engine.results.pictures, "saveFigure", save)
+    monkeypatch.setattr(engine.learning.validation, "saveFigure", save)
     yield kept
     plt.close("all")
 

@@ -10,17 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import PipelineError
-from engine.files import (
-    digestFile,
-    lockName,
-    readJson,
-    reserveSpace,
-    temporaryName,
-    writeArraysAtomically,
-    writeAtomically,
-    writeJson,
-)
+from engine.base.errors import PipelineError
+from engine.base.files import lockName, reserveSpace, temporaryName, writeAtomically
+from engine.base.records import digestFile, readJson, writeJson
+from engine.preparation.samples import writeArraysAtomically
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +25,7 @@ def listNames(folder) -> list[str]:
 
 def testTwoProcessesDoNotWorkAtOneFile(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from engine.files import lockName\n"
+        "import sys; from pathlib import Path; from engine.base.files import lockName\n"
         "with lockName(Path(sys.argv[1]), 'another process is at it'): print('done')"
     )
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import functions
-from engine.arrays import copyInOrder, measureMoments, refuseNonFinite
-from engine.errors import PipelineError
+from engine.base.arrays import copyInOrder, measureMoments, refuseNonFinite
+from engine.base.errors import PipelineError
 from functions import (
     ROTATION_AXES,
     Drawing,

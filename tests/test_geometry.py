@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 
-from engine.geometry import compareGeometry
+from engine.volumes.frame import compareFrames
+from engine.volumes.nrrdGeometry import readFrame
 
 SHAPE = (100, 80, 60)
+
 OBLIQUE = np.array([[0.0, 0.5, 0.0], [-0.3, 0.0, 0.4], [0.4, 0.0, 0.3]])
 PLACED = {"space": "left-posterior-superior", "space directions": OBLIQUE, "space units": ["um"] * 3}
 PLACED["space origin"] = np.array([10.0, -20.0, 30.0])
+
+
+def compare(first: dict, second: dict, shape):
+    """Compare the places that two headers tell."""
+    return compareFrames(readFrame(first), readFrame(second), shape)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +36,8 @@ PLACED["space origin"] = np.array([10.0, -20.0, 30.0])
 )
 def testSamePlaceIsNoDifference(other):
     other = {name: value for name, value in other.items() if value is not None}
-    assert compareGeometry(PLACED, other, SHAPE) is None
-    assert compareGeometry(other, PLACED, SHAPE) is None
+    assert compare(PLACED, other, SHAPE) is None
+    assert compare(other, PLACED, SHAPE) is None
 
 
 @pytest.mark.parametrize(
@@ -44,13 +51,13 @@ def testSamePlaceIsNoDifference(other):
     ],
 )
 def testDifferenceIsNamedWithBothValues(other, what, received):
-    named, first, second = compareGeometry(PLACED, other, SHAPE)
+    named, first, second = compare(PLACED, other, SHAPE)
     assert named == what and np.allclose(second, received)
     assert first == [0.5] * 3 or np.allclose(first, PLACED[what])
 
 
 def testZeroSpacingIsNotCompared():
-    assert compareGeometry({"spacings": (0.0, 1.0, 1.0)}, {"spacings": (1.0, 1.0, 1.0)}, SHAPE) is None
+    assert compare({"spacings": (0.0, 1.0, 1.0)}, {"spacings": (1.0, 1.0, 1.0)}, SHAPE) is None
 
 
 def testUnitsThatCannotBeComparedTellNothing():
@@ -58,7 +65,7 @@ def testUnitsThatCannotBeComparedTellNothing():
     pixels, microns = (
         {"spacings": (side,) * 3, "units": [unit] * 3} for side, unit in ((1.0, "pixel"), (0.05, "microns"))
     )
-    assert compareGeometry(nanometres, pixels, SHAPE) is None  # ImageJ without a calibration
-    assert compareGeometry(nanometres, microns, SHAPE) is None
-    assert compareGeometry(pixels, pixels | {"spacings": (2.0,) * 3}, SHAPE) is not None
-    assert compareGeometry(nanometres, microns | {"spacings": (0.06,) * 3}, SHAPE)[0] == "size of a voxel"
+    assert compare(nanometres, pixels, SHAPE) is None  # ImageJ without a calibration
+    assert compare(nanometres, microns, SHAPE) is None
+    assert compare(pixels, pixels | {"spacings": (2.0,) * 3}, SHAPE) is not None
+    assert compare(nanometres, microns | {"spacings": (0.06,) * 3}, SHAPE)[0] == "size of a voxel"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.devices import ONEDNN
-from engine.machine import LIMITS, SETS, instructionSet
+from engine.base.machine import LIMITS, SETS, instructionSet
+from engine.network.devices import ONEDNN
 
 SCRIPT = Path(__file__).with_name("instructions.py")
 LIMITED = {"AVX2": "AVX2", "AVX-512": "AVX512_CORE", "AMX": "AVX512_CORE_AMX"}

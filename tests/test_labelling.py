@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from engine.labelling import Joining, Relabelling, labelSlab
+from engine.measures.labelling import Joining, Relabelling, labelSlab
 
 STEPS = {6: 1, 18: 2, 26: 3}  # of scipy.ndimage.generate_binary_structure
 

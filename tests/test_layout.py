@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import PipelineError
-from engine.layout import (
+from engine.base.errors import PipelineError
+from engine.network.plan import haloOf, sideMultiple
+from engine.prediction.layout import (
     GIB,
     SLABS,
     Geometry,
@@ -23,9 +24,8 @@ from engine.layout import (
     tileSection,
     workFactor,
 )
-from engine.plan import haloOf, sideMultiple
-from engine.rings import makeRings
-from engine.stream import describeStream
+from engine.prediction.rings import makeRings
+from engine.prediction.stream import describeStream
 from functions import describeUNet
 
 NUMBER_TYPES = {4: np.float32, 2: np.uint16}

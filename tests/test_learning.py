@@ -6,10 +6,10 @@ import networks
 import numpy as np
 import pytest
 
-from engine.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
-from engine.errors import PipelineError
-from engine.files import digestFile
-from engine.samples import Samples
+from engine.base.errors import PipelineError
+from engine.base.records import digestFile
+from engine.network.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
+from engine.preparation.samples import Samples
 from functions import buildSpotUNet, describeUNet, scoreVoxels, setWeights
 
 COUNT = 7
@@ -29,7 +29,7 @@ def samples(tmp_path):
 
 
 def testValidationReadsEverySampleOnceInTheOrderOfTheFile(samples):
-    from engine.learning import readInOrder
+    from engine.learning.batches import readInOrder
 
     data = readInOrder(samples)
     batches = [data[index] for index in range(len(data))]
@@ -42,7 +42,7 @@ def testValidationReadsEverySampleOnceInTheOrderOfTheFile(samples):
 
 
 def testBatchesAreThoseOfTheirNumbers():
-    from engine.learning import Batches
+    from engine.learning.batches import Batches
 
     read = []
     data = Batches(lambda number: read.append(number) or number * 10, range(3, 7))
@@ -52,8 +52,7 @@ def testBatchesAreThoseOfTheirNumbers():
 
 
 def testBatchesBecomeADatasetWhoseReadingIsNotTuned():
-    from engine.devices import asDataset
-    from engine.learning import Batches
+    from engine.learning.batches import Batches, asDataset
 
     lengths = (2, 2, 1)  # the last batch is smaller
 
@@ -71,7 +70,7 @@ def testBatchesBecomeADatasetWhoseReadingIsNotTuned():
 
 
 def testErrorOfTheDataIsKept():
-    from engine.learning import Batches
+    from engine.learning.batches import Batches
 
     def fail(number):
         raise PipelineError("was changed")
@@ -105,7 +104,7 @@ def plainLosses(y, p):
 
 @pytest.mark.parametrize("name", ["bce", "dice", "bce+dice", "focal", "tversky"])
 def testLossesAreMeansOverSamples(name):
-    from engine.learning import makeLoss
+    from engine.learning.losses import makeLoss
 
     masks, probabilities = makeBatch()
     expected = np.mean(
@@ -118,7 +117,7 @@ def testLossesAreMeansOverSamples(name):
 
 
 def testDiceIsThatOfAllBatchesTogether():
-    from engine.learning import PositiveDice
+    from engine.learning.metrics import PositiveDice
 
     metric = PositiveDice()
     batches = [makeBatch(seed) for seed in range(3)]
@@ -149,7 +148,8 @@ def testRenewedAveragesAreTheMediansOfTheBatches(momentum, isFaster):
     """With them a network in inference gives what it gives in training on the same single batch."""
     import keras
 
-    from engine.learning import Averages, fasterLayers
+    from engine.learning.averages import Averages
+    from engine.learning.sharing import fasterLayers
 
     model = twin = smallModel(3)
     if isFaster:
@@ -183,7 +183,7 @@ def testRenewedAveragesAreTheMediansOfTheBatches(momentum, isFaster):
 def testSavedModelIsAnOrdinaryFileOfKeras(tmp_path):
     import keras
 
-    from engine.learning import saveModel
+    from engine.network.modelWriter import saveModel
 
     model = smallModel(4)
     volume = networks.randomVolume(8, 6, 4)

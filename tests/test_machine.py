@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import machine
+from engine.base import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 ZEN3 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma"
@@ -100,7 +100,7 @@ def testPredictionPrefersThemBeforeABackEndIsLoaded(pretend, tmp_path):
     pretend(*ZEN4)
     environment = {name: value for name, value in os.environ.items() if name not in machine.LIMITS}
     code = (
-        "import pathlib, sys; from engine import machine; machine.CPU_INFO = pathlib.Path(sys.argv[1]);"
+        "import pathlib, sys; from engine.base import machine; machine.CPU_INFO = pathlib.Path(sys.argv[1]);"
         "import predictData; predictData.main(predictData.parseArguments(sys.argv[2:]))"
     )
     command = [sys.executable, "-c", code, machine.CPU_INFO, "--dryRun", "--nameOutput", tmp_path / "a.nrrd"]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from engine.console import runScript
-from engine.errors import PipelineError
+from engine.base.console import runScript
+from engine.base.errors import PipelineError
 
 PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SHAPE = (48, 48, 16)

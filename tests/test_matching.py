@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from engine.matching import (
+from engine.measures.matching import (
     IOU_THRESHOLDS,
     Overlaps,
     hideManualLabels,

@@ -16,13 +16,13 @@ import networks
 import numpy as np
 import pytest
 
-from engine import models
-from engine.errors import PipelineError
-from engine.models import readArchitecture, readWeights
-from engine.plan import variableShapes
+from engine.base.errors import PipelineError
+from engine.network import models
+from engine.network.models import readArchitecture, readWeights
+from engine.network.plan import variableShapes
 from functions import buildModel, describeUNet, readModel
 
-ROOT = Path(models.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 VOLUME = networks.randomVolume(16, 8, 24)
 VARIANTS = [(8, 4, "ReLU"), (2, 2, "Activation"), (3, 3, "ReLU"), (1, 5, "Activation")]
 

@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_nrrdFiles import headerLines, refusal, sampleArray, writeText
 
-from engine import nrrdData
-from engine.errors import PipelineError
-from engine.nrrdFiles import cropHeader, openVolume
-from engine.nrrdHeaders import TYPES
+from engine.base.errors import PipelineError
+from engine.volumes import nrrdData
+from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.nrrdGeometry import cropHeader
+from engine.volumes.nrrdHeaders import TYPES
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (5, 4, 6)

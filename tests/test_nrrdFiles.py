@@ -15,10 +15,12 @@ import pytest
 import SimpleITK as sitk
 from volumes import writeVolume
 
-from engine import nrrdData, nrrdFiles
-from engine.errors import PipelineError
-from engine.nrrdFiles import checkRegion, cropHeader, openVolume, voxelSize
-from engine.nrrdHeaders import ENCODINGS, TYPES
+from engine.base.errors import PipelineError
+from engine.volumes import nrrdData, nrrdFiles
+from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.nrrdGeometry import cropHeader, voxelSize
+from engine.volumes.nrrdHeaders import ENCODINGS, TYPES
+from engine.volumes.volume import checkRegion
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data" / "nrrd_format"
 SHAPE = (5, 4, 3)
@@ -357,7 +359,7 @@ def testNoNrrdIsRefused(tmp_path, content, text):
 def testMissingFileFolderAndEndlessHeader(tmp_path, monkeypatch):
     assert refusal(tmp_path / "none.nrrd") == f"{tmp_path}/none.nrrd: there is no such file"
     assert "is a folder, no file" in refusal(tmp_path)
-    monkeypatch.setattr("engine.nrrdHeaders.HEADER_LIMIT_BYTES", 100)
+    monkeypatch.setattr("engine.volumes.nrrdHeaders.HEADER_LIMIT_BYTES", 100)
     assert "the header does not end" in refusal(
         writeText(tmp_path / "a.nrrd", ["NRRD0005", "a: " + 200 * "b"])
     )

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import engine.files
-import engine.partialVolume
-from engine.errors import PipelineError, StoppedBySignal
-from engine.partialVolume import (
+import engine.base.files
+import engine.volumes.growing
+from engine.base.errors import PipelineError, StoppedBySignal
+from engine.volumes.growing import (
     decodeProbability,
     describeScale,
     encodeProbability,
@@ -152,16 +152,18 @@ def testNothingIsKeptOfAResultThatWasNotBegun(tmp_path, error):
 @pytest.mark.parametrize("isNoted", [True, False])
 def testWhateverEndsItWhatIsDoneIsKept(tmp_path, monkeypatch, error, isNoted):
     planes, path, journal = makeProbability(), tmp_path / "a.nrrd", newJournal()
-    monkeypatch.setattr(engine.partialVolume, "COMMIT_SECONDS", 0)
+    monkeypatch.setattr(engine.volumes.growing, "COMMIT_SECONDS", 0)
     with pytest.raises((type(error), PipelineError)):
         with openPartial(path, SHAPE, "float32", HEADER, journal) as volume:
             volume.write(planes[:2], 0, 0, 0)
             volume.commit({"planes": 2})
-            monkeypatch.setattr(engine.partialVolume, "COMMIT_SECONDS", 1e9)
+            monkeypatch.setattr(engine.volumes.growing, "COMMIT_SECONDS", 1e9)
             volume.write(planes[2:4], 2, 0, 0)
             volume.commit({"planes": 4})
             if not isNoted:  # a disk that is so full that not even the journal fits
-                monkeypatch.setattr(engine.partialVolume, "writeJson", Mock(side_effect=OSError(28, "full")))
+                monkeypatch.setattr(
+                    engine.volumes.growing, "writeJson", Mock(side_effect=OSError(28, "full"))
+                )
             raise error
     monkeypatch.undo()
     journal, differences = readJournal(path, journal["identity"])
@@ -187,11 +189,11 @@ def testAnUnfinishedFileThatCannotBeOpenedIsLeftAlone(tmp_path, monkeypatch):
 
 def testJournalVouchesOnlyForPlanesOnTheDisk(tmp_path, monkeypatch):
     events = []
-    monkeypatch.setattr(engine.partialVolume, "COMMIT_SECONDS", 0)
-    monkeypatch.setattr(engine.partialVolume.os, "fsync", lambda descriptor: events.append("flush"))
-    written = engine.partialVolume.writeJson
+    monkeypatch.setattr(engine.volumes.growing, "COMMIT_SECONDS", 0)
+    monkeypatch.setattr(engine.volumes.growing.os, "fsync", lambda descriptor: events.append("flush"))
+    written = engine.volumes.growing.writeJson
     monkeypatch.setattr(
-        engine.partialVolume, "writeJson", lambda *names: events.append("journal") or written(*names)
+        engine.volumes.growing, "writeJson", lambda *names: events.append("journal") or written(*names)
     )
     with openPartial(tmp_path / "a.nrrd", SHAPE, "float32", HEADER, newJournal()) as volume:
         volume.write(makeProbability()[:2], 0, 0, 0)
@@ -211,7 +213,7 @@ def testFullDiskIsToldAndKeepsTheOldResult(tmp_path, monkeypatch, function, kept
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine.partialVolume, function, refuse)
+    monkeypatch.setattr(engine.volumes.growing, function, refuse)
     with pytest.raises(PipelineError, match="the disk is full"):
         fill(tmp_path / "a.nrrd", makeProbability(), "uint8", "gzip")
     assert (tmp_path / "a.nrrd").read_bytes() == b"the old result"
@@ -222,7 +224,7 @@ def testDiskThatFillsUpWhileWritingIsTold(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine.partialVolume.PartialVolume, "_writeAt", refuse)
+    monkeypatch.setattr(engine.volumes.growing.PartialVolume, "_writeAt", refuse)
     with pytest.raises(PipelineError, match="a.nrrd: the disk is full"):
         fill(tmp_path / "a.nrrd", makeProbability())
     assert list(tmp_path.iterdir()) == []

@@ -7,9 +7,11 @@ import pytest
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
-from engine.labelling import Joining, Relabelling
-from engine.particles import STEPS, Frame, Sums, describeParticles, directionWeights, readFrame
-from engine.results import writeTable
+from engine.measures.labelling import Joining, Relabelling
+from engine.measures.particles import STEPS, Sums, describeParticles, directionWeights
+from engine.results.files import writeTable
+from engine.volumes.frame import Frame
+from engine.volumes.nrrdGeometry import readFrame
 
 OBLIQUE = np.array([[1.0, 0.2, 0.0], [-0.3, 0.8, 0.1], [0.0, 0.3, -1.5]])
 

@@ -4,7 +4,7 @@ import networks
 import numpy as np
 import pytest
 
-from engine.plan import countParameters, haloOf, sideMultiple, variableShapes, weightedLayers
+from engine.network.plan import countParameters, haloOf, sideMultiple, variableShapes, weightedLayers
 from functions import buildModel, buildSpotUNet, describeUNet
 
 SIZES = [(8, 4), (1, 1), (2, 2), (3, 3), (5, 4), (1, 6)]

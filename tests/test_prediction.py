@@ -1,6 +1,6 @@
 """Streaming prediction against one pass of Keras over everything.
 
-Arrays are (plane, row, column) = (z, y, x), as in engine/prediction.py.
+Arrays are (plane, row, column) = (z, y, x), as in engine/prediction/tiles.py.
 """
 
 import functools
@@ -20,11 +20,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from streams import TOLERANCE, ArraySink, DelayStream, SinkError, makeLayout
 
-from engine.arrays import measureMoments
-from engine.kerasStream import KerasStream
-from engine.layout import Geometry, listTiles, tileSection
-from engine.nrrdFiles import openVolume
-from engine.prediction import predictVolume, timeSlab
+from engine.base.arrays import measureMoments
+from engine.prediction.kerasStream import KerasStream
+from engine.prediction.layout import Geometry, listTiles, tileSection
+from engine.prediction.tiles import predictVolume, timeSlab
+from engine.volumes.nrrdFiles import openVolume
 from functions import predictProbability, prep_img, readModel, scoreVoxels, selectPositive
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import prepareData
-from engine.console import runScript
-from engine.files import lockName
-from engine.nrrdFiles import openVolume
+from engine.base.console import runScript
+from engine.base.files import lockName
+from engine.volumes.nrrdFiles import openVolume
 
 SHAPE = (24, 16, 16)
 VOXEL = {"spacings": [0.65, 0.65, 1.3], "units": ["um", "um", "um"]}

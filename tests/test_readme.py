@@ -9,8 +9,9 @@ import pytest
 import tifffile
 
 import predictData
-from engine.console import runScript
-from engine.nrrdFiles import openVolume, voxelSize
+from engine.base.console import runScript
+from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.nrrdGeometry import voxelSize
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ import nrrd
 import numpy as np
 import pytest
 
-import engine.backends
+import engine.prediction.backends
 import predictData
-from engine.errors import PipelineError
+from engine.base.errors import PipelineError
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -130,7 +130,7 @@ def predictPlain(model, image):
 @pytest.fixture
 def smallProcess(monkeypatch):
     """Leave out of the memory what other tests have loaded."""
-    monkeypatch.setattr(engine.backends, "residentGiB", lambda: 0.05)
+    monkeypatch.setattr(engine.prediction.backends, "residentGiB", lambda: 0.05)
 
 
 def assertSamePlace(result, source):

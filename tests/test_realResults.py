@@ -9,9 +9,9 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import regionprops_table
 
-from engine.analysis import Judged
-from engine.labelling import Relabelling
-from engine.particles import Frame
+from engine.measures.analysis import Judged
+from engine.measures.labelling import Relabelling
+from engine.volumes.frame import Frame
 from functions import scoreVoxels
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

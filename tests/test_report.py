@@ -17,13 +17,14 @@ from scipy import ndimage
 from test_particles import blobs, measure
 from test_results import OBLIQUE, REGION, ROOT, SHAPE, predict, readTable, writeReference
 
-import engine.report
-from engine import outcome
-from engine.analysis import Judged
-from engine.looks import Preview, chooseFactor
-from engine.particles import Frame, readFrame
-from engine.report import describeContent, packVolumes, writeReport
-from engine.results import summarise
+import engine.results.report
+from engine.measures.analysis import Judged
+from engine.results import outcome
+from engine.results.files import summarise
+from engine.results.looks import Preview, chooseFactor
+from engine.results.report import describeContent, packVolumes, writeReport
+from engine.volumes.frame import Frame
+from engine.volumes.nrrdGeometry import readFrame
 from functions import scoreBlocks
 
 HAS_CHROMIUM = shutil.which("chromium") and shutil.which("chromedriver")
@@ -44,7 +45,7 @@ def volumeOf(page, name):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Predict a region of the test volume, with oblique axes and a manual mask."""
-    from engine.nrrdFiles import openVolume
+    from engine.volumes.nrrdFiles import openVolume
 
     folder = tmp_path_factory.mktemp("run")
     grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
@@ -74,13 +75,13 @@ def testFactorFitsEveryVolumeIntoTheReport():
     for shape in ((256, 256, 256), (2048, 2048, 2048), (20000, 400, 3), (1, 1, 10**7)):
         factor = chooseFactor(shape)
         sizes = [np.prod([-(-side // count) for side in shape]) for count in (factor, factor - 1)]
-        assert sizes[0] <= engine.looks.VOXEL_LIMIT < sizes[1]
+        assert sizes[0] <= engine.results.looks.VOXEL_LIMIT < sizes[1]
 
 
 def testFileStaysUnder20MegabytesForNoiseAndManyParticles(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine.looks, "VOXEL_LIMIT", engine.looks.VOXEL_LIMIT)
+    monkeypatch.setattr(engine.results.looks, "VOXEL_LIMIT", engine.results.looks.VOXEL_LIMIT)
     shape = (181, 182, 182)
-    assert 0.98 * engine.looks.VOXEL_LIMIT < np.prod(shape) <= engine.looks.VOXEL_LIMIT
+    assert 0.98 * engine.results.looks.VOXEL_LIMIT < np.prod(shape) <= engine.results.looks.VOXEL_LIMIT
     generator = np.random.default_rng(0)
     volumes = {"grey": generator.integers(0, 256, shape, dtype=np.uint8)}  # cannot be compressed
     volumes["probability"] = np.where(generator.random(shape) < 0.05, volumes["grey"], 0).astype(np.uint8)
@@ -88,14 +89,14 @@ def testFileStaysUnder20MegabytesForNoiseAndManyParticles(tmp_path, monkeypatch)
     positive, probability = blobs((60, 60, 60), share=0.1)
     table, _ = measure(positive, probability, np.eye(3))
     many = {name: np.tile(column, 100) for name, column in table.items()}
-    assert len(many["label"]) > engine.report.ROW_LIMIT
+    assert len(many["label"]) > engine.results.report.ROW_LIMIT
     frame = Frame(np.eye(3), np.zeros(3), "nm")
     summary = {
         name: {"particles": 0, "volumeFraction": 0.0, "numberDensity": 0.0}
         for name in ("all", "withoutBorder")
     }
     content = describeContent(shape, frame, many, None, None, summary | {"unit": "nm"}, None)
-    assert len(content["particles"]) == engine.report.ROW_LIMIT and content["leftOut"] > 0
+    assert len(content["particles"]) == engine.results.report.ROW_LIMIT and content["leftOut"] > 0
     writeReport(tmp_path / "a.html", content | {"title": "a"}, volumes)
     assert (tmp_path / "a.html").stat().st_size < 20e6
 
@@ -194,7 +195,7 @@ def testPageNeedsNoNetworkAndNothingOfTheInputBecomesMarkup(tmp_path, run):
 
 @pytest.mark.parametrize("diameters", [[6.2e-8] * 50, [0.3], [3.0, 3.0, 9.0]])
 def testHistogramHasNoNegativeSizes(diameters):
-    histogram = engine.report.describeHistogram(np.array(diameters))
+    histogram = engine.results.report.describeHistogram(np.array(diameters))
     assert 0 < histogram["edges"][0] <= min(diameters) and histogram["edges"][-1] >= max(diameters)
     assert sum(histogram["counts"]) == len(diameters)
 
@@ -211,7 +212,7 @@ def testHistogramHasNoNegativeSizes(diameters):
     ],
 )
 def testDensityIsShownInAUnitThatSuitsIt(density, unit, expected):
-    value, length = engine.report.scaleDensity(density, unit)
+    value, length = engine.results.report.scaleDensity(density, unit)
     assert (value, length) == (pytest.approx(expected[0]), expected[1])
 
 
@@ -449,9 +450,9 @@ def testReportsWithoutReferenceUnitOrParticlesOpenToo(browser, run, tmp_path, fi
 def testRowsOfAThinnedOutReportJumpToTheirParticleToo(browser, run, tmp_path, monkeypatch):
     from selenium.webdriver.common.by import By
 
-    import engine.report
+    import engine.results.report
 
-    monkeypatch.setattr(engine.looks, "VOXEL_LIMIT", 12_000)  # a factor of 3
+    monkeypatch.setattr(engine.results.looks, "VOXEL_LIMIT", 12_000)  # a factor of 3
     shutil.copy(run / "scan_data.nrrd", tmp_path)
     predict(tmp_path / "scan_data.nrrd", "--threshold", 0.4)
     openReport(browser, tmp_path / "scan_segmented_report.html")

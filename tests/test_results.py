@@ -20,13 +20,13 @@ import slicerio
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
-import engine.tiff
+import engine.volumes.tiff
 import predictData
-from engine.console import runScript
-from engine.files import lockName
-from engine.nrrdFiles import openVolume
-from engine.particles import readFrame
-from engine.results import openPlanes
+from engine.base.console import runScript
+from engine.base.files import lockName
+from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.nrrdGeometry import readFrame
+from engine.volumes.nrrdWriter import openPlanes
 
 ROOT = Path(__file__).resolve().parents[1]
 REGION = ((0, 80), (20, 80), (50, 90))  # with air, wall and some thirty particles
@@ -668,7 +668,7 @@ def testTiffTakesEveryUnit(tmp_path, unit, side, written, spacing):
     tifffile = pytest.importorskip("tifffile")
     frame = readFrame({"spacings": (side,) * 3, "units": [unit] * 3})
     values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)
-    with engine.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
+    with engine.volumes.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
         write(values.T)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         np.testing.assert_array_equal(file.asarray(), values.T)
@@ -694,10 +694,10 @@ def testNapariOpensTheStacks(tmp_path, grey):
 
 def testTiffOfMoreThan4GigabytesIsBigTiff(tmp_path, monkeypatch):
     tifffile = pytest.importorskip("tifffile")
-    monkeypatch.setattr(engine.tiff, "CLASSIC_LIMIT", 100)
+    monkeypatch.setattr(engine.volumes.tiff, "CLASSIC_LIMIT", 100)
     values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)
     frame = readFrame({"spacings": (1.0, 1.0, 2.0)})
-    with engine.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
+    with engine.volumes.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
         write(values.T[:3])
         write(values.T[3:])
     with tifffile.TiffFile(tmp_path / "a.tif") as file:

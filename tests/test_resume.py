@@ -13,20 +13,20 @@ import pytest
 from kills import NEVER, killingScript
 from volumes import writeVolume
 
-from engine.partialVolume import journalName, partialName
+from engine.volumes.growing import journalName, partialName
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (40, 56, 120)
 
 PREDICT = killingScript(
     """
-import engine.partialVolume
-engine.partialVolume.COMMIT_SECONDS = 0.0
-writeAt = engine.partialVolume.PartialVolume._writeAt
+import engine.volumes.growing
+engine.volumes.growing.COMMIT_SECONDS = 0.0
+writeAt = engine.volumes.growing.PartialVolume._writeAt
 def writeOrDie(self, position, voxels):
     countdown(lambda: writeAt(self, position, voxels[: len(voxels) // 2]))
     writeAt(self, position, voxels)
-engine.partialVolume.PartialVolume._writeAt = writeOrDie
+engine.volumes.growing.PartialVolume._writeAt = writeOrDie
 import gzip
 wrap(gzip.GzipFile, "write")
 """,
@@ -178,7 +178,7 @@ def testInterruptedPredictionSaysSoAndGoesOn(volume, tmp_path):
     output = tmp_path / "out.nrrd"
     output.write_bytes(b"the old result")
     code = (
-        "import time, engine.partialVolume as p; write = p.PartialVolume.write\n"
+        "import time, engine.volumes.growing as p; write = p.PartialVolume.write\n"
         "p.PartialVolume.write = lambda *a: (write(*a), time.sleep(0.3))\n"
         "import runpy, sys; sys.argv[0] = 'predictData.py'\n"
         "runpy.run_path('predictData.py', run_name='__main__')"

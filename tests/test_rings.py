@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.plan import sideMultiple
-from engine.rings import ALIGNMENT, Ring, alignedZeros, makeRings, planesOf
-from engine.stream import Window, describeStream, listWindows
+from engine.network.plan import sideMultiple
+from engine.prediction.rings import ALIGNMENT, Ring, alignedZeros, makeRings, planesOf
+from engine.prediction.stream import Window, describeStream, listWindows
 from functions import describeUNet
 
 PLANE = (1, 2, 1)  # rows, columns, channels

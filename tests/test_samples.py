@@ -4,8 +4,8 @@ import networks
 import numpy as np
 import pytest
 
-from engine.errors import PipelineError
-from engine.samples import Samples, openSamples
+from engine.base.errors import PipelineError
+from engine.preparation.samples import Samples, openSamples
 from functions import describeUNet
 
 

@@ -28,11 +28,11 @@ import nrrd
 import numpy as np
 import pytest
 
-import engine.files
+import engine.base.files
 import predictData
 import prepareData
 import trainingAndValidation
-from engine.console import runScript
+from engine.base.console import runScript
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("prepareData.py", "trainingAndValidation.py", "predictData.py")
@@ -198,7 +198,7 @@ def predictPlain(model, image):
 @pytest.fixture(scope="module")
 def keras():
     """Keras in this process, loaded as quietly as the scripts do it."""
-    from engine.devices import loadKeras
+    from engine.network.devices import loadKeras
 
     return loadKeras()
 
@@ -1052,9 +1052,9 @@ def testTrainingThatDivergesSaysSoAndKeepsTheLastCheckpoint(prepared, capfd, ker
 
 @pytest.mark.slow
 def testTrainingThatDivergesLaterEndsWithTheBestEpoch(prepared, capfd, keras, monkeypatch):
-    import engine.training
+    import engine.learning.training
 
-    validate = engine.training.Training._validate
+    validate = engine.learning.training.Training._validate
 
     def validateAndSpoil(training):
         row = validate(training)
@@ -1063,7 +1063,7 @@ def testTrainingThatDivergesLaterEndsWithTheBestEpoch(prepared, capfd, keras, mo
             training._keepBest = lambda row: model.set_weights([w * np.nan for w in model.get_weights()])
         return row
 
-    monkeypatch.setattr(engine.training.Training, "_validate", validateAndSpoil)
+    monkeypatch.setattr(engine.learning.training.Training, "_validate", validateAndSpoil)
     models = prepared / "my models"
     models.mkdir()
     flags = trainFlags(prepared / "pythonFiles", models)
@@ -1293,7 +1293,7 @@ def smallDisk(folder, kibibytes):
 
 def testPrepareOnAFullDiskKeepsTheOldFiles(prepared, capfd, monkeypatch):
     before = snapshot(prepared)
-    monkeypatch.setattr(engine.files.os, "posix_fallocate", refuseSpace)
+    monkeypatch.setattr(engine.base.files.os, "posix_fallocate", refuseSpace)
     text = refusal(capfd, prepareData, [*prepareFlags(prepared), "--force"], "the disk is full")
     assert "pythonFiles" in text and partialFiles(prepared) == []
     after = snapshot(prepared)
@@ -1313,7 +1313,7 @@ def testPredictOnAFullDiskKeepsTheOldFiles(models, tmp_path, capfd, monkeypatch)
     for suffix in ("nrrd", "png", "json"):
         (tmp_path / f"out.{suffix}").write_bytes(b"the old result")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(engine.files.os, "posix_fallocate", refuseSpace)
+    monkeypatch.setattr(engine.base.files.os, "posix_fallocate", refuseSpace)
     flags = predictFlags(tmp_path / "volume_data.nrrd", tmp_path / "out.nrrd", models / "good.h5")
     refusal(capfd, predictData, flags, ("out.nrrd", "the disk is full"))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -1344,7 +1344,7 @@ def testTrainingOnARealFullDiskKeepsTheLastCheckpointAndGoesOnWithMoreSpace(prep
 
 SLOW_PREPARE = """
 import runpy, sys, time
-from engine.files import SampleWriter
+from engine.preparation.samples import SampleWriter
 write = SampleWriter.write
 def writeSlowly(self, index, sample):
     write(self, index, sample)
@@ -1365,7 +1365,7 @@ os.replace = replaceOrDie
 sys.argv[0] = sys.argv[2]
 sys.argv[1:] = [sys.argv[1], *sys.argv[3:]]
 import prepareData
-from engine.console import runScript
+from engine.base.console import runScript
 runScript(prepareData.main, lambda: prepareData.parseArguments(sys.argv[2:]))
 """
 

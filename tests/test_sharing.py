@@ -18,10 +18,10 @@ if BACKEND == "tensorflow":
     import tensorflow as tf
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import engine.training
+import engine.learning.training
 import trainingAndValidation as script
 
-learn = engine.training.Training._learn
+learn = engine.learning.training.Training._learn
 
 def learnAndCompare(training, callbacks):
     row = learn(training, callbacks)
@@ -33,15 +33,15 @@ def learnAndCompare(training, callbacks):
                 print("REPLICAS", len(values), all(np.array_equal(values[0], value) for value in values))
     return row
 
-engine.training.Training._learn = learnAndCompare
-count, left = engine.training._Watch.on_train_batch_end, [STOP]
+engine.learning.training.Training._learn = learnAndCompare
+count, left = engine.learning.training._Watch.on_train_batch_end, [STOP]
 
 def countOrStop(watch, batch, logs=None):
     left[0] -= 1
     watch.training.signal = 15 if left[0] == 0 else 0
     count(watch, batch, logs)
 
-engine.training._Watch.on_train_batch_end = countOrStop
+engine.learning.training._Watch.on_train_batch_end = countOrStop
 script.main(script.parseArguments(sys.argv[1:]))
 """
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import correlate
 
-from engine.plan import Layer, sideMultiple
-from engine.stream import describeStream, listWindows, upKernel, windowsOf
+from engine.network.plan import Layer, sideMultiple, upKernel
+from engine.prediction.stream import describeStream, listWindows, windowsOf
 from functions import describeUNet
 
 LAGS = {  # skips wait for even planes: the last tensor of a level lags 2, 4, 4, ...
@@ -253,12 +253,14 @@ def testEveryReaderOfATensorHasItsWindow():
 @pytest.mark.parametrize(("lanes", "packed"), [(8, 0), (16, 4)])
 def testOpenvinoComputesTwoColumnsWhereTheyFillARegister(monkeypatch, lanes, packed):
     """Of the published network the four convolutions of the finest level."""
-    import engine.openvinoStream
+    import engine.prediction.openvinoStream
 
-    monkeypatch.setattr(engine.openvinoStream, "vectorLanes", lambda: lanes)
+    monkeypatch.setattr(engine.prediction.openvinoStream, "vectorLanes", lambda: lanes)
     plan = describeUNet()
     steps = describeStream(plan, networks.randomWeights(plan))
-    operations = engine.openvinoStream._Operations(engine.openvinoStream.loadOpenvino(), "float32")
+    operations = engine.prediction.openvinoStream._Operations(
+        engine.prediction.openvinoStream.loadOpenvino(), "float32"
+    )
     strides = []
     for step in steps:
         if step.kernels:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.thresholds import (
+from engine.measures.thresholds import (
     CURVE_POINTS,
     HALF_COUNT,
     ThresholdScores,

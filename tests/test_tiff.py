@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-import engine.tiff
-from engine.particles import readFrame
+import engine.volumes.tiff
+from engine.volumes.nrrdGeometry import readFrame
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -17,7 +17,7 @@ SPACINGS = (50.0, 60.0, 80.0)
 def writeStack(path, values: np.ndarray, unit: str, spacings: tuple[float, float, float] = SPACINGS) -> None:
     """Write (x, y, z) in two slabs."""
     frame = readFrame({"spacings": spacings, "units": [unit] * 3})
-    with engine.tiff.openTiff(path, values.shape, str(values.dtype), frame) as write:
+    with engine.volumes.tiff.openTiff(path, values.shape, str(values.dtype), frame) as write:
         for planes in np.array_split(values.T, 2):
             write(planes)
 
@@ -38,7 +38,7 @@ def readResolution(file) -> tuple[float, float, int]:
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize("shape", [(7, 5, 4), (3, 5, 4), (7, 5, 1), (1, 5, 4)])
 def testLargeStacksAreOmeTiffWithVoxelSize(tmp_path, monkeypatch, shape, dtype):
-    monkeypatch.setattr(engine.tiff, "CLASSIC_LIMIT", 1)
+    monkeypatch.setattr(engine.volumes.tiff, "CLASSIC_LIMIT", 1)
     values = np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
     writeStack(tmp_path / "a_mask.tif", values, "nm")
     with tifffile.TiffFile(tmp_path / "a_mask.tif") as file:
@@ -71,7 +71,7 @@ def testLargeStacksAreOmeTiffWithVoxelSize(tmp_path, monkeypatch, shape, dtype):
     ],
 )
 def testLargeStacksNameTheirUnitAsTheOmeSchemaDoes(tmp_path, monkeypatch, unit, side, written, size):
-    monkeypatch.setattr(engine.tiff, "CLASSIC_LIMIT", 1)
+    monkeypatch.setattr(engine.volumes.tiff, "CLASSIC_LIMIT", 1)
     writeStack(tmp_path / "a.tif", np.zeros((7, 5, 4), np.uint8), unit, (side, side, 2 * side))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         pixels = readPixels(file)
@@ -81,8 +81,8 @@ def testLargeStacksNameTheirUnitAsTheOmeSchemaDoes(tmp_path, monkeypatch, unit, 
 
 
 def testLargeStacksWithoutVoxelSizeAreInPixels(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine.tiff, "CLASSIC_LIMIT", 1)
-    with engine.tiff.openTiff(tmp_path / "a.tif", (7, 5, 4), "uint8", readFrame({})) as write:
+    monkeypatch.setattr(engine.volumes.tiff, "CLASSIC_LIMIT", 1)
+    with engine.volumes.tiff.openTiff(tmp_path / "a.tif", (7, 5, 4), "uint8", readFrame({})) as write:
         write(np.zeros((4, 5, 7), np.uint8))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         assert readPixels(file)["PhysicalSizeZ"] == "1.0" and readPixels(file)["PhysicalSizeZUnit"] == "pixel"
@@ -98,13 +98,15 @@ def testSmallStacksAreForImageJ(tmp_path):
         assert readResolution(file) == pytest.approx((1 / 50, 1 / 60, 1))
 
 
-@pytest.mark.parametrize("limit", [1, engine.tiff.CLASSIC_LIMIT])
+@pytest.mark.parametrize("limit", [1, engine.volumes.tiff.CLASSIC_LIMIT])
 def testStacksAreWrittenSlabBySlab(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(engine.tiff, "CLASSIC_LIMIT", limit)
+    monkeypatch.setattr(engine.volumes.tiff, "CLASSIC_LIMIT", limit)
     plane = np.ones((1, 512, 512), np.uint8)  # 256 KiB of 16 MiB
     tracemalloc.start()
     try:
-        with engine.tiff.openTiff(tmp_path / "a.tif", (512, 512, 64), "uint8", readFrame({})) as write:
+        with engine.volumes.tiff.openTiff(
+            tmp_path / "a.tif", (512, 512, 64), "uint8", readFrame({})
+        ) as write:
             for _ in range(64):
                 write(plane)
         peak = tracemalloc.get_traced_memory()[1]

@@ -15,10 +15,10 @@ import pytest
 from kills import NEVER, killingScript
 
 import trainingAndValidation as script
-from engine.contracts import findContract
-from engine.errors import PipelineError, StoppedBySignal
-from engine.files import lockName
-from engine.models import readWeights
+from engine.base.errors import PipelineError, StoppedBySignal
+from engine.base.files import lockName
+from engine.network.contracts import findContract
+from engine.network.models import readWeights
 from functions import describeUNet
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,13 +186,17 @@ MOMENTS[1:] = [pytest.param(*pair, marks=pytest.mark.slow) for pair in MOMENTS[1
 def testTrainingStoppedAtAnyMomentEndsWithTheSameBits(
     learningData, expected, tmp_path, monkeypatch, case, moment
 ):
-    import engine.learning
-    import engine.training
+    import engine.learning.batches
+    import engine.learning.training
 
     places = {
-        "step": (engine.training._Watch, "on_train_batch_end", 4),  # the first step of the second epoch
-        "validation": (engine.training._Watch, "on_test_batch_end", 3),
-        "checkpoint": (engine.training.Training, "_writeBest", 2),
+        "step": (
+            engine.learning.training._Watch,
+            "on_train_batch_end",
+            4,
+        ),  # the first step of the second epoch
+        "validation": (engine.learning.training._Watch, "on_test_batch_end", 3),
+        "checkpoint": (engine.learning.training.Training, "_writeBest", 2),
         "report": (script, "drawTrainingCurves", 2),
         "finish": (script, "scoreSamples", 1),
     }
@@ -216,9 +220,9 @@ def testTrainingStoppedAtAnyMomentEndsWithTheSameBits(
 
 def stopAtStep(monkeypatch, count):
     """Make the training stop as SIGTERM would after so many steps."""
-    import engine.training
+    import engine.learning.training
 
-    original, left = engine.training._Watch.on_train_batch_end, [count]
+    original, left = engine.learning.training._Watch.on_train_batch_end, [count]
 
     def signalOnce(watch, batch, logs=None):
         left[0] -= 1
@@ -226,11 +230,11 @@ def stopAtStep(monkeypatch, count):
             watch.training.signal = signal.SIGTERM
         original(watch, batch, logs)
 
-    monkeypatch.setattr(engine.training._Watch, "on_train_batch_end", signalOnce)
+    monkeypatch.setattr(engine.learning.training._Watch, "on_train_batch_end", signalOnce)
 
 
 def testTrainingThatGoesOnOnAnotherProcessorSaysWhatDiffers(learningData, tmp_path, monkeypatch, capsys):
-    from engine.errors import StoppedBySignal
+    from engine.base.errors import StoppedBySignal
 
     stopAtStep(monkeypatch, 2)
     devices = [f"CPU (Imagined, 2 cores), tensorflow with oneDNN ({name})" for name in ("AVX2", "AMX")]
@@ -370,7 +374,7 @@ def testDataWithoutTheirParametersAreWarnedOf(learningData, tmp_path, capsys):
 
 
 def testTheLossDecidesBetweenEpochsThatFindNothing():
-    from engine.training import Checkpoint
+    from engine.learning.training import Checkpoint
 
     checkpoint = Checkpoint(Path("dice.h5"), "val_dice", True)
     first, second, third = ({"val_dice": d, "val_loss": v} for d, v in ((0, 2.0), (0, 1.0), (0.1, 3.0)))
@@ -392,9 +396,9 @@ def testAnUnfinishedTrainingHasAContractAndNoThreshold(learningData, tmp_path, m
 
 
 def testWeightsThatAreNoNumbersEndTheTraining(learningData, tmp_path, monkeypatch, capsys):
-    import engine.training
+    import engine.learning.training
 
-    validate, count = engine.training.Training._validate, []
+    validate, count = engine.learning.training.Training._validate, []
 
     def spoil(training):
         row = validate(training)
@@ -404,7 +408,7 @@ def testWeightsThatAreNoNumbersEndTheTraining(learningData, tmp_path, monkeypatc
             layer.moving_variance.assign(layer.moving_variance * np.inf)
         return row
 
-    monkeypatch.setattr(engine.training.Training, "_validate", spoil)
+    monkeypatch.setattr(engine.learning.training.Training, "_validate", spoil)
     callTraining(learningData, tmp_path, "--Nepochs", "3")
     assert "Warning: a weight is no finite number after epoch 2: the training ends" in capsys.readouterr().out
     readWeights(tmp_path / "net.h5", describeUNet(2, 2))
@@ -437,17 +441,17 @@ def testDamagedStatesAreToldAndRestartBeginsAnew(learningData, tmp_path, monkeyp
 
 
 def testDataThatChangeWhileTheyAreLearntEndTheTraining(learningData, tmp_path, monkeypatch):
-    import engine.training
+    import engine.learning.training
 
     data = tmp_path / "data"
     shutil.copytree(learningData, data)
-    original = engine.training._Watch.on_epoch_begin
+    original = engine.learning.training._Watch.on_epoch_begin
 
     def touch(watch, epoch, logs=None):
         original(watch, epoch, logs)
         (data / "trainingDataImage.npy").touch()
 
-    monkeypatch.setattr(engine.training._Watch, "on_epoch_begin", touch)
+    monkeypatch.setattr(engine.learning.training._Watch, "on_epoch_begin", touch)
     with pytest.raises(PipelineError, match="trainingDataImage.npy: was changed while it was learnt from"):
         callTraining(data, tmp_path, "--stepsPerEpoch", "50")
 

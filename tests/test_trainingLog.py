@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from engine.trainingLog import listWarnings, writeLog
+from engine.learning.history import listWarnings, writeLog
 
 GOOD = {
     **{"loss": 0.2, "dice": 0.8, "tp": 40.0, "fp": 10.0, "tn": 900.0, "fn": 10.0},

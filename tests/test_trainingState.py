@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 
-from engine.errors import PipelineError
-from engine.trainingState import TrainingState, refuseAnother
+from engine.base.errors import PipelineError
+from engine.base.records import refuseAnother
+from engine.learning.trainingState import TrainingState
 
 ARRAYS = {"weights/0": np.arange(6, dtype=np.float32).reshape(2, 3), "optimiser/0": np.array(7)}
 

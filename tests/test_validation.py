@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.samples import Samples
-from engine.validation import drawExtremes, scoreSamples
+from engine.learning.validation import drawExtremes, scoreSamples
+from engine.preparation.samples import Samples
 from functions import scoreVoxels
 
 

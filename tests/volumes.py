@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engine.nrrdHeaders import describeData, formatHeader
+from engine.volumes.nrrdHeaders import describeData, formatHeader
 
 
 def writeVolume(path, array, header):

@@ -1,0 +1,73 @@
+"""Walking through arrays in the order in which they lie in memory, or block by block."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from engine.base.errors import PipelineError
+
+ROUNDING = 2e-15  # relative deviation that equal float64 values can seem to have
+
+
+def slowestFirst(image: np.ndarray) -> np.ndarray:
+    """View whose first axis has the largest stride, so that a loop over it walks through memory in order."""
+    return np.moveaxis(image, int(np.argmax(np.abs(image.strides))), 0)
+
+
+def copyInOrder(image: np.ndarray) -> np.ndarray:
+    """Copy to C order, (x, z) tile by tile: they fit the cache.
+
+    5 times faster than np.ascontiguousarray on a 192x192x128 cut of a uint16 volume in file order, which took
+    half of the time of prepareData.py (benchmarks/preparation.py).
+    """
+    copy = np.empty(image.shape, image.dtype)
+    for y in range(image.shape[1]):
+        copy[:, y] = image[:, y]
+    return copy
+
+
+def measureMoments(image: np.ndarray) -> tuple[float, float]:
+    """Measure mean and standard deviation in float64, plane by plane: no copy of the volume is made."""
+    return mergeMoments(slowestFirst(image))
+
+
+def mergeMoments(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Measure mean and standard deviation of a volume that comes block by block, in one pass.
+
+    Source: Chan, Golub & LeVeque, Am. Stat. 37 (1983) 242, doi 10.1080/00031305.1983.10483115; a sum of
+    squares minus the squared mean would cancel.
+    """
+    count, mean, squares = 0, 0.0, 0.0
+    for block in blocks:
+        values = block.astype(np.float64).ravel(order="K")
+        middle = float(values.mean())
+        with np.errstate(invalid="ignore"):  # infinite grey values: refused by `countNonFinite`
+            values -= middle
+        difference, known = middle - mean, count
+        count += values.size
+        mean += difference * values.size / count
+        squares += float(values @ values) + difference**2 * known * values.size / count
+    std = (squares / count) ** 0.5
+    return mean, 0.0 if std < ROUNDING * abs(mean) else std  # the mean of equal values is rounded
+
+
+def refuseNonFinite(image: np.ndarray, fileName: str | Path) -> None:
+    """Raise PipelineError naming the file and the number of voxels that are NaN or infinite."""
+    for _ in countNonFinite(slowestFirst(image), fileName):
+        pass
+
+
+def countNonFinite(blocks: Iterable[np.ndarray], fileName: str | Path) -> Iterator[np.ndarray]:
+    """Pass blocks of a volume on; raise PipelineError after the last one if voxels were NaN or infinite."""
+    count = 0
+    for block in blocks:
+        if block.dtype.kind == "f":
+            count += block.size - int(np.count_nonzero(np.isfinite(block)))
+        yield block
+    if count:
+        raise PipelineError(
+            f"{count} voxels are NaN or infinite",
+            file=fileName,
+            remedy="replace them by a grey value and repeat",
+        )

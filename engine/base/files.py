@@ -1,0 +1,180 @@
+"""Files that appear under their name only when they are whole, and the digests that identify them."""
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from engine.base.errors import PipelineError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
+
+LOGGER = logging.getLogger(__name__)
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+CHUNK_BYTES = 1 << 22
+
+
+@contextlib.contextmanager
+def writeAtomically(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that replaces it when the block ends well.
+
+    The old file stays untouched until then, and for ever if the block raises.
+
+    Raises
+    ------
+    PipelineError
+        The folder does not exist or cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    temporary = temporaryName(path)
+    try:
+        _removeLeftovers(path)
+        yield temporary
+        flushToDisk(temporary)
+        os.replace(temporary, path)
+        flushToDisk(path.parent)
+    except OSError as error:
+        if error.filename not in (None, str(path), str(path.parent), str(temporary)):
+            raise  # another file's trouble
+        raise explainWriteError(error, path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def temporaryName(path: Path) -> Path:
+    """Name the unfinished file: same folder for an atomic rename, same suffix for Keras."""
+    return path.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{path.name}")
+
+
+def _removeLeftovers(path: Path) -> None:
+    """Delete what killed runs of this machine left of the same file."""
+    start = f".partial-{socket.gethostname()}-"
+    for leftover in path.parent.glob(f"{start}*-{path.name}"):
+        processId = leftover.name[len(start) :].split("-")[0]
+        if (
+            leftover.name == f"{start}{processId}-{path.name}"
+            and processId.isdigit()
+            and not _isAlive(int(processId))
+        ):
+            leftover.unlink(missing_ok=True)
+    for leftover in path.parent.glob(f".partial-*-{path.name}"):
+        foreign = re.fullmatch(r"\.partial-(.+)-\d+-" + re.escape(path.name), leftover.name)
+        if foreign and foreign[1] != socket.gethostname():
+            _nameLeftover(leftover)
+
+
+@functools.cache
+def _nameLeftover(leftover: Path) -> None:
+    """Tell once of a file that another computer may still be writing."""
+    LOGGER.warning("%s: of another computer; remove it unless a job is writing it there", leftover)
+
+
+def _isAlive(processId: int) -> bool:
+    """Whether a process of this number runs on this machine, or might."""
+    if os.name == "nt":  # there, signal 0 would end the process
+        return True
+    try:
+        os.kill(processId, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def lockName(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes from working at the same file in this block; a hidden file beside it is the lock.
+
+    Parameters
+    ----------
+    path : Path
+        What is worked at; it need not exist.
+    what : str
+        What a user reads of the other process.
+
+    Raises
+    ------
+    PipelineError
+        Another process is at it, or the lock cannot be written.
+    """
+    lock = path.with_name(f".lock-{path.name}")
+    try:
+        file = open(lock, "ab")  # noqa: SIM115
+    except OSError as error:  # for example that of another user
+        raise explainWriteError(error, lock) from error
+    with file:
+        if not _isLocked(file, lock):
+            raise PipelineError(what, file=path)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _isLocked(file: IO, path: Path) -> bool:
+    """Lock a file until it is closed; True also where nothing can be locked."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):  # or the other one has just finished and removed it
+        return False
+    except OSError:  # a file system without locks
+        return True
+
+
+def explainWriteError(error: OSError, path: Path) -> PipelineError:
+    """Turn an operating system's refusal to write `path` into the line a user reads."""
+    if error.errno in FULL_DISK:
+        return PipelineError(
+            "the disk is full; the previous file, if any, is unchanged",
+            file=path,
+            remedy="free some space and repeat",
+        )
+    return PipelineError(f"cannot be written: {error.strerror or error}", file=path)
+
+
+def flushToDisk(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (
+            errno.EINVAL,
+            errno.ENOTSUP,
+            errno.EROFS,
+        ):  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def reserveSpace(path: Path, byteCount: int) -> None:
+    """Create or extend a file to `byteCount` bytes that the disk is sure to have.
+
+    Writing through a memory map to a disk that fills up kills the process (SIGBUS); reserving first gives an
+    ordinary ENOSPC before any work.
+    """
+    path.touch()
+    with open(path, "r+b") as file:  # "ab" would be EBADF where glibc has to stand in for a missing fallocate
+        missing = byteCount - file.seek(0, os.SEEK_END)
+        if missing <= 0:
+            return
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, byteCount)
+            return
+        while missing > 0:  # macOS
+            missing -= file.write(bytes(min(missing, CHUNK_BYTES)))

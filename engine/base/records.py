@@ -1,0 +1,100 @@
+"""What a run notes of itself and compares with an earlier one: JSON, digests, versions, differences."""
+
+import contextlib
+import hashlib
+import json
+import math
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.base.errors import PipelineError
+from engine.base.files import writeAtomically
+
+PACKAGES = ("keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "pynrrd", "h5py")
+PACKAGES += ("connected-components-3d",)
+DIGEST_LENGTH = 64
+
+
+def packageVersions() -> dict[str, str]:
+    """Versions of Python and of those packages of the pipeline that are installed."""
+    import importlib.metadata  # loads slowly
+
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def commandLine() -> str:
+    """Command that started this script, without the folder of the interpreter."""
+    return shlex.join(["python3", Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def digestFile(path: str | Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def writeJson(path: str | Path, content: dict) -> None:
+    """Write a JSON file, atomically; JSON knows no NaN and no infinity, they become null."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with writeAtomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def finite(content: object) -> object:
+    """Replace numbers that JSON does not know by None, at any depth."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def readJson(path: str | Path) -> dict | None:
+    """Read a JSON object; None if there is no such file.
+
+    Raises
+    ------
+    PipelineError
+        The file is no JSON object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise PipelineError(f"is no readable JSON file: {error}", file=path) from error
+    if not isinstance(content, dict):
+        raise PipelineError("is no JSON object", file=path, received=type(content).__name__)
+    return content
+
+
+def listDifferences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Tell in words what is not the same in two identities."""
+    return [
+        f"{name} was {_shorten(old.get(name))}, is {_shorten(new.get(name))}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _shorten(value: object) -> str:
+    """Write a value of an identity in a message; of a digest, the beginning."""
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == DIGEST_LENGTH else str(value)
+
+
+def refuseAnother(saved: dict, wanted: dict, what: str, remedy: str) -> None:
+    """Refuse to go on where a parameter or the data differ from those of another training."""
+    differences = [
+        name if name.endswith(".npy") else f"{name} {saved.get(name)} -> {wanted.get(name)}"
+        for name in {**saved, **wanted}
+        if saved.get(name) != wanted.get(name)
+    ]
+    if differences:
+        raise PipelineError(f"{what} differs in {', '.join(differences)}", remedy=remedy)

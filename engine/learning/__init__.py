@@ -1,0 +1,1 @@
+"""Batches, losses, averages, and the course of a training."""

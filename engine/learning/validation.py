@@ -1,0 +1,68 @@
+"""How good a trained network is: thresholds, and the samples where it is worst and best."""
+
+from pathlib import Path
+
+import numpy as np
+
+from engine.base.drawing import LEAST_SHOWN, REFERENCE_COLOUR, loadPyplot, saveFigure
+from engine.measures.thresholds import ThresholdScores
+from engine.preparation.samples import Samples
+
+
+def scoreSamples(model, samples: Samples) -> ThresholdScores:
+    """Predict every sample with a Keras model and count at every threshold."""
+    scores = ThresholdScores()
+    for index in range(samples.count):
+        image, mask = samples.read(index)
+        scores.add(_predict(model, image), mask)
+    return scores
+
+
+def drawExtremes(model, samples: Samples, scores: ThresholdScores, path: Path) -> None:
+    """Draw the samples with the lowest and the highest Dice as PNG; a single one once."""
+    worst, best = scores.extremes()
+    examples, chosen = [], {"worst": worst, "best": best} if worst != best else {"the only one": worst}
+    for words, index in chosen.items():
+        image, mask = samples.read(index)
+        title = f"{words}: sub-volume {index}, Dice {scores.dices[index]:.3f}"
+        examples.append((title, image, mask, _predict(model, image)))
+    drawValidationExample(examples, scores.best()[0], path)
+
+
+def _predict(model, image: np.ndarray) -> np.ndarray:
+    """Probability of every voxel of a sample (x, y, z)."""
+    return np.asarray(model.predict_on_batch(image[np.newaxis, ..., np.newaxis]))[0, ..., 0]
+
+
+def drawValidationExample(
+    examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], threshold: float, path: str | Path
+) -> None:
+    """Draw sub-volumes, one a row: grey values, label and prediction in the slice with most positive voxels.
+
+    Parameters
+    ----------
+    examples : list
+        (title, grey values, mask, probability), arrays (x, y, z).
+    threshold : float
+        Probability from which on a voxel counts as positive.
+    path : path
+        The picture.
+    """
+    plt = loadPyplot()
+    figure, grid = plt.subplots(
+        len(examples), 3, figsize=(12, 4.2 * len(examples)), layout="constrained", squeeze=False
+    )
+    for axes, (title, image, mask, probability) in zip(grid, examples, strict=True):
+        z = int(np.argmax(np.count_nonzero(mask, axis=(0, 1))))
+        grey, label, share = (array[:, :, z].T for array in (image, mask, probability))
+        shades = dict(zip(("vmin", "vmax"), np.percentile(grey, (0.5, 99.5)), strict=True))
+        for axis, words in zip(axes, (f"{title}, slice z = {z}", "label", "prediction"), strict=True):
+            axis.imshow(grey, cmap="gray", origin="upper", interpolation="nearest", **shades)
+            axis.set(title=words, xlabel="x (voxel)", ylabel="y (voxel)")
+        style = {"origin": "upper", "interpolation": "nearest", "vmin": 0, "vmax": 1, "alpha": 0.65}
+        axes[1].imshow(np.ma.masked_equal(label, 0), cmap="autumn_r", **style)
+        drawn = axes[2].imshow(np.ma.masked_less(share, LEAST_SHOWN), cmap="autumn_r", **style)
+        if share.min() < threshold <= share.max():
+            axes[2].contour(share, [threshold], colors=REFERENCE_COLOUR, linewidths=0.9)
+        figure.colorbar(drawn, ax=axes[2], label=f"probability, {threshold:g} outlined", shrink=0.8)
+    saveFigure(figure, path)

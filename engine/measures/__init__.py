@@ -1,0 +1,1 @@
+"""Labelling, particles, matching, thresholds."""

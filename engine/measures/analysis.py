@@ -1,0 +1,124 @@
+"""A written probability in one pass: join and measure its particles, score it, look at it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.measures.labelling import Joining, Labels, Slab
+from engine.measures.matching import Overlaps, listErrors, scoreParticles
+from engine.measures.particles import Sums, describeParticles, directionWeights
+from engine.measures.thresholds import VoxelCurves
+from engine.results.looks import MidSlices
+from engine.volumes.frame import Frame
+
+
+class Measured(NamedTuple):
+    """The particles of a result, and those of the reference."""
+
+    labels: Labels  # of the result
+    table: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray] | None
+    scores: dict | None  # of the particles
+    errors: dict[str, np.ndarray] | None
+    droppedTrue: int  # voxels of particles that were too small, but positive in the reference
+
+
+class Judged:
+    """What is known of a result after one pass: `add` every slab in order.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Of the result, (x, y, z).
+    threshold : float
+        Probability from which on a voxel is positive.
+    connectivity : int
+        6, 18 or 26.
+    frame : Frame
+        Of the result's voxels.
+    hasReference : bool
+        Whether slabs come with a truth.
+    isMeasured : bool
+        Whether particles are looked for.
+
+    Attributes
+    ----------
+    slices, referenceSlices : MidSlices
+        Of probability and truth; the second is None without a reference.
+    curves : VoxelCurves
+        Of the voxels, where there is a reference.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        threshold: float,
+        connectivity: int,
+        frame: Frame,
+        hasReference: bool,
+        isMeasured: bool = True,
+    ) -> None:
+        self.shape, self.threshold, self.connectivity, self.frame = shape, threshold, connectivity, frame
+        self.slices, self.referenceSlices = MidSlices(shape), MidSlices(shape) if hasReference else None
+        self.curves, self.hasReference = VoxelCurves(), hasReference
+        volumeCount = (1 + hasReference) * isMeasured  # the result, and the reference
+        weights = directionWeights(frame.directions) if isMeasured else None
+        self._joinings = [Joining(connectivity) for _ in range(volumeCount)]
+        self._sums = [Sums(shape, weights, connectivity) for _ in range(volumeCount)]
+        self._overlaps, self._z = Overlaps(), 0
+
+    def add(self, probability: np.ndarray, truth: np.ndarray | None) -> None:
+        """Take the next slab (z, y, x): float32, and bool or None."""
+        positives = (probability >= self.threshold, truth)
+        volumes = zip(self._joinings, self._sums, positives, strict=False)
+        with ThreadPoolExecutor(2) as threads:
+            slabs = [threads.submit(sumUp, *volume, probability) for volume in volumes]
+            self.slices.add(self._z, probability)
+            if self.hasReference:
+                self.referenceSlices.add(self._z, truth)
+                self.curves.add(probability, truth)
+            slabs = [slab.result() for slab in slabs]
+        if len(slabs) == 2:
+            self._overlaps.add(*numberBoth(*slabs))
+        self._z += len(probability)
+
+    def finish(self, minimumVoxels: int) -> Measured:
+        """Give particles their numbers and measure them; predicted ones must be large enough."""
+        least = (minimumVoxels, 1)[: len(self._joinings)]
+        labels = [part.finish(count) for part, count in zip(self._joinings, least, strict=True)]
+        totals = [sums.finish(part) for sums, part in zip(self._sums, labels, strict=True)]
+        table, *truths = (describeParticles(part, self.frame) for part in totals)
+        if not truths:
+            return Measured(labels[0], table, None, None, None, 0)
+        shared, voxels, lost = self._overlaps.finish(*(part.particles for part in labels))
+        scores = scoreParticles(shared, voxels, table, truths[0])
+        return Measured(labels[0], table, truths[0], scores, listErrors(shared, table, truths[0]), lost)
+
+
+def sumUp(joining: Joining, sums: Sums, positive: np.ndarray, probability: np.ndarray) -> Slab:
+    """Take the next slab of one volume; gives its components."""
+    slab = joining.add(positive)
+    sums.add(slab, probability)
+    return slab
+
+
+def numberBoth(first: Slab, second: Slab) -> tuple[np.ndarray, np.ndarray]:
+    """Give the components, counted across all slabs, of the voxels that are positive in both volumes."""
+    labels = first.labels.ravel()[second.positions], second.labels.ravel()[second.positions]
+    isShared = labels[0] > 0
+    return tuple(part[isShared] + slab.start for part, slab in zip(labels, (first, second), strict=True))
+
+
+def describeScores(judged: Judged, counts: dict, particleScores: dict) -> dict:
+    """Collect the scores of voxels and particles as JSON holds them."""
+    curve, calibration = judged.curves.precisionRecall(), judged.curves.calibration()
+    threshold, dice = judged.curves.best()
+    size = sum(counts[name] for name in ("tp", "tn", "fp", "fn"))
+    return {
+        "voxels": counts | {"accuracy": (counts["tp"] + counts["tn"]) / size},
+        "bestThreshold": {"threshold": threshold, "dice": dice},
+        "precisionRecall": {name: np.asarray(values).tolist() for name, values in curve.items()},
+        "calibration": {name: np.asarray(values).tolist() for name, values in calibration.items()},
+        "particles": particleScores,
+    }

@@ -1,0 +1,1 @@
+"""The plan of the layers, safe model files, contracts, devices."""

@@ -1,0 +1,1 @@
+"""From pairs of images and masks to checked sub-volumes."""

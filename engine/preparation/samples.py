@@ -1,0 +1,180 @@
+"""The sub-volumes that prepareData.py wrote: read piece by piece, never held or mapped as a whole."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tokenize import TokenError
+
+import numpy as np
+
+from engine.base.errors import PipelineError
+from engine.base.files import flushToDisk, reserveSpace, writeAtomically
+from engine.network.plan import Layer, sideMultiple
+
+Place = Sequence[slice]
+
+
+class Samples:
+    """Images and masks of one set.
+
+    A file is mapped only while a piece of it is read: pages of a mapped file count as memory of the process,
+    which would grow with the set. How many positive voxels lie in every plane is counted once, so that one of
+    them is found by reading a single plane.
+
+    Parameters
+    ----------
+    images, masks : path
+        .npy files, (sample, x, y, z, 1) float32 and bool.
+    """
+
+    def __init__(self, images: Path, masks: Path) -> None:
+        self.images, self.masks = images, masks
+        self._known = {path: _identify(path) for path in (images, masks)}
+        self._layouts = {path: _describeLayout(openArray(path)) for path in (images, masks)}
+        count, *sides, _ = self._layouts[images]["shape"]
+        self.count, self.sides = count, tuple(sides)
+        counts = [np.count_nonzero(self._open(masks)[index], axis=(1, 2, 3)) for index in range(count)]
+        self.positives = np.array(counts)  # (sample, x)
+
+    def read(self, index: int, place: Place = (slice(None),) * 3) -> tuple[np.ndarray, np.ndarray]:
+        """Read a piece of a sample: grey values (x, y, z) float32 and mask bool."""
+        image, mask = (self._open(path)[index, *place, 0] for path in (self.images, self.masks))
+        return np.array(image), np.array(mask)
+
+    def positiveVoxel(self, index: int, rank: int) -> tuple[int, int, int]:
+        """Find the voxel with this number among the positive ones of a sample."""
+        ends = np.cumsum(self.positives[index])
+        x = int(np.searchsorted(ends, rank, "right"))
+        plane = np.flatnonzero(self._open(self.masks)[index, x])
+        y, z = np.unravel_index(plane[rank - ends[x] + self.positives[index, x]], self.sides[1:])
+        return x, int(y), int(z)
+
+    def _open(self, path: Path) -> np.ndarray:
+        """Map a file; PipelineError where it is another one than at the start."""
+        if _identify(path) != self._known[path]:
+            raise PipelineError(
+                "was changed while it was learnt from", file=path, remedy="repeat the command"
+            )
+        return np.memmap(path, mode="r", **self._layouts[path])  # np.load would parse the header every time
+
+
+def _describeLayout(array: np.memmap) -> dict:
+    """How a mapped array lies in its file."""
+    order = "C" if array.flags.c_contiguous else "F"
+    return {"dtype": array.dtype, "offset": array.offset, "shape": array.shape, "order": order}
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change; None where there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def openSamples(folder: str | Path, part: str, plan: list[Layer]) -> Samples:
+    """Open the sub-volumes that prepareData.py wrote and check that they can be learnt.
+
+    Parameters
+    ----------
+    folder : path
+        Usually pythonFiles/.
+    part : str
+        training or validation.
+    plan : list of Layer
+        The network to train.
+
+    Raises
+    ------
+    PipelineError
+        A file is missing, damaged or of another type; shapes differ; sides that the network cannot halve.
+    """
+    paths = [Path(folder) / f"{part}Data{kind}.npy" for kind in ("Image", "Mask")]
+    images, masks = map(openArray, paths)
+    file, multiple = paths[0], sideMultiple(plan)
+    if images.shape != masks.shape:
+        raise PipelineError(
+            "images and masks differ in shape", file=file, received=f"{images.shape} and {masks.shape}"
+        )
+    if images.ndim != 5 or images.shape[-1] != 1 or not images.size:
+        raise PipelineError(
+            "is no set of sub-volumes", file=file, expected="(sample, x, y, z, 1)", received=images.shape
+        )
+    if images.dtype != np.float32 or masks.dtype != bool:
+        raise PipelineError(
+            "another type",
+            file=file,
+            expected="float32 and bool",
+            received=f"{images.dtype} and {masks.dtype}",
+        )
+    if any(side % multiple for side in images.shape[1:4]):
+        raise PipelineError(
+            f"this network halves every side {multiple.bit_length() - 1} times",
+            file=file,
+            expected=f"multiples of {multiple}",
+            received=images.shape[1:4],
+            remedy="prepare other sub-volumes or train with a smaller --levelCount",
+        )
+    return Samples(*paths)
+
+
+def openArray(path: Path) -> np.ndarray:
+    """Memory-map an .npy file; objects in it are never unpickled."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            return array
+        array.close()
+        raise ValueError("it is an archive of several")
+    except FileNotFoundError as error:
+        raise PipelineError("no such file", file=path, remedy="run prepareData.py first") from error
+    except (OSError, ValueError, EOFError, SyntaxError, TypeError, TokenError) as error:
+        raise PipelineError(f"is no readable .npy file: {error}", file=path) from error
+
+
+@contextlib.contextmanager
+def writeArraysAtomically(
+    arrays: dict[Path, tuple[tuple[int, ...], str]], marker: Path
+) -> Iterator[dict[Path, "SampleWriter"]]:
+    """Yield a writer for each .npy file; when the block ends well all of them replace the old files together.
+
+    The old files and the `marker` that vouches for them go first and the new files come one by one, so that a
+    kill in between leaves an incomplete set without a marker and never a mixture of old and new.
+
+    Parameters
+    ----------
+    arrays : dict
+        {path: (shape, type)} of every file.
+    marker : path
+        File that the caller writes afterwards; it says that the set is whole.
+    """
+    with contextlib.ExitStack() as stack:
+        writers = {
+            path: SampleWriter(stack.enter_context(writeAtomically(path)), *arrays[path]) for path in arrays
+        }
+        yield writers
+        for writer in writers.values():
+            flushToDisk(writer.path)
+        for path in (marker, *arrays):
+            path.unlink(missing_ok=True)
+
+
+class SampleWriter:
+    """An .npy file that is filled sample by sample; only the sample in hand is mapped.
+
+    Pages of a mapped file count as memory of the process, so a map of everything would grow with the file.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            byteCount = file.tell() + math.prod(shape) * np.dtype(dtype).itemsize
+        reserveSpace(path, byteCount)
+        self.path = path
+
+    def write(self, index: int, sample: np.ndarray) -> None:
+        """Write one sample."""
+        np.lib.format.open_memmap(self.path, mode="r+")[index] = sample

@@ -1,0 +1,1 @@
+"""Kinds of results, their files and pictures, the report."""

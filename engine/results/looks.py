@@ -1,0 +1,82 @@
+"""What is kept of a volume that comes plane by plane, to be shown later."""
+
+import numpy as np
+
+SHOWN_VOXELS = 750  # along a side of a slice, more than it has pixels; memory does not grow with the volume
+
+VOXEL_LIMIT = 6_000_000  # of a volume in the report: four of them stay under 20 MB in total
+
+
+def chooseFactor(shape: tuple[int, int, int]) -> int:
+    """Choose by how much a volume is thinned out along every axis to fit into the report."""
+    factor = 1
+    while np.prod([-(-side // factor) for side in shape]) > VOXEL_LIMIT:
+        factor += 1
+    return factor
+
+
+class Preview:
+    """A volume that comes plane by plane, averaged over blocks of `factor` voxels a side.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Voxels along (x, y, z).
+    factor : int
+        Side of a block.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], factor: int) -> None:
+        self.factor = factor
+        self._starts = [np.arange(0, side, factor) for side in reversed(shape)]  # z, y, x
+        self._sizes = [
+            np.diff(starts, append=side) for starts, side in zip(self._starts, reversed(shape), strict=True)
+        ]
+        self._sums = np.zeros([len(starts) for starts in self._starts], np.float32)
+
+    def add(self, z: int, planes: np.ndarray) -> None:
+        """Take planes (z, y, x) that begin at plane `z`."""
+        for number, plane in enumerate(planes.astype(np.float32, copy=False), z):
+            if self.factor > 1:
+                rows = np.add.reduceat(plane, self._starts[1], axis=0)
+                plane = np.add.reduceat(rows, self._starts[2], axis=1)
+            self._sums[number // self.factor] += plane
+
+    def finish(self) -> np.ndarray:
+        """Give the averages (z, y, x) float32."""
+        z, y, x = (sizes.astype(np.float32) for sizes in self._sizes)
+        return self._sums / (z[:, np.newaxis, np.newaxis] * y[:, np.newaxis] * x)
+
+
+class MidSlices:
+    """The three orthogonal mid-slices of a volume that comes plane by plane.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Voxels along (x, y, z).
+    """
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape = tuple(shape)
+        self.slices: list[np.ndarray | None] = [None, None, None]
+
+    def add(self, z: int, planes: np.ndarray) -> None:
+        """Take planes (z, y, x) that begin at plane `z`."""
+        x, y, middle = (side // 2 for side in self.shape)
+        for axis, part in ((0, planes[:, :, x].T), (1, planes[:, y].T)):
+            if self.slices[axis] is None:
+                self.slices[axis] = np.zeros((part.shape[0], self.shape[2]), planes.dtype.newbyteorder("="))
+            self.slices[axis][:, z : z + len(planes)] = part
+        if z <= middle < z + len(planes):
+            self.slices[2] = planes[middle - z].T.astype(planes.dtype.newbyteorder("="))
+
+    def slice(self, axis: int) -> np.ndarray:
+        """Mid-slice across an axis, (vertical, horizontal); thinned out where no screen could show it."""
+        part = self.slices[axis].T
+        return part[tuple(slice(None, None, thinning(side)) for side in part.shape)]
+
+
+def thinning(count: int) -> int:
+    """Choose which voxels of a side are drawn: every n-th."""
+    return -(-count // SHOWN_VOXELS)

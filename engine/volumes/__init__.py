@@ -1,0 +1,1 @@
+"""What a volume is, one module a format, and the result that grows on the disk."""

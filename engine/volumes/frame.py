@@ -1,0 +1,122 @@
+"""Where the voxels of a volume lie in space, and whether those of another one lie there too."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from engine.base.errors import PipelineError
+
+if TYPE_CHECKING:
+    from engine.volumes.volume import Volume
+
+METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "microns": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+
+
+class Frame(NamedTuple):
+    """Where the voxels of a volume lie in space.
+
+    Attributes
+    ----------
+    directions : (3, 3)
+        Row i: step in space from a voxel to the next one along axis i of (x, y, z).
+    origin : (3,)
+        Centre of the first voxel.
+    unit : str
+        Of both; "voxel" where the file gives no usable size of a voxel, empty where it names no unit.
+    why : str
+        Why the unit is "voxel"; empty otherwise.
+    space : str or None
+        Name of the coordinate system of directions and origin, empty where it has none; None where only the
+        sides of a voxel are known.
+    hasOrigin : bool
+        Whether the origin is one that the file gives in this coordinate system.
+    """
+
+    directions: np.ndarray
+    origin: np.ndarray
+    unit: str
+    why: str = ""
+    space: str | None = None
+    hasOrigin: bool = False
+
+    @property
+    def sides(self) -> np.ndarray:
+        """Edge lengths of a voxel along (x, y, z)."""
+        return np.linalg.norm(self.directions, axis=1)
+
+    @property
+    def voxelVolume(self) -> float:
+        """Volume of a voxel."""
+        return spannedVolume(self.directions)
+
+    @property
+    def note(self) -> str:
+        """What a reader of lengths must know; empty where the file gives size and unit."""
+        if self.why:
+            return f"Lengths are in voxels: {self.why}"
+        return "" if self.unit else "The header names no unit: lengths are in that of its voxel size"
+
+
+def frameOfVoxels(why: str) -> Frame:
+    """Give the frame of a volume without units; `why` tells the reader the reason."""
+    return Frame(np.eye(3), np.zeros(3), "voxel", why)
+
+
+def spannedVolume(directions: np.ndarray) -> float:
+    """Volume between three steps in space; the determinant of NumPy goes through logarithms, and rounds."""
+    return float(abs(np.dot(directions[0], np.cross(directions[1], directions[2]))))
+
+
+def requireSamePlace(image: "Volume", mask: "Volume", remedy: str) -> None:
+    """Refuse a mask whose shape or, as far as both files say, place is another one than its image's."""
+    if image.shape != mask.shape:
+        difference = "shape", image.shape, mask.shape
+    else:
+        difference = compareFrames(image.frame, mask.frame, image.shape)
+    if difference:
+        what, expected, received = difference
+        rule = f"mask and image {image.path.name} differ in the {what}"
+        raise PipelineError(rule, file=mask.path, expected=expected, received=received, remedy=remedy)
+
+
+def compareFrames(
+    first: Frame, second: Frame, shape: tuple[int, int, int]
+) -> tuple[str, list[float], list[float]] | None:
+    """Find out whether the voxels of two volumes lie in the same places.
+
+    Parameters
+    ----------
+    first, second : Frame
+        Of both volumes.
+    shape : (int, int, int)
+        Of both, (x, y, z).
+
+    Returns
+    -------
+    tuple or None
+        In what they differ by more than half a voxel somewhere, and both values, in the unit of the first;
+        None where they agree, or where one of them does not say.
+    """
+    scale = None if first.why or second.why else _unitRatio(second.unit, first.unit)
+    if scale is None:
+        return None
+    voxel, other, sides = first.sides, second.sides * scale, np.array(shape)
+    if (np.abs(voxel - other) * sides > voxel / 2).any():
+        return "size of a voxel", voxel.tolist(), other.tolist()
+    if first.space is None or first.space != second.space:
+        return None  # the same place can be written in many ways
+    steps = first.directions, second.directions * scale
+    if (np.linalg.norm(steps[0] - steps[1], axis=1) * sides > voxel / 2).any():
+        return "space directions", steps[0].tolist(), steps[1].tolist()
+    origins = first.origin, second.origin * scale
+    isKnown = first.hasOrigin and second.hasOrigin
+    if isKnown and np.linalg.norm(origins[0] - origins[1]) > voxel.min() / 2:
+        return "space origin", origins[0].tolist(), origins[1].tolist()
+    return None
+
+
+def _unitRatio(unit: str, other: str) -> float | None:
+    """Length of one unit in another one; 1 where they are the same or one is not given, None if unknown."""
+    if unit in METRES and other in METRES:
+        return METRES[unit] / METRES[other]
+    return 1.0 if unit == other or not (unit and other) else None  # ImageJ's "pixel" beside "nm"

@@ -1,0 +1,318 @@
+"""Voxels of an NRRD volume: a region at once or slab by slab, from one data file or from several.
+
+Arrays are (x, y, z): index order 'F' of pynrrd, the first axis changes fastest in the file. A region of one
+raw file is mapped. Everything else goes through one forward reader that holds a block and a few MiB.
+Compressed data are streamed, because pynrrd holds them three times in memory, unpacks without limit, stops
+after the first member of a gzip file and applies a positive byte skip twice. Slabs of raw data are read, not
+mapped, because pages of a mapped file count as memory of the process.
+"""
+
+import bz2
+import contextlib
+import functools
+import gzip
+import io
+import math
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from engine.base.errors import PipelineError
+from engine.volumes.frame import Frame
+from engine.volumes.nrrdGeometry import readFrame
+from engine.volumes.volume import Region, checkRegion
+
+CHUNK_BYTES = 1 << 20
+COMPRESSED = ("gzip", "bzip2")
+SKIP_REMEDY = "correct the sizes, or write 'byte skip: -1' into the header if the voxels are the last bytes"
+READ_ERRORS = (MemoryError, OSError, EOFError, zlib.error, ValueError, OverflowError)
+
+# -------------------------------------------------- a volume
+
+
+@dataclass(frozen=True, eq=False)
+class NrrdVolume:
+    """A volume whose header is consistent and whose data are where it says; made by `openVolume`.
+
+    Parameters
+    ----------
+    path : Path
+        The file that was asked for.
+    header : OrderedDict
+        Fields as `readHeader` gives them, spelled with spaces ('byte skip'), and the key/values as strings.
+    shape : tuple of int
+        Voxels along (x, y, z).
+    dtype : np.dtype
+        Type of a voxel, with the byte order of the file.
+    encoding : str
+        'raw', 'gzip', 'bzip2' or 'text'.
+    dataPaths : tuple of Path
+        Files with the voxels, as many in each, in the order of the voxels; `path` if the header is attached.
+    offsets : tuple of int
+        Byte of each data file where the (encoded) voxels start.
+    byteSkip : int
+        Bytes to leave out of each file after decompression; -1 means that the voxels come last.
+    """
+
+    path: Path
+    header: OrderedDict
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    encoding: str
+    dataPaths: tuple[Path, ...]
+    offsets: tuple[int, ...]
+    byteSkip: int = 0
+
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """Where the voxels lie in space, as the header tells."""
+        return readFrame(self.header)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The header, and the files with the voxels."""
+        return tuple(dict.fromkeys((self.path, *self.dataPaths)))
+
+    @property
+    def dataPath(self) -> Path:
+        """The data file, or the first of several."""
+        return self.dataPaths[0]
+
+    @property
+    def byteCount(self) -> int:
+        """Bytes of all voxels, decoded."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def fileByteCount(self) -> int:
+        """Bytes of the voxels of one data file, decoded."""
+        return self.byteCount // len(self.dataPaths)
+
+    def read(self, region: Region | None = None) -> np.ndarray:
+        """Read a region.
+
+        Parameters
+        ----------
+        region : three (start, stop) pairs, optional
+            Half-open ranges along x, y, z; None for an end, or for the region, means all of it.
+
+        Returns
+        -------
+        np.ndarray
+            (x, y, z) in the type of the file; for raw data in one file a read-only view on it, no copy.
+
+        Raises
+        ------
+        PipelineError
+            The region is empty or leaves the volume, the data are damaged, or memory is too small for them.
+        """
+        region = checkRegion(self, region)
+        if self.encoding == "raw" and len(self.dataPaths) == 1:
+            return _mapRegion(self, region)
+        (block,) = _readBlocks(self, region, self.shape[2])
+        return block
+
+    def slabs(self, region: Region | None = None, planeCount: int = 16) -> Iterator[np.ndarray]:
+        """Read a region as consecutive blocks of z planes; memory holds about two blocks, nothing is mapped.
+
+        A compressed or text file is read to its end whatever part of it the region takes; a file without a
+        voxel of the region is not opened.
+
+        Parameters
+        ----------
+        region : three (start, stop) pairs, optional
+            As for `read`.
+        planeCount : int
+            Planes in a block, 1 or more; the last block may have fewer.
+
+        Returns
+        -------
+        iterator of np.ndarray
+            (x, y, planes) in the type of the file, Fortran order, each an array of its own. Closing the
+            iterator closes the file in hand.
+
+        Raises
+        ------
+        PipelineError
+            At the call: the region is empty or leaves the volume. From the iterator: as for `read`.
+        """
+        if planeCount < 1:
+            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
+        return _readBlocks(self, checkRegion(self, region), planeCount)
+
+
+# -------------------------------------------------- from decoded bytes to arrays
+
+
+def _mapRegion(volume: NrrdVolume, region: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """View on the one raw file, mapped."""
+    try:
+        mapped = np.memmap(volume.dataPath, volume.dtype, "r", volume.offsets[0], volume.shape, order="F")
+    except READ_ERRORS as error:
+        raise _explain(error, volume, volume.dataPath) from error
+    return np.asarray(mapped[tuple(slice(start, stop) for start, stop in region)])
+
+
+def _readBlocks(
+    volume: NrrdVolume, region: tuple[tuple[int, int], ...], planeCount: int
+) -> Iterator[np.ndarray]:
+    """Yield the region in blocks of z planes and keep none of them."""
+    first, last = region[2]
+    with contextlib.closing(_VoxelStream(volume)) as stream:
+        try:
+            for z in range(first, last, planeCount):
+                yield _readBlock(stream, region[:2], z, min(z + planeCount, last))
+            stream.finish()
+        except PipelineError:
+            raise
+        except READ_ERRORS as error:
+            raise _explain(error, volume, stream.path) from error
+
+
+def _readBlock(
+    stream: "_VoxelStream", region: tuple[tuple[int, int], ...], first: int, last: int
+) -> np.ndarray:
+    """Read the planes first:last; if y is whole, their rows follow each other in the file."""
+    (x1, x2), (y1, y2) = region
+    height = stream.volume.shape[1]
+    block = np.empty((x2 - x1, y2 - y1, last - first), stream.volume.dtype, order="F")
+    rows = block.T.reshape(-1, x2 - x1)  # (z and y, x), no copy
+    together = len(rows) if y2 - y1 == height else y2 - y1
+    for start in range(0, len(rows), together):
+        firstRow = (first + start // together) * height + y1
+        _readRows(stream, firstRow, x1, rows[start : start + together])
+    return block
+
+
+def _readRows(stream: "_VoxelStream", firstRow: int, x1: int, rows: np.ndarray) -> None:
+    """Fill rows (row, x), directly if they are whole, else cut from a few MiB of whole rows at a time."""
+    width, dtype = stream.volume.shape[0], stream.volume.dtype
+    rowBytes = width * dtype.itemsize
+    if rows.shape[1] == width:
+        stream.readInto(firstRow * rowBytes, rows)
+        return
+    step = min(len(rows), max(1, CHUNK_BYTES // rowBytes))
+    buffer = np.empty((step, width), dtype)
+    for start in range(0, len(rows), step):
+        part = buffer[: len(rows) - start]
+        stream.readInto((firstRow + start) * rowBytes, part)
+        rows[start : start + step] = part[:, x1 : x1 + rows.shape[1]]
+
+
+def _explain(error: Exception, volume: NrrdVolume, dataPath: Path) -> PipelineError:
+    """Turn what reading or decoding raised into the line a user reads."""
+    if isinstance(error, MemoryError):
+        return PipelineError("does not fit in memory", file=volume.path, remedy="choose a smaller region")
+    return PipelineError(f"the data are truncated or damaged: {error}", file=dataPath)
+
+
+# -------------------------------------------------- from data files to decoded bytes
+
+
+class _VoxelStream:
+    """Decoded bytes of the voxels through all data files; read forward, with one file open at a time."""
+
+    def __init__(self, volume: NrrdVolume) -> None:
+        self.volume, self.path = volume, volume.dataPath  # path: the file in hand, for messages
+        self.index, self.position = None, 0  # of the file in hand, and the next of its decoded bytes
+        self.stream, self.opened = None, contextlib.ExitStack()
+
+    def readInto(self, position: int, array: np.ndarray) -> None:
+        """Fill a contiguous array with the bytes at `position`, which is never before the last one's end."""
+        target = array.reshape(-1).view(np.uint8).data
+        while target:
+            index, start = divmod(position, self.volume.fileByteCount)
+            part = target[: self.volume.fileByteCount - start]
+            self._moveTo(index, start)
+            _fill(self.stream, part)
+            self.position += len(part)
+            position, target = position + len(part), target[len(part) :]
+
+    def _moveTo(self, index: int, start: int) -> None:
+        """Make `start` of a file the next byte."""
+        if index != self.index:
+            self.finish()
+            self.index, self.position, self.path = index, 0, self.volume.dataPaths[index]
+            self.stream = self.opened.enter_context(_openDecoded(self.volume, index))
+        if self.volume.encoding in COMPRESSED:
+            _discard(self.stream, start - self.position)
+        else:
+            self.stream.seek(start - self.position, os.SEEK_CUR)
+        self.position = start
+
+    def finish(self) -> None:
+        """Close the file in hand; a compressed one ends here, or else voxels are missing or shifted."""
+        if self.stream is not None and self.volume.encoding in COMPRESSED:
+            _discard(self.stream, self.volume.fileByteCount - self.position)
+            if self.stream.read(1):
+                raise PipelineError(
+                    "the data are longer than the sizes say", file=self.path, remedy=SKIP_REMEDY
+                )
+        self.close()
+
+    def close(self) -> None:
+        """Close the file in hand as it is."""
+        self.stream = None
+        self.opened.close()
+
+
+@contextlib.contextmanager
+def _openDecoded(volume: NrrdVolume, index: int) -> Iterator[BinaryIO]:
+    """Stream of one data file's decoded voxels, skipped bytes already behind it."""
+    skip = volume.byteSkip
+    if skip == -1:
+        with _openEncoded(volume, index) as stream:
+            skip = max(0, _countBytes(stream) - volume.fileByteCount)
+    with _openEncoded(volume, index) as stream:
+        _discard(stream, skip)
+        yield io.BytesIO(_parseText(volume, stream)) if volume.encoding == "text" else stream
+
+
+@contextlib.contextmanager
+def _openEncoded(volume: NrrdVolume, index: int) -> Iterator[BinaryIO]:
+    """Stream of one data file from its offset, decompressed."""
+    with open(volume.dataPaths[index], "rb") as file:
+        file.seek(volume.offsets[index])
+        if volume.encoding not in COMPRESSED:
+            yield file
+            return
+        with gzip.GzipFile(fileobj=file) if volume.encoding == "gzip" else bz2.BZ2File(file) as stream:
+            yield stream
+
+
+def _parseText(volume: NrrdVolume, file: BinaryIO) -> bytes:
+    """Numbers between spaces or commas; NumPy's own text reader lets 300 wrap around to 44 in 8 bits."""
+    words = file.read().replace(b",", b" ").split()
+    expected = volume.fileByteCount // volume.dtype.itemsize
+    if len(words) != expected:
+        rule, path = "the text must hold one number a voxel", file.name
+        raise PipelineError(rule, file=path, expected=expected, received=len(words))
+    convert = int if volume.dtype.kind in "iu" else float
+    return np.array([convert(word) for word in words], volume.dtype).tobytes()
+
+
+def _countBytes(stream: BinaryIO) -> int:
+    """Bytes that are left of a stream."""
+    return sum(map(len, iter(lambda: stream.read(CHUNK_BYTES), b"")))
+
+
+def _fill(stream: BinaryIO, target: memoryview) -> None:
+    """Read the next bytes, all of them or an error; in pieces, because gzip passes each through a copy."""
+    while target:
+        count = stream.readinto(target[:CHUNK_BYTES])
+        if count == 0:
+            raise EOFError("there are fewer bytes than the sizes say")
+        target = target[count:]
+
+
+def _discard(stream: BinaryIO, byteCount: int) -> None:
+    """Pass over bytes, which must exist."""
+    buffer = memoryview(bytearray(min(byteCount, CHUNK_BYTES)))
+    for start in range(0, byteCount, CHUNK_BYTES):
+        _fill(stream, buffer[: byteCount - start])

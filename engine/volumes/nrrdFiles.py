@@ -1,0 +1,183 @@
+"""NRRD volumes, checked before they are read.
+
+Arrays are (x, y, z): index order 'F' of pynrrd, the first axis changes fastest in the file. The data may
+follow the header, or lie in a file of their own or in several; nrrdData.py reads them.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from engine.base.errors import PipelineError
+from engine.volumes.nrrdData import CHUNK_BYTES, COMPRESSED, SKIP_REMEDY, NrrdVolume
+from engine.volumes.nrrdHeaders import ENCODINGS, readHeader, voxelType
+
+LOGGER = logging.getLogger(__name__)
+EXPANSION = {"gzip": 1032, "bzip2": 2_000_000}  # most bytes that one compressed byte can stand for
+INTEGER = r"[+-]?[0-9]{1,9}"
+NUMBERED = rf"([^%\s]*)%(0?(?:[1-9][0-9]?)?)d([^%\s]*)\s+({INTEGER})\s+({INTEGER})\s+({INTEGER})(?:\s+(\S+))?"
+LIKE_NUMBERED = r".*%\S*\s+[+-]?[0-9]+(\s.*)?"  # meant as the form above, if not right
+
+# -------------------------------------------------- open: everything is checked, no voxel is read
+
+
+def openVolume(path: str | Path) -> NrrdVolume:
+    """Open an NRRD file (attached or detached header) and check it without reading voxels.
+
+    Parameters
+    ----------
+    path : path
+        An .nrrd or .nhdr file.
+
+    Returns
+    -------
+    NrrdVolume
+        With `.header`, `.shape` (x, y, z), `.dtype`, `.read(region)` and `.slabs(region)`.
+
+    Raises
+    ------
+    PipelineError
+        The file is missing, no NRRD or no 3D volume with one number a voxel, its header contradicts itself,
+        or its data are missing, too short, in an encoding that cannot be read or in another folder.
+    """
+    path = Path(path)
+    try:
+        header, headerBytes = readHeader(path)
+        shape, dtype = tuple(header["sizes"].tolist()), voxelType(path, header)
+        encoding = _checkEncoding(path, header)
+        byteSkip = header.get("byte skip", 0) if encoding in COMPRESSED else 0
+        volume = NrrdVolume(
+            path, header, shape, dtype, encoding, _findDataFiles(path, header), offsets=(), byteSkip=byteSkip
+        )
+        start = 0 if "data file" in header else headerBytes
+        return replace(volume, offsets=_locateData(volume, start))
+    except OSError as error:
+        raise PipelineError(
+            f"cannot be read: {error.strerror or error}", file=error.filename or path
+        ) from error
+
+
+def _checkEncoding(path: Path, header: dict) -> str:
+    """Name of the encoding in one spelling; the skips must make sense with it."""
+    encoding = ENCODINGS.get(header["encoding"].lower())
+    if encoding is None:
+        rule, expected = "the data are in an encoding that cannot be read", "raw, gzip, bzip2 or text"
+        raise PipelineError(rule, file=path, expected=expected, received=header["encoding"])
+    for name, lowest in (("line skip", 0), ("byte skip", 0 if encoding == "text" else -1)):
+        if header.get(name, 0) < lowest:
+            raise PipelineError(
+                f"{name} is too small", file=path, expected=f"{lowest} or more", received=header[name]
+            )
+    return encoding
+
+
+# -------------------------------------------------- open: the names of the data files
+
+
+def _findDataFiles(path: Path, header: dict) -> tuple[Path, ...]:
+    """Files with the voxels, in their order; the first that is missing ends the search."""
+    field = header.get("data file")
+    if field is None:
+        return (path,)
+    if isinstance(field, list):
+        names, subDimension = field[1:], field[0].removeprefix("LIST").strip()
+        _checkFileCount(path, header, len(names), subDimension or "2")
+    elif re.fullmatch(LIKE_NUMBERED, field):
+        names = _numberNames(path, header, field)
+    else:
+        names = [field]
+    return tuple(_findDataFile(path, name) for name in names)
+
+
+def _numberNames(path: Path, header: dict, field: str) -> Iterable[str]:
+    """Names by '<name with %d or %03d> <min> <max> <step> [<sub-dimension>]', the last number included."""
+    match = re.fullmatch(NUMBERED, field)
+    if match is None:
+        rule, expected = "the numbered data files cannot be understood", "like slice%03d.raw 1 60 1"
+        raise PipelineError(rule, file=path, expected=expected, received=field)
+    before, width, after, *limits, subDimension = match.groups()
+    first, last, step = map(int, limits)
+    if step == 0:
+        raise PipelineError("the step of the numbered data files is 0", file=path, received=field)
+    numbers = range(first, last + (1 if step > 0 else -1), step)
+    _checkFileCount(path, header, len(numbers), subDimension or "2")
+    return (f"{before}{number:{width}d}{after}" for number in numbers)
+
+
+def _checkFileCount(path: Path, header: dict, count: int, subDimension: str) -> None:
+    """Require one file a row (sub-dimension 1), one a plane (2) or slabs of as many planes each (3)."""
+    _, height, depth = header["sizes"].tolist()
+    if subDimension not in ("1", "2", "3"):
+        rule = "the sub-dimension of the data files is not that of rows, planes or slabs"
+        raise PipelineError(rule, file=path, expected="1, 2 or 3", received=subDimension)
+    if subDimension == "3":
+        fits, expected = count > 0 and depth % count == 0, f"a number that divides {depth} planes"
+    else:
+        files = height * depth if subDimension == "1" else depth
+        fits, expected = count == files, f"{files}, one a {'row' if subDimension == '1' else 'plane'}"
+    if not fits:
+        rule = "the number of data files does not fit the sizes"
+        raise PipelineError(rule, file=path, expected=expected, received=count)
+
+
+def _findDataFile(path: Path, name: str) -> Path:
+    """Path of a data file; a header must not make the program read files elsewhere on the computer."""
+    folder = os.path.abspath(path.parent)
+    target = os.path.normpath(os.path.join(folder, name))
+    if os.path.commonpath((folder, target)) != folder:
+        raise PipelineError("the data file must lie in the folder of its header", file=path, received=name)
+    if not os.path.isfile(target):
+        raise PipelineError("the data file is missing", file=path, received=name)
+    return Path(target)
+
+
+# -------------------------------------------------- open: the place of the voxels in them
+
+
+def _skipLines(path: Path, offset: int, lineCount: int) -> int:
+    """Byte after `lineCount` lines, in pieces: binary data may hold no line end for gigabytes."""
+    if lineCount == 0:
+        return offset
+    with open(path, "rb") as file:
+        file.seek(offset)
+        while lineCount > 0 and (piece := file.readline(CHUNK_BYTES)):
+            lineCount -= piece.endswith(b"\n")
+        return file.tell()
+
+
+def _locateData(volume: NrrdVolume, start: int) -> tuple[int, ...]:
+    """Byte of each data file where the (encoded) voxels start; compare the files' lengths with the sizes."""
+    offsets, surplus = [], 0
+    for dataPath in volume.dataPaths:
+        offset = _skipLines(dataPath, start, volume.header.get("line skip", 0))
+        available = dataPath.stat().st_size - offset
+        if volume.encoding not in COMPRESSED:
+            skip = volume.header.get("byte skip", 0)
+            skip = available - volume.fileByteCount if skip == -1 else skip
+            offset, available = offset + skip, available - max(skip, 0)
+        surplus += _judgeLength(volume, dataPath, available * EXPANSION.get(volume.encoding, 1))
+        offsets.append(offset)
+    if surplus > 0:
+        place = volume.dataPath if len(volume.dataPaths) == 1 else volume.path
+        LOGGER.warning("%s: %d bytes after the voxels are not used", place, surplus)
+    return tuple(offsets)
+
+
+def _judgeLength(volume: NrrdVolume, dataPath: Path, available: int) -> int:
+    """Refuse a data file that is too short; return surplus of raw data whose header says where they start."""
+    needed = volume.fileByteCount
+    if volume.encoding == "text":
+        needed = 2 * (needed // volume.dtype.itemsize) - 1
+    if available < needed:
+        part = f"1/{len(volume.dataPaths)} of " if len(volume.dataPaths) > 1 else ""
+        rule = f"the data are truncated: too few bytes for {part}{' x '.join(map(str, volume.shape))} voxels"
+        raise PipelineError(rule, file=dataPath, expected=f"{needed} or more", received=max(available, 0))
+    surplus = available - needed if volume.encoding == "raw" else 0
+    if surplus > 0 and "data file" in volume.header and not {"byte skip", "line skip"} & volume.header.keys():
+        rule, expected = "the data file is longer than the sizes say", f"{needed} bytes"
+        remedy = f"{SKIP_REMEDY}, 'byte skip: 0' if they are the first"
+        raise PipelineError(rule, file=dataPath, expected=expected, received=available, remedy=remedy)
+    return surplus
