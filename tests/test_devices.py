@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import engine.learning.batches
 import engine.network.devices
 from engine.base.errors import PipelineError
 from engine.base.machine import processorName
