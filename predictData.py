@@ -14,11 +14,12 @@ import itertools
 import math
 import os
 import shutil
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from engine.base.console import (
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
 from engine.base.machine import preferInstructions
-from engine.base.parameters import ScriptParser, plainSettings, printSettings
+from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.records import commandLine, digestFile, listDifferences, packageVersions, readJson, writeJson
 from engine.network.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
 from engine.network.devices import SAME_TO_ROUNDING
@@ -66,36 +67,40 @@ SLAB = 16  # planes read at a time, fewer where they are large
 SLAB_VOXELS = 1 << 22  # of these, fewer where memoryBudget is below 1 GiB
 
 # ------------------------------------------------------------------------------------------------ parameters
-nameInput = "test-file/test-file_data.nrrd"  # volume to segment
-nameOutput = ""  # empty: beside the input, e.g. test-file/test-file_segmented.nrrd
-nameReference = ""  # manual mask of the whole input; empty: *_mask.nrrd beside it, if there; none = no scores
-positiveLabel = ""  # value or values (with commas) of the reference; empty: as in the training
-modelFile = "modelAndWeights/final-uNet_model.h5"  # depth and width of the network
-weightFile = "modelAndWeights/final-trained-weights.h5"  # used unless --modelFile stands alone
-threshold = None  # probability from which on a voxel is positive; None: what the training found best
-x1 = None  # first voxel of the region of interest along x; None = 0
-x2 = None  # voxel after its last one; None = the end of the volume
-y1 = None  # the same along y
-y2 = None  # the same along y
-z1 = None  # the same along z
-z2 = None  # the same along z
-normalization = ""  # z-score over the region or the whole volume; empty: the volume where the training did so
-engine = "auto"  # auto, openvino (CPU) or keras (GPU, or CPU without OpenVINO)
-precision = "auto"  # of the network: auto, float32, bfloat16 or float16
-memoryBudget = 0.0  # GiB that the whole process may take; 0 = half of the free memory, at most 8
-outputType = "float32"  # of the result: float32, or uint8 or uint16 for the probability in 255 or 65535 steps
-outputEncoding = "raw"  # of the result: raw or gzip
-connectivity = 26  # of the voxels of a particle: 6 (they share a face), 18 (or an edge) or 26 (or a corner)
-minimumVoxels = 1  # smaller particles are left out of all results but the probability
-mask = True  # write ..._mask.nrrd: 0 = positive, 255 = the rest, as the masks of a training
-segmentation = True  # write ..._mask.seg.nrrd, which 3D Slicer opens as a segmentation
-labels = True  # write ..._labels.nrrd: the number of its particle for every voxel
-particles = True  # write ..._particles.csv and ..._summary.json
-scores = True  # write ..._scores.json and ..._errors.csv, where there is a reference
-report = True  # write ..._report.html, a page with slices, particles and curves
-overview = True  # write ..._overview.png, three mid-slices
-outputFormat = "nrrd"  # of mask and labels: nrrd, or tiff for ImageJ, with a copy of the probability
-dryRun = False  # only say what would be done, and how long it would take
+# data
+nameInput: Path = Path("test-file/test-file_data.nrrd")  # volume to segment
+x1: int | None = None  # first voxel of the region of interest along x; without it 0
+x2: int | None = None  # voxel after its last one; without it the end of the volume
+y1: int | None = None  # the same along y
+y2: int | None = None  # the same along y
+z1: int | None = None  # the same along z
+z2: int | None = None  # the same along z
+nameReference: Path | None = None  # its manual mask; without it *_mask.nrrd beside it; none = no scores
+positiveLabel: str = ""  # value or values (with commas) of the reference; empty: as in the training
+normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
+# network
+modelFile: Path = Path("modelAndWeights/final-uNet_model.h5")  # depth and width of the network
+weightFile: Path = Path("modelAndWeights/final-trained-weights.h5")  # used unless --modelFile stands alone
+# results
+nameOutput: Path | None = None  # without it beside the input, e.g. test-file/test-file_segmented.nrrd
+threshold: float | None = None  # probability from which on a voxel is positive; without it the best one known
+connectivity: Literal[6, 18, 26] = 26  # of the voxels of a particle: by faces, edges or corners
+minimumVoxels: int = 1  # smaller particles are left out of all results but the probability
+mask: bool = True  # write ..._mask.nrrd: 0 = positive, 255 = the rest, as the masks of a training
+segmentation: bool = True  # write ..._mask.seg.nrrd, which 3D Slicer opens as a segmentation
+labels: bool = True  # write ..._labels.nrrd: the number of its particle for every voxel
+particles: bool = True  # write ..._particles.csv and ..._summary.json
+scores: bool = True  # write ..._scores.json and ..._errors.csv, where there is a reference
+report: bool = True  # write ..._report.html, a page with slices, particles and curves
+overview: bool = True  # write ..._overview.png, three mid-slices
+outputFormat: Literal["nrrd", "tiff"] = "nrrd"  # of mask and labels; tiff: for ImageJ, with the probability
+outputType: Literal["float32", "uint8", "uint16"] = "float32"  # of the probability; or integers
+outputEncoding: Literal["raw", "gzip"] = "raw"  # of the probability
+# machine
+engine: str = "auto"  # auto, openvino (CPU) or keras (GPU, or CPU without OpenVINO)
+precision: str = "auto"  # of the network: auto, float32, bfloat16 or float16
+memoryBudget: float = 0.0  # GiB that the whole process may take; 0 = half of the free memory, at most 8
+dryRun: bool = False  # only say what would be done, and how long it would take
 # ------------------------------------------------------------------------------------------------------------
 
 
@@ -134,41 +139,14 @@ class Run(NamedTuple):
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
-    parser = ScriptParser(__file__, __doc__)
-    parser.addFlag("nameInput", type=Path, default=FOLDER / nameInput)
-    parser.addFlag("nameOutput", type=Path, default=FOLDER / nameOutput if nameOutput else None)
-    reference = nameReference if nameReference in ("", "none") else FOLDER / nameReference
-    parser.addFlag("nameReference", type=Path, default=reference or None)
-    parser.addFlag("positiveLabel", default=positiveLabel)
-    parser.addFlag("modelFile", type=Path)
-    parser.addFlag("weightFile", type=Path)
-    parser.addFlag("threshold", type=float, default=threshold)
-    parser.addFlag("x1", type=int, default=x1)
-    parser.addFlag("x2", type=int, default=x2)
-    parser.addFlag("y1", type=int, default=y1)
-    parser.addFlag("y2", type=int, default=y2)
-    parser.addFlag("z1", type=int, default=z1)
-    parser.addFlag("z2", type=int, default=z2)
-    parser.addFlag("normalization", default=normalization, choices=("", "region", "volume"))
-    parser.addFlag("engine", default=engine)
-    parser.addFlag("precision", default=precision)
-    parser.addFlag("memoryBudget", type=float, default=memoryBudget)
-    parser.addFlag("outputType", default=outputType, choices=("float32", "uint8", "uint16"))
-    parser.addFlag("outputEncoding", default=outputEncoding, choices=("raw", "gzip"))
-    parser.addFlag("connectivity", type=int, default=connectivity, choices=(6, 18, 26))
-    parser.addFlag("minimumVoxels", type=int, default=minimumVoxels)
-    for name in ("mask", "segmentation", "labels", "particles", "scores", "report", "overview"):
-        parser.addFlag(name, action=argparse.BooleanOptionalAction, default=globals()[name])
-    parser.addFlag("outputFormat", default=outputFormat, choices=("nrrd", "tiff"))
-    parser.addFlag("dryRun", action="store_true", default=dryRun)
-    return completeArguments(parser.parse_args(argv))
+    arguments = readParameters(sys.modules[__name__], argv)
+    if "modelFile" in arguments.given and "weightFile" not in arguments.given:
+        arguments.weightFile = None
+    return completeArguments(arguments)
 
 
 def completeArguments(arguments: argparse.Namespace) -> argparse.Namespace:
     """Fill in the names that follow from others."""
-    if arguments.modelFile is None:
-        arguments.modelFile = FOLDER / modelFile
-        arguments.weightFile = arguments.weightFile or FOLDER / weightFile
     if not arguments.nameInput.name:
         raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
     stem = arguments.nameInput.stem.removesuffix("_data")
@@ -563,7 +541,7 @@ def chooseResults(arguments: argparse.Namespace, hasReference: bool) -> dict[str
 
 def printStart(arguments: argparse.Namespace, request: Request, contract: dict | None, run: Run) -> None:
     """Print parameters, device, what is read, how it is normalised and how it is cut."""
-    printSettings(arguments)
+    print(describeSettings(arguments))
     print(f"Device: {run.backend.device}, {run.backend.precision}")
     volume, shape, size = request.volume, request.shape, voxelSize(request.volume.header)
     sides = [] if size is None else [f"{side:g} {unit}".strip() for side, unit in zip(*size, strict=True)]

@@ -15,9 +15,10 @@ import math
 import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from engine.base.arrays import copyInOrder, countNonFinite, measureMoments
 from engine.base.console import describeShape, relativePath, runScript, showProgress
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
-from engine.base.parameters import ScriptParser, plainSettings, printSettings
+from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.records import digestFile, packageVersions, readJson, writeJson
 from engine.preparation.samples import openArray, writeArraysAtomically
 from engine.volumes.frame import requireSamePlace
@@ -48,22 +49,25 @@ FOLDER = Path(__file__).resolve().parent
 BLOCK_VOXELS = 1 << 22  # looked at together, so that memory stays small
 
 # ----------------------------------------------------------------------------------------------- parameters
-length_subVol_x = 192  # voxels, a multiple of 8; 0 = the whole side
-length_subVol_y = 192  # voxels, a multiple of 8; 0 = the whole side
-length_subVol_z = 0  # voxels, a multiple of 8; 0 = full depth
-nb_subVol_x = 0  # sub-volumes along x; 0 = as many as fit
-nb_subVol_y = 0  # sub-volumes along y; 0 = as many as fit
-nb_subVol_z = 0  # sub-volumes along z; 0 = as many as fit
-cover = False  # add sub-volumes at the far edges, so that no voxel is left out
-nb_rotation = 1  # copies: 1 = unturned alone; 2, 3, 4 add a turn about (0, 1), (1, 2), (0, 2)
-positiveLabel = "0"  # mask value of precipitates and pores, or several separated by commas
-normalization = "subVolume"  # z-score over each subVolume (published) or over each whole volume
-force = False  # repeat even if neither inputs nor parameters changed
-trainingImages = "trainingImages"  # folder of grey-value volumes
-trainingMasks = "trainingMasks"  # folder of their masks
-validationImages = "validationImages"  # folder of grey-value volumes
-validationMasks = "validationMasks"  # folder of their masks
-learningData = "pythonFiles"  # folder of the .npy files
+# data
+positiveLabel: str = "0"  # mask value of precipitates and pores, or several separated by commas
+normalization: Literal["subVolume", "volume"] = "subVolume"  # z-score over each (published) or whole volumes
+trainingImages: Path = Path("trainingImages")  # folder of grey-value volumes
+trainingMasks: Path = Path("trainingMasks")  # folder of their masks
+validationImages: Path = Path("validationImages")  # folder of grey-value volumes
+validationMasks: Path = Path("validationMasks")  # folder of their masks
+# sub-volumes
+length_subVol_x: int = 192  # voxels, a multiple of 8; 0 = the whole side
+length_subVol_y: int = 192  # voxels, a multiple of 8; 0 = the whole side
+length_subVol_z: int = 0  # voxels, a multiple of 8; 0 = full depth
+nb_subVol_x: int = 0  # sub-volumes along x; 0 = as many as fit
+nb_subVol_y: int = 0  # sub-volumes along y; 0 = as many as fit
+nb_subVol_z: int = 0  # sub-volumes along z; 0 = as many as fit
+cover: bool = False  # add sub-volumes at the far edges, so that no voxel is left out
+nb_rotation: Literal[1, 2, 3, 4] = 1  # copies: 1 = unturned; 2, 3, 4 add a turn about (0, 1), (1, 2), (0, 2)
+# results
+learningData: Path = Path("pythonFiles")  # folder of the .npy files
+force: bool = False  # repeat even if neither inputs nor parameters changed
 # ----------------------------------------------------------------------------------------------------------
 
 
@@ -86,24 +90,7 @@ class Part(NamedTuple):
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
-    parser = ScriptParser(__file__, __doc__)
-    parser.addFlag("length_subVol_x", type=int, default=length_subVol_x)
-    parser.addFlag("length_subVol_y", type=int, default=length_subVol_y)
-    parser.addFlag("length_subVol_z", type=int, default=length_subVol_z)
-    parser.addFlag("nb_subVol_x", type=int, default=nb_subVol_x)
-    parser.addFlag("nb_subVol_y", type=int, default=nb_subVol_y)
-    parser.addFlag("nb_subVol_z", type=int, default=nb_subVol_z)
-    parser.addFlag("cover", action="store_true", default=cover)
-    parser.addFlag("nb_rotation", type=int, default=nb_rotation, choices=(1, 2, 3, 4))
-    parser.addFlag("positiveLabel", default=positiveLabel)
-    parser.addFlag("normalization", default=normalization, choices=("subVolume", "volume"))
-    parser.addFlag("force", action="store_true", default=force)
-    parser.addFlag("trainingImages", type=Path, default=FOLDER / trainingImages)
-    parser.addFlag("trainingMasks", type=Path, default=FOLDER / trainingMasks)
-    parser.addFlag("validationImages", type=Path, default=FOLDER / validationImages)
-    parser.addFlag("validationMasks", type=Path, default=FOLDER / validationMasks)
-    parser.addFlag("learningData", type=Path, default=FOLDER / learningData)
-    return parser.parse_args(argv)
+    return readParameters(sys.modules[__name__], argv)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -111,7 +98,7 @@ def main(arguments: argparse.Namespace) -> None:
     arguments.positiveLabel = parseLabels(arguments.positiveLabel)
     if not arguments.learningData.is_dir():
         raise PipelineError("no such folder", file=arguments.learningData)
-    printSettings(arguments)
+    print(describeSettings(arguments))
     parts = [
         planPart(
             part,

@@ -19,16 +19,17 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from engine.base.console import describeDuration, describeShape, relativePath, runScript
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
-from engine.base.parameters import ScriptParser, plainSettings, printSettings
+from engine.base.parameters import describeSettings, followRecipe, plainSettings, readParameters
 from engine.base.records import commandLine, digestFile, packageVersions, readJson, refuseAnother, writeJson
 from engine.learning.history import drawTrainingCurves, listWarnings, writeLog, writeScalars
+from engine.learning.losses import LOSSES
 from engine.learning.sharing import Sharing, isOutOfMemory, makeDeterministic
 from engine.learning.trainingState import TrainingState
 from engine.learning.validation import drawExtremes, scoreSamples
@@ -42,121 +43,68 @@ from functions import Drawing, buildSpotUNet, describeUNet, drawBatch, scoreCoun
 FOLDER = Path(__file__).resolve().parent
 
 # ----------------------------------------------------------------------------------------------- parameters
-recipe = "robust"  # published: exactly the published training; robust: learns from little data
-learningRate = 0.005  # of Adam, > 0
-Nepochs = None  # passes over the training data or, with stepsPerEpoch, rounds of so many steps
-batchSize = 2  # sub-volumes or patches per step, >= 1
-base_depth = 8  # features of the first level, >= 1
-levelCount = 4  # levels of the network, 1 to 8
-seed = 1  # of the first weights and of everything drawn
-weightStart = ""  # model or weight file to start from; empty: random weights
-learningData = "pythonFiles"  # folder with the .npy files
-metricsFile = "modelAndWeights/metrics.log"  # a row an epoch, separated by spaces
-weightFile = "modelAndWeights/current-best_modelWeight_val-loss.h5"  # smallest validation loss
-weightFileTrain = "modelAndWeights/current-best_modelWeight_val-accuracy.h5"  # highest accuracy
-weightFileDice = "modelAndWeights/current-best_modelWeight_val-dice.h5"  # highest Dice
-modelFile = "modelAndWeights/current-uNet_model.h5"  # after the last epoch
-saveMinutes = 10.0  # between two saved states of a long epoch
-precision = "float32"  # float32, mixed_bfloat16 or mixed_float16 of the training
-jitCompile = None  # compile with XLA; None = as Keras sees fit
-deterministic = False  # the same result to the last bit on a GPU too; slower there
-deviceCount = 0  # GPUs that share every batch; 0 = as many of the visible ones as can share it equally
-tensorBoard = ""  # folder of event files for TensorBoard; empty: none
-restart = False  # forget an unfinished or finished training and begin anew
-# What a recipe consists of; None = as the recipe says.
-stepsPerEpoch = None  # steps of an epoch; 0 = every sub-volume once
-patchSide = None  # voxels, a multiple of 8; side of the patches drawn from sub-volumes; 0 = whole ones
-positiveShare = None  # 0 to 1, of the patches that lie around a positive voxel
-turns = None  # right-angle turns and reflections
-greyScale = None  # standard deviation of the logarithm of a factor on the z-scored grey values
-greyOffset = None  # standard deviation of what is added to them
-greyNoise = None  # largest standard deviation of added white noise
-loss = None  # bce, dice, bce+dice, focal or tversky
-startBias = None  # start the last bias at the log-odds of a positive voxel
-schedule = None  # constant, or cosine: the learning rate falls to a hundredth along half a cosine
-clipNorm = None  # largest norm of a step's gradient; 0 = any
-momentum = None  # 0 to 1, of the moving averages of batch normalisation
-averageBatches = None  # batches from which they are made anew before a validation; 0 = never
+# learning
+recipe: Literal["robust", "published"] = "robust"  # for little data; or as published: what PUBLISHED changes
+Nepochs: int = 40  # passes over the training data or, with stepsPerEpoch, rounds of so many steps
+learningRate: float = 0.005  # of Adam, > 0
+batchSize: int = 2  # sub-volumes or patches per step, >= 1
+seed: int = 1  # of the first weights and of everything drawn
+weightStart: Path | None = None  # model or weight file to start from; none: random weights
+restart: bool = False  # forget an unfinished or finished training and begin anew
+# data
+learningData: Path = Path("pythonFiles")  # folder with the .npy files
+stepsPerEpoch: int = 50  # steps of an epoch; 0 = every sub-volume once
+patchSide: int = 64  # voxels, a multiple of 8; side of the patches drawn from sub-volumes; 0 = whole ones
+positiveShare: float = 0.5  # 0 to 1, of the patches that lie around a positive voxel
+turns: bool = True  # right-angle turns and reflections
+greyScale: float = 0.1  # standard deviation of the logarithm of a factor on the z-scored grey values
+greyOffset: float = 0.1  # standard deviation of what is added to them
+greyNoise: float = 0.2  # largest standard deviation of added white noise
+# network
+base_depth: int = 8  # features of the first level, >= 1
+levelCount: int = 4  # levels of the network, 1 to 8
+loss: Literal[*LOSSES] = "bce+dice"  # what is made small
+startBias: bool = True  # start the last bias at the log-odds of a positive voxel
+schedule: Literal["constant", "cosine"] = "cosine"  # or the rate falls to a hundredth along half a cosine
+clipNorm: float = 1.0  # largest norm of a step's gradient; 0 = any
+momentum: float = 0.9  # 0 to 1, of the moving averages of batch normalisation
+averageBatches: int = 16  # batches from which they are made anew before a validation; 0 = never
+# results
+weightFile: Path = Path("modelAndWeights/current-best_modelWeight_val-loss.h5")  # smallest validation loss
+weightFileTrain: Path = Path("modelAndWeights/current-best_modelWeight_val-accuracy.h5")  # highest accuracy
+weightFileDice: Path = Path("modelAndWeights/current-best_modelWeight_val-dice.h5")  # highest Dice
+modelFile: Path = Path("modelAndWeights/current-uNet_model.h5")  # after the last epoch
+metricsFile: Path = Path("modelAndWeights/metrics.log")  # a row an epoch, separated by spaces
+tensorBoard: Path | None = None  # folder of event files for TensorBoard; none: no such files
+# machine
+precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"  # of the training
+jitCompile: bool | None = None  # compile with XLA; without the flag as Keras sees fit
+deterministic: bool = False  # the same result to the last bit on a GPU too; slower there
+deviceCount: int = 0  # GPUs that share every batch; 0 = as many of the visible ones as can share it equally
+saveMinutes: float = 10.0  # between two saved states of a long epoch
 # ----------------------------------------------------------------------------------------------------------
-RECIPES = {
-    "published": {
-        "Nepochs": 200,
-        "stepsPerEpoch": 0,
-        "patchSide": 0,
-        "positiveShare": 0.0,
-        "turns": False,
-        "greyScale": 0.0,
-        "greyOffset": 0.0,
-        "greyNoise": 0.0,
-        "loss": "bce",
-        "startBias": False,
-        "schedule": "constant",
-        "clipNorm": 0.0,
-        "momentum": 0.99,
-        "averageBatches": 0,
-    },
-    "robust": {
-        "Nepochs": 40,
-        "stepsPerEpoch": 50,
-        "patchSide": 64,
-        "positiveShare": 0.5,
-        "turns": True,
-        "greyScale": 0.1,
-        "greyOffset": 0.1,
-        "greyNoise": 0.2,
-        "loss": "bce+dice",
-        "startBias": True,
-        "schedule": "cosine",
-        "clipNorm": 1.0,
-        "momentum": 0.9,
-        "averageBatches": 16,
-    },
+PUBLISHED = {  # what --recipe published changes: from the value above, unless that was edited, to the other
+    "Nepochs": (40, 200),
+    "stepsPerEpoch": (50, 0),
+    "patchSide": (64, 0),
+    "positiveShare": (0.5, 0.0),
+    "turns": (True, False),
+    "greyScale": (0.1, 0.0),
+    "greyOffset": (0.1, 0.0),
+    "greyNoise": (0.2, 0.0),
+    "loss": ("bce+dice", "bce"),
+    "startBias": (True, False),
+    "schedule": ("cosine", "constant"),
+    "clipNorm": (1.0, 0.0),
+    "momentum": (0.9, 0.99),
+    "averageBatches": (16, 0),
 }
 
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line: one flag a constant, spelled like it."""
-    parser = ScriptParser(__file__, __doc__)
-    parser.addFlag("recipe", choices=tuple(RECIPES), default=recipe)
-    parser.addFlag("learningRate", type=float, default=learningRate)
-    parser.addFlag("Nepochs", type=int, default=Nepochs)
-    parser.addFlag("batchSize", type=int, default=batchSize)
-    parser.addFlag("base_depth", type=int, default=base_depth)
-    parser.addFlag("levelCount", type=int, default=levelCount)
-    parser.addFlag("seed", type=int, default=seed)
-    parser.addFlag("weightStart", type=Path, default=FOLDER / weightStart if weightStart else None)
-    parser.addFlag("learningData", type=Path, default=FOLDER / learningData)
-    parser.addFlag("metricsFile", type=Path, default=FOLDER / metricsFile)
-    parser.addFlag("weightFile", type=Path, default=FOLDER / weightFile)
-    parser.addFlag("weightFileTrain", type=Path, default=FOLDER / weightFileTrain)
-    parser.addFlag("weightFileDice", type=Path, default=FOLDER / weightFileDice)
-    parser.addFlag("modelFile", type=Path, default=FOLDER / modelFile)
-    parser.addFlag("saveMinutes", type=float, default=saveMinutes)
-    precisions = ("float32", "mixed_bfloat16", "mixed_float16")
-    parser.addFlag("precision", choices=precisions, default=precision)
-    parser.addFlag("jitCompile", action=argparse.BooleanOptionalAction, default=jitCompile)
-    parser.addFlag("deterministic", action="store_true", default=deterministic)
-    parser.addFlag("deviceCount", type=int, default=deviceCount)
-    parser.addFlag("tensorBoard", type=Path, default=FOLDER / tensorBoard if tensorBoard else None)
-    parser.addFlag("restart", action="store_true", default=restart)
-    parser.addFlag("stepsPerEpoch", type=int, default=stepsPerEpoch)
-    parser.addFlag("patchSide", type=int, default=patchSide)
-    parser.addFlag("positiveShare", type=float, default=positiveShare)
-    parser.addFlag("turns", action=argparse.BooleanOptionalAction, default=turns)
-    parser.addFlag("greyScale", type=float, default=greyScale)
-    parser.addFlag("greyOffset", type=float, default=greyOffset)
-    parser.addFlag("greyNoise", type=float, default=greyNoise)
-    parser.addFlag("loss", choices=("bce", "dice", "bce+dice", "focal", "tversky"), default=loss)
-    parser.addFlag("startBias", action=argparse.BooleanOptionalAction, default=startBias)
-    parser.addFlag("schedule", choices=("constant", "cosine"), default=schedule)
-    parser.addFlag("clipNorm", type=float, default=clipNorm)
-    parser.addFlag("momentum", type=float, default=momentum)
-    parser.addFlag("averageBatches", type=int, default=averageBatches)
-    arguments = parser.parse_args(argv)
-    for name, value in RECIPES[arguments.recipe].items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
-    return arguments
+    arguments = readParameters(sys.modules[__name__], argv)
+    return followRecipe(arguments, PUBLISHED) if arguments.recipe == "published" else arguments
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -554,7 +502,7 @@ def printStart(arguments: argparse.Namespace, data: dict[str, Samples]) -> str:
     if device.endswith("without oneDNN") and sys.platform != "darwin":  # there TensorFlow has none
         print(f"Warning: without oneDNN a step takes several times as long; {ONEDNN}=1 turns it on")
     print("Versions: " + "  ".join(f"{name} {version}" for name, version in packageVersions().items()))
-    printSettings(arguments)
+    print(describeSettings(arguments))
     for part, samples in data.items():
         positiveCount, size = int(samples.positives.sum()), samples.count * math.prod(samples.sides)
         print(

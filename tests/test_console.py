@@ -138,7 +138,7 @@ def testEveryConstantIsAFlagWhoseHelpIsItsComment(name, capsys, monkeypatch):
     source = (ROOT / f"{name}.py").read_text()
     block = source.split(" parameters\n", 1)[1].split("\n# ---", 1)[0]
     for line in (line for line in block.splitlines() if not line.startswith("#")):
-        constant, meaning = re.fullmatch(r"(\w+) = .*?  # (.+)", line).groups()
+        constant, meaning = re.fullmatch(r"(\w+): .+? = .*?  # (.+)", line).groups()
         assert f"--{constant}" in text and meaning in text
 
 
@@ -148,7 +148,7 @@ def testHelpShowsDefaultsAndAWrongValueIsToldInOneLine(capsys):
     with pytest.raises(SystemExit):
         predictData.parseArguments(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "(or a corner) [26]" in text and "[test-file/test-file_data.nrrd]" in text and "[raw]" in text
+    assert "edges or corners [26]" in text and "[test-file/test-file_data.nrrd]" in text and "[raw]" in text
     for flags in (["--connectivity", "8"], ["--x1", "3.5"], ["--treshold", "0.5"]):
         with pytest.raises(SystemExit) as stop:
             predictData.parseArguments(flags)

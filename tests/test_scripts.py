@@ -638,7 +638,7 @@ def constantsOf(script):
     fences = [i for i, line in enumerate((ROOT / script).read_text().splitlines(), 1) if fence.match(line)]
     body = ast.parse((ROOT / script).read_text()).body
     inside = range(fences[0], fences[1])
-    return [node.targets[0].id for node in body if isinstance(node, ast.Assign) and node.lineno in inside]
+    return [node.target.id for node in body if isinstance(node, ast.AnnAssign) and node.lineno in inside]
 
 
 @pytest.mark.parametrize(

@@ -1,63 +1,210 @@
-"""The parameters of a script, declared once: an annotated line each at its top."""
+"""The parameters of a script, declared once: an annotated line each in the block at its top.
+
+    # particles
+    connectivity: Literal[6, 18, 26] = 26  # of the voxels of a particle: faces, edges or corners
+
+The annotation gives type and choices, the comment the meaning, a comment line of its own the group. Flag,
+`--help`, the record of a run and docs/parameters.md follow from that line.
+"""
 
 import argparse
+import inspect
 import re
+import types
+import typing
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from engine.base.console import relativePath
+from engine.base.errors import PipelineError
+
+BLOCK = re.compile(r"^# -+ parameters\n(.*?)^# -{20,}$", re.DOTALL | re.MULTILINE)
+LINE = re.compile(r"(?:(\w+): .+? = .*?  )?# (.+)")  # a parameter and its meaning, or the heading of a group
+NOTHING = "none"  # in place of a file: there shall be none
+Kind = TypeVar("Kind")
 
 
-class ScriptParser(argparse.ArgumentParser):
-    """Command line of a script; what a flag means is the comment behind its constant.
+class Parameter(NamedTuple):
+    """A line of the block."""
+
+    name: str
+    group: str
+    meaning: str
+    kind: type  # int, float, bool, str or Path
+    choices: tuple  # empty: any value of the type
+    preset: Any  # paths against the folder of the script
+
+
+class Settings(argparse.Namespace):
+    """The effective values of all parameters: `vars` gives these and nothing else.
+
+    Attributes
+    ----------
+    preset : dict
+        The values without a flag: those of the block, or of a recipe.
+    given : dict
+        The flags that were typed.
+    edited : dict
+        Constants of the block that were edited and that a recipe therefore leaves alone.
+    """
+
+    __slots__ = ("edited", "given", "preset")
+
+
+# --------------------------------------------------------------------------------------- from lines to values
+
+
+def declareParameters(script: types.ModuleType) -> list[Parameter]:
+    """Read the block of a script: the text of its lines, annotations and values of the module."""
+    path = Path(script.__file__).resolve()
+    annotations, group, found = inspect.get_annotations(script), "", []
+    for line in BLOCK.search(path.read_text(encoding="utf-8"))[1].splitlines():
+        if not (match := LINE.fullmatch(line)):
+            rule = f"a line of the parameters cannot be read: {line!r}"
+            raise PipelineError(rule, file=path, expected="name: type = value  # meaning")
+        name, words = match.groups()
+        if name is None:
+            group = words
+            continue
+        kind, choices = _readAnnotation(annotations[name])
+        preset = _place(getattr(script, name), path.parent) if kind is Path else getattr(script, name)
+        found.append(Parameter(name, group, words, kind, choices, preset))
+    return found
+
+
+def _readAnnotation(annotation: Any) -> tuple[type, tuple]:
+    """Give type and choices of a parameter; `| None` is said by its preset value alone."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(part for part in typing.get_args(annotation) if part is not types.NoneType)
+    choices = typing.get_args(annotation)
+    return (type(choices[0]) if choices else annotation), choices
+
+
+def _place(path: str | Path | None, folder: Path) -> Path | None:
+    """Put a path of the block into the folder of the script; None where it names nothing."""
+    if path is None or str(path) in ("", NOTHING):
+        return Path(NOTHING) if path else None
+    return folder / path
+
+
+def readParameters(script: types.ModuleType, argv: list[str] | None = None) -> Settings:
+    """Read the command line of a script: one flag a parameter, spelled like it.
+
+    Ends the process with 2 and one line where a value, typed or edited, is none of the parameter's choices.
+    """
+    parameters = declareParameters(script)
+    parser = ScriptParser(script.__doc__, parameters)
+    settings = Settings(**{part.name: part.preset for part in parameters})
+    settings.preset, settings.edited = dict(vars(settings)), {}
+    settings.given = vars(parser.parse_args(argv))
+    vars(settings).update(settings.given)
+    for part in parameters:
+        value = getattr(settings, part.name)
+        if part.choices and value is not None and value not in part.choices:
+            known = ", ".join(map(repr, part.choices))
+            parser.error(f"{part.name} is {value!r}, not one of {known}")
+    return settings
+
+
+def followRecipe(settings: Settings, changes: dict[str, tuple[Any, Any]]) -> Settings:
+    """Set what a recipe changes, where neither a flag nor an edited constant says otherwise; in place.
 
     Parameters
     ----------
-    script : path
-        File with lines `name = value  # meaning`.
+    settings : Settings
+        Of `readParameters`.
+    changes : dict
+        {parameter: (value of the block, value of the recipe)}.
+    """
+    for name, (known, value) in changes.items():
+        if settings.preset[name] != known:
+            settings.edited[name] = settings.preset[name]
+            continue
+        settings.preset[name] = value
+        setattr(settings, name, settings.given.get(name, value))
+    return settings
+
+
+def pick(kind: type[Kind], settings: Settings) -> Kind:
+    """Make a named tuple of the parameters that are called like its fields."""
+    return kind(**{name: getattr(settings, name) for name in kind._fields})
+
+
+# ------------------------------------------------------------------------------------------- the command line
+
+
+class ScriptParser(argparse.ArgumentParser):
+    """Command line of a script; only what was typed appears in what it reads.
+
+    Parameters
+    ----------
     description : str
         Docstring of the script.
+    parameters : list of Parameter
+        A flag each, under the heading of its group.
     """
 
-    def __init__(self, script: str | Path, description: str) -> None:
-        formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
-        comments = re.findall(
-            r"^(\w+) = .*?  # (.+)$", Path(script).read_text(encoding="utf-8"), re.MULTILINE
+    def __init__(self, description: str, parameters: list[Parameter]) -> None:
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
         )
-        self.meanings = {name: meaning.replace("%", "%%") for name, meaning in comments}
-
-    def addFlag(self, name: str, **options) -> None:
-        """Add a flag that is spelled like its constant."""
-        default, meaning = options.get("default"), self.meanings.get(name)
-        if meaning and default not in (None, "") and "action" not in options:
-            shown = str(relativePath(default) if isinstance(default, Path) else default)
-            meaning += f" [{shown.replace('%', '%%')}]"
-        self.add_argument(f"--{name}", **{"help": meaning} | options)
-
-    def parse_args(self, argv=None, namespace=None) -> argparse.Namespace:
-        """Read the command line; constants that were edited must be among the choices of their flags too."""
-        arguments = super().parse_args(argv, namespace)
-        for action in self._actions:
-            value = getattr(arguments, action.dest, None)
-            if action.choices is not None and value is not None and value not in action.choices:
-                known = ", ".join(map(repr, action.choices))
-                self.error(f"{action.dest} is {value!r}, not one of {known}")
-        return arguments
+        groups = {part.group: None for part in parameters}
+        groups |= {name: self.add_argument_group(name or None) for name in groups}
+        for part in parameters:
+            options: dict[str, Any] = {"type": part.kind, "choices": part.choices or None}
+            if part.kind is bool:
+                options = {"action": argparse.BooleanOptionalAction}
+            shown = "" if part.preset in (None, "") else f" [{plainValue(part.preset)}]"
+            meaning = f"{part.meaning}{shown}".replace("%", "%%")
+            groups[part.group].add_argument(f"--{part.name}", help=meaning, **options)
 
     def error(self, message: str) -> NoReturn:
         """Leave with 2 and one line."""
         self.exit(2, f"Error: {message}; --help lists the parameters\n")
 
 
-def printSettings(arguments) -> None:
-    """Print the effective values of all parameters, once."""
-    print("Parameters: " + "  ".join(f"{name}={value}" for name, value in plainSettings(arguments).items()))
+# ------------------------------------------------------------------------------------------------ as text
 
 
-def plainSettings(arguments) -> dict:
-    """Parameters as JSON can hold them."""
-    return {
-        name: str(relativePath(value)) if isinstance(value, Path) else value
-        for name, value in vars(arguments).items()
-    }
+def describeSettings(settings: Settings) -> str:
+    """Tell in a line what is not as preset; in a second one what a recipe has left alone."""
+    changed = {name: value for name, value in settings.given.items() if value != settings.preset[name]}
+    lines = [f"Parameters: {_join(changed) or 'as preset'}"]
+    if settings.edited:
+        lines.append(f"Edited in the script, so not as the recipe has it: {_join(settings.edited)}")
+    return "\n".join(lines)
+
+
+def _join(values: dict[str, Any]) -> str:
+    """Write names and values in one line."""
+    return "  ".join(f"{name}={plainValue(value)}" for name, value in values.items())
+
+
+def plainSettings(settings: argparse.Namespace) -> dict[str, Any]:
+    """Give the effective values as JSON can hold them."""
+    return {name: plainValue(value) for name, value in vars(settings).items()}
+
+
+def plainValue(value: Any) -> Any:
+    """Give a value as JSON can hold it; a path as a user would type it."""
+    return str(relativePath(value)) if isinstance(value, Path) else value
+
+
+def tabulateParameters(script: types.ModuleType) -> str:
+    """Write the parameters of a script as tables of Markdown, one a group."""
+    folder, tables = Path(script.__file__).resolve().parent, {}
+    for part in declareParameters(script):
+        preset = part.preset
+        if isinstance(preset, bool):
+            preset = "on" if preset else "off"
+        elif isinstance(preset, Path) and preset.is_absolute():
+            preset = preset.relative_to(folder)
+        values = ", ".join(f"`{value}`" for value in part.choices if value != "") or part.kind.__name__
+        flag = f"`--{part.name}`" + (f", `--no-{part.name}`" if part.kind is bool else "")
+        head = "| flag | preset | values | meaning |\n|---|---|---|---|"
+        row = f"| {flag} | {'' if preset is None else preset} | {values} | {part.meaning} |"
+        tables.setdefault(part.group, [head]).append(row)
+    return "\n\n".join("\n".join([f"### {group.capitalize()}", "", *rows]) for group, rows in tables.items())
