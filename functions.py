@@ -17,11 +17,12 @@ from engine.base.errors import PipelineError
 from engine.network.devices import loadKeras
 from engine.network.models import Weights, readArchitecture, readWeights
 from engine.network.plan import VARIABLES, Layer, weightedLayers
-from engine.prediction.layout import Geometry, Layout
-from engine.prediction.tiles import Range, Sink, Stream, predictVolume
+from engine.prediction.job import Job
+from engine.prediction.tasks import Range, Task
+from engine.prediction.tiles import Sink, Stream, predictVolume
 from engine.preparation.samples import Samples
-from engine.volumes.nrrdData import NrrdVolume
-from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.formats import openVolume
+from engine.volumes.volume import Volume
 
 ROTATION_AXES = ((0, 1), (1, 2), (0, 2))  # published order of the axis pairs
 SIDE_MULTIPLE = 8  # sides of sub-volumes: the published network halves them three times
@@ -89,7 +90,7 @@ def parseLabels(labels: str | Sequence[int]) -> list[int]:
         raise PipelineError(rule, received=repr(labels)) from None
 
 
-def _stackVolumes(volumes: list[NrrdVolume]) -> np.ndarray:
+def _stackVolumes(volumes: list[Volume]) -> np.ndarray:
     """Read volumes into one array; a single one is not copied."""
     for volume in volumes:
         if volume.shape != volumes[0].shape:
@@ -508,40 +509,34 @@ def setWeights(model, plan: list[Layer], weights: Weights) -> None:
 
 
 def predictProbability(
-    volume: NrrdVolume,
-    region: Sequence[tuple[int, int]],
-    moments: tuple[float, float],
-    geometry: Geometry,
-    layout: Layout,
-    stream: Stream,
-    sink: Sink,
+    volume: Volume, job: Job, stream: Stream, sink: Sink, tasks: Sequence[Task] | None = None
 ) -> None:
     """Predict the probability of every voxel of a region, equal to one pass of the network over all of it.
 
     Parameters
     ----------
-    volume : NrrdVolume
+    volume : Volume
         Grey values, read slab by slab.
-    region : three (start, stop) pairs
-        Half-open ranges along x, y, z; any side length: sides that the network cannot halve are extended by
-        mirroring at the far end, and what was added is left out again.
-    moments : tuple of float
-        Mean and standard deviation of the z-score: of the region (published) or of the whole volume.
-    geometry, layout
-        The region as (plane z, row y, column x), and how it is cut.
+    job : Job
+        region: half-open ranges along x, y, z of any length (sides that the network cannot halve are extended
+        by mirroring at the far end, and what was added is left out again); moments: mean and standard
+        deviation of the z-score, of the region (published) or of the whole volume; geometry and layout: the
+        region as (plane z, row y, column x), and how it is cut.
     stream : Stream
         The network on a back end.
     sink : Sink
         Takes float32 probabilities (z, y, x).
+    tasks : sequence of Task, optional
+        Parts of the region; default: all of it. What the sink has already is left out.
     """
-    (left, _), (top, _), (first, last) = region
+    (left, _), (top, _), (first, last) = job.region
 
     def readPlanes(plane: int, rows: Range, columns: Range, slab: int) -> Iterator[np.ndarray]:
         part = (left + columns[0], left + columns[1]), (top + rows[0], top + rows[1]), (first + plane, last)
         for block in volume.slabs(part, slab):  # (x, y, z)
-            yield prep_img(block.T, *moments)  # (z, y, x)
+            yield prep_img(block.T, *job.moments)  # (z, y, x)
 
-    predictVolume(readPlanes, geometry, layout, stream, sink)
+    predictVolume(readPlanes, job.geometry, job.layout, stream, sink, tasks)
 
 
 # --------------------------------------------------------------------------------------------------- scores
@@ -570,15 +565,30 @@ def scoreVoxels(probability: np.ndarray, reference: np.ndarray, threshold: float
 
 def scoreBlocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]], threshold: float = 0.5) -> dict[str, float]:
     """Score a prediction that comes block by block: pairs of probability and reference, as `scoreVoxels`."""
-    tp = found = true = size = 0
+    scores = VoxelScores(threshold)
     for probability, reference in blocks:
-        positive = probability >= threshold
-        tp += int(np.count_nonzero(positive & reference))
-        found += int(np.count_nonzero(positive))
-        true += int(np.count_nonzero(reference))
-        size += reference.size
-    fp, fn = found - tp, true - tp
-    return {"tp": tp, "fp": fp, "fn": fn, "tn": size - tp - fp - fn} | scoreCounts(tp, fp, fn)
+        scores.add(0, probability, reference)
+    return scores.finish()
+
+
+class VoxelScores:
+    """Scores of a prediction that comes block by block: `add` each, then `finish`."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold, self._tp, self._found, self._true, self._size = threshold, 0, 0, 0, 0
+
+    def add(self, z: int, probability: np.ndarray, reference: np.ndarray) -> None:
+        """Count the voxels of a block; bool reference."""
+        positive = probability >= self.threshold
+        self._tp += int(np.count_nonzero(positive & reference))
+        self._found += int(np.count_nonzero(positive))
+        self._true += int(np.count_nonzero(reference))
+        self._size += reference.size
+
+    def finish(self) -> dict[str, float]:
+        """Give the scores as `scoreVoxels` does."""
+        tp, fp, fn = self._tp, self._found - self._tp, self._true - self._tp
+        return {"tp": tp, "fp": fp, "fn": fn, "tn": self._size - tp - fp - fn} | scoreCounts(tp, fp, fn)
 
 
 def dropVoxels(scores: dict[str, float], lost: int, lostTrue: int) -> dict[str, float]:

@@ -33,41 +33,78 @@ def measureMoments(image: np.ndarray) -> tuple[float, float]:
 
 
 def mergeMoments(blocks: Iterable[np.ndarray]) -> tuple[float, float]:
-    """Measure mean and standard deviation of a volume that comes block by block, in one pass.
+    """Measure mean and standard deviation of a volume that comes block by block, in one pass."""
+    moments = Moments()
+    for block in blocks:
+        moments.merge(block)
+    return moments.finish()
+
+
+class Moments:
+    """Mean and standard deviation of a volume that comes block by block, in float64.
 
     Source: Chan, Golub & LeVeque, Am. Stat. 37 (1983) 242, doi 10.1080/00031305.1983.10483115; a sum of
     squares minus the squared mean would cancel.
     """
-    count, mean, squares = 0, 0.0, 0.0
-    for block in blocks:
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, z: int, planes: np.ndarray) -> None:
+        """Take planes (z, y, x), one after the other: the result does not depend on how they come."""
+        for plane in planes:
+            self.merge(plane)
+
+    def merge(self, block: np.ndarray) -> None:
+        """Take the voxels of a block."""
         values = block.astype(np.float64).ravel(order="K")
         middle = float(values.mean())
-        with np.errstate(invalid="ignore"):  # infinite grey values: refused by `countNonFinite`
+        with np.errstate(invalid="ignore"):  # infinite grey values: refused by `NonFinite`
             values -= middle
-        difference, known = middle - mean, count
-        count += values.size
-        mean += difference * values.size / count
-        squares += float(values @ values) + difference**2 * known * values.size / count
-    std = (squares / count) ** 0.5
-    return mean, 0.0 if std < ROUNDING * abs(mean) else std  # the mean of equal values is rounded
+        difference, known = middle - self._mean, self._count
+        self._count += values.size
+        self._mean += difference * values.size / self._count
+        self._squares += float(values @ values) + difference**2 * known * values.size / self._count
+
+    def finish(self) -> tuple[float, float]:
+        """Give mean and standard deviation; the deviation of equal values, whose mean is rounded, is 0."""
+        std = (self._squares / self._count) ** 0.5
+        return self._mean, 0.0 if std < ROUNDING * abs(self._mean) else std
+
+
+class NonFinite:
+    """Counts voxels that are NaN or infinite."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, z: int, block: np.ndarray) -> None:
+        """Take a block."""
+        if block.dtype.kind == "f":
+            self.count += block.size - int(np.count_nonzero(np.isfinite(block)))
+
+    def refuse(self, fileName: str | Path) -> None:
+        """Raise PipelineError naming the file and the number of such voxels, if there were any."""
+        if self.count:
+            raise PipelineError(
+                f"{self.count} voxels are NaN or infinite",
+                file=fileName,
+                remedy="replace them by a grey value and repeat",
+            )
 
 
 def refuseNonFinite(image: np.ndarray, fileName: str | Path) -> None:
     """Raise PipelineError naming the file and the number of voxels that are NaN or infinite."""
-    for _ in countNonFinite(slowestFirst(image), fileName):
-        pass
+    seen = NonFinite()
+    for block in slowestFirst(image):
+        seen.add(0, block)
+    seen.refuse(fileName)
 
 
 def countNonFinite(blocks: Iterable[np.ndarray], fileName: str | Path) -> Iterator[np.ndarray]:
     """Pass blocks of a volume on; raise PipelineError after the last one if voxels were NaN or infinite."""
-    count = 0
+    seen = NonFinite()
     for block in blocks:
-        if block.dtype.kind == "f":
-            count += block.size - int(np.count_nonzero(np.isfinite(block)))
+        seen.add(0, block)
         yield block
-    if count:
-        raise PipelineError(
-            f"{count} voxels are NaN or infinite",
-            file=fileName,
-            remedy="replace them by a grey value and repeat",
-        )
+    seen.refuse(fileName)

@@ -7,6 +7,7 @@ import math
 import platform
 import shlex
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def digestFile(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stampOf(path: Path) -> list[int]:
+    """Tell a file from a later one of the same name: bytes and time of the last change."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
 
 
 def writeJson(path: str | Path, content: dict) -> None:
@@ -75,11 +82,11 @@ def readJson(path: str | Path) -> dict | None:
     return content
 
 
-def listDifferences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Tell in words what is not the same in two identities."""
+def listDifferences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """Tell in words what is not the same in two identities, but for the names that are free to differ."""
     return [
         f"{name} was {_shorten(old.get(name))}, is {_shorten(new.get(name))}"
-        for name in sorted({*old, *new})
+        for name in sorted({*old, *new} - {*free})
         if old.get(name) != new.get(name)
     ]
 

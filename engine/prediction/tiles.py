@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from engine.base.console import showProgress
 from engine.prediction.layout import Geometry, Layout, Tile, listTiles
+from engine.prediction.tasks import Range, Task, leaveOut, listTasks
 
 SWITCH_SECONDS = 2e-4  # between the threads of Python
 WAITING = 3  # slabs that may wait to be written: a flush to the disk takes longer than a slab
 MANY = 1000  # slabs of an imagined volume
-Range = tuple[int, int]
 ReadPlanes = Callable[[int, Range, Range, int], Iterable[np.ndarray]]
 
 
@@ -37,21 +37,26 @@ class Stream(Protocol):
 
 
 class Sink(Protocol):
-    """What takes the probabilities; for example a `PartialVolume`."""
+    """What takes the probabilities; for example a `GrowingResult`."""
 
-    progress: dict
+    finished: Sequence[Task]
 
     def write(self, planes: np.ndarray, plane: int, row: int, column: int) -> None:
         """Take probabilities (plane, row, column) that begin at this voxel."""
 
-    def commit(self, progress: dict) -> None:
-        """Note what is done."""
+    def commit(self, task: Task) -> None:
+        """Note planes of a tile that have been written."""
 
 
 def predictVolume(
-    readPlanes: ReadPlanes, geometry: Geometry, layout: Layout, stream: Stream, sink: Sink
+    readPlanes: ReadPlanes,
+    geometry: Geometry,
+    layout: Layout,
+    stream: Stream,
+    sink: Sink,
+    tasks: Sequence[Task] | None = None,
 ) -> None:
-    """Predict every voxel, from where the sink's progress says.
+    """Predict every voxel of some tasks that the sink has not got yet.
 
     Parameters
     ----------
@@ -63,26 +68,29 @@ def predictVolume(
     stream : Stream
         The network, for tiles of this layout.
     sink : Sink
-        Receives every voxel of the region once, the last ones before an interruption perhaps twice.
+        Receives every voxel once, the last ones before an interruption perhaps twice.
+    tasks : sequence of Task, optional
+        Default: the whole region.
     """
-    planeCount = geometry.size[0]
-    begun, done = sink.progress.get("tile", 0), sink.progress.get("planes", 0)
-    bar = showProgress(total=round(np.prod(geometry.size) / 1e6, 3), unit="Mvoxel", desc="Predicting")
+    tasks = listTasks(geometry, layout) if tasks is None else tasks
+    tiles, left = listTiles(geometry, layout), leaveOut(tasks, sink.finished)
+    kept = [_insideOf(tile, geometry) for tile in tiles]
+    areas = [(rows.stop - rows.start) * (columns.stop - columns.start) / 1e6 for rows, columns in kept]
+    total, missing = (
+        sum((last - first) * areas[tile] for tile, (first, last) in part) for part in (tasks, left)
+    )
+    bar = showProgress(total=round(total, 3), initial=total - missing, unit="Mvoxel", desc="Predicting")
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, bar, _promptThreads():
         written: deque[Future] = deque()
-        for number, tile in enumerate(listTiles(geometry, layout)):
-            kept = _insideOf(tile, geometry)
-            area = (kept[0].stop - kept[0].start) * (kept[1].stop - kept[1].start) / 1e6
-            start = planeCount if number < begun else done if number == begun else 0
-            bar.update(start * area)
-            if start == planeCount:
-                continue
-            for plane, planes in _streamTile(readPlanes, geometry, stream, tile, start, reader):
+        for task in left:
+            tile = tiles[task.tile]
+            for plane, planes in _streamTile(readPlanes, geometry, stream, tile, task.planes, reader):
                 if len(written) == WAITING:
                     written.popleft().result()
                 latest = written[-1] if written else None
-                written.append(writer.submit(_write, latest, sink, planes, kept, plane, tile, number))
-                bar.update(len(planes) * area)
+                block = Task(task.tile, (plane, plane + len(planes)))
+                written.append(writer.submit(_write, latest, sink, planes, kept[task.tile], block, tile))
+                bar.update(len(planes) * areas[task.tile])
         for write in written:
             write.result()
 
@@ -109,19 +117,13 @@ def timeSlab(stream: Stream, section: tuple[int, int]) -> float:
 
 
 def _write(
-    before: Future | None,
-    sink: Sink,
-    planes: np.ndarray,
-    kept: tuple[slice, slice],
-    plane: int,
-    tile: Tile,
-    number: int,
+    before: Future | None, sink: Sink, planes: np.ndarray, kept: tuple[slice, slice], block: Task, tile: Tile
 ) -> None:
     """Hand over what is kept of some planes; a device finishes them here, while it is fed the next ones."""
     if before:
         before.result()  # after a failure nothing more may be noted as done
-    sink.write(np.asarray(planes)[:, *kept], plane, tile.rows[0], tile.columns[0])
-    sink.commit({"tile": number, "planes": plane + len(planes)})
+    sink.write(np.asarray(planes)[:, *kept], block.planes[0], tile.rows[0], tile.columns[0])
+    sink.commit(block)
 
 
 def _insideOf(tile: Tile, geometry: Geometry) -> tuple[slice, slice]:
@@ -139,25 +141,23 @@ def _streamTile(
     geometry: Geometry,
     stream: Stream,
     tile: Tile,
-    start: int,
+    planes: Range,
     reader: ThreadPoolExecutor,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Stream one tile; gives (first plane, probabilities with the halo) from plane `start` on."""
-    slab, planeCount, extended = stream.slab, geometry.size[0], geometry.shape[0]
-    first = (
-        max(start - geometry.halo - geometry.cell, 0) // slab
-    )  # from here on, `start` sees all it depends on
+    """Stream some planes of one tile; gives (first plane, probabilities with the halo) block by block."""
+    slab, extended, (start, stop) = stream.slab, geometry.shape[0], planes
+    first = max(start - geometry.halo - geometry.cell, 0) // slab  # from here `start` sees all it needs
     slabs = _readSlabs(readPlanes, geometry, tile, first, slab)
     stream.restart(extended)
     ahead = reader.submit(next, slabs)
-    for index in range(first, -(-(planeCount + stream.lag) // slab)):
+    for index in range(first, -(-(stop + stream.lag) // slab)):
         block = ahead.result()
         ahead = reader.submit(next, slabs)
-        planes = stream.feed(index, block)
+        made = stream.feed(index, block)
         plane = index * slab - stream.lag
-        low, high = max(plane, start), min(plane + slab, planeCount)
+        low, high = max(plane, start), min(plane + slab, stop)
         if low < high:
-            yield low, planes[low - plane : high - plane]
+            yield low, made[low - plane : high - plane]
     ahead.result()
     slabs.close()
 

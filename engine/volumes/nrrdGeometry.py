@@ -4,7 +4,7 @@ import numpy as np
 
 from engine.volumes.frame import Frame, frameOfVoxels, spannedVolume
 from engine.volumes.nrrdHeaders import OLD_FILE_FIELDS, OLD_VALUE_FIELDS, describeData, spaceDirections
-from engine.volumes.volume import Region, completeRegion
+from engine.volumes.volume import Region, Volume, completeRegion
 
 MOST_UNEQUAL = 1e5  # sides of a voxel; beyond it directions in space fall together
 
@@ -20,6 +20,14 @@ def voxelSize(header: dict) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
         return None
     units = [*header.get("space units", header.get("units", ())), "", "", ""]
     return tuple(sizes.tolist()), tuple(units[:3])
+
+
+def voxelSizeOf(volume: Volume) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
+    """Edge lengths of a voxel and their units as the file gives them, whatever can be made of them."""
+    if volume.header:
+        return voxelSize(volume.header)
+    frame = volume.frame
+    return None if frame.why else (tuple(frame.sides.tolist()), (frame.unit,) * 3)
 
 
 def cropHeader(header: dict, region: Region | None, dtype: np.dtype | type | str) -> dict:

@@ -1,0 +1,47 @@
+"""Who does the tasks of a job: this process in one stream, or any process, task by task.
+
+engine/ does not import functions.py: the steps of the method are handed in, by functions that pickle by name.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.base.machine import preferInstructions
+from engine.prediction.backends import chooseBackend, openStream
+from engine.prediction.job import Job
+from engine.prediction.journal import GrowingResult, joinResult
+from engine.prediction.layout import tileSection
+from engine.prediction.stream import describeStream
+from engine.prediction.tasks import Task
+from engine.prediction.tiles import Stream
+from engine.volumes.formats import openVolume
+
+
+class Method(NamedTuple):
+    """The steps of functions.py that a task consists of."""
+
+    readModel: Callable  # files -> plan and weights
+    predictProbability: Callable  # volume, job, stream, sink, tasks
+
+
+def execute(method: Method, job: Job, result: GrowingResult, stream: Stream) -> None:
+    """Do what is left of a job in this process: one stream for all of it."""
+    method.predictProbability(openVolume(job.volume), job, stream, result)
+
+
+def runTask(method: Method, job: Job, task: Task) -> Task:
+    """Do one task of a result that has been begun; in any process, at any time, also twice."""
+    with joinResult(Path(job.output)) as result:
+        method.predictProbability(openVolume(job.volume), job, _openStream(method, job), result, [task])
+    return task
+
+
+@functools.lru_cache(1)
+def _openStream(method: Method, job: Job) -> Stream:
+    """Build the network of a job on its back end, once for all its tasks."""
+    preferInstructions(job.engine, job.precision)
+    steps = describeStream(*method.readModel(job.modelFile, job.weightFile))
+    backend = chooseBackend(job.engine, job.precision)
+    return openStream(backend, steps, job.layout.slab, tileSection(job.geometry, job.layout))

@@ -1,0 +1,234 @@
+"""From what is asked for to what is done: how a volume is cut, and what is there of its result already."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from engine.base.console import describeDuration, describeShape, relativePath
+from engine.base.errors import PipelineError
+from engine.base.records import digestFile, listDifferences, packageVersions, readJson, stampOf
+from engine.network.devices import SAME_TO_ROUNDING
+from engine.prediction.backends import Backend, availableMemory, baseMemory
+from engine.prediction.job import Job
+from engine.prediction.journal import Journal
+from engine.prediction.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
+from engine.prediction.stream import Step
+from engine.prediction.tasks import Task, leaveOut, listTasks
+from engine.prediction.tiles import Stream, timeSlab
+from engine.volumes.nrrdGeometry import voxelSizeOf
+from engine.volumes.volume import Volume
+
+MANY_SLABS = 100  # from which on timing two of them in advance is worth it
+ORIGIN = ("engine", "precision", "device", "devices", "predicted")
+
+
+class Request(NamedTuple):
+    """The probability that is asked for, once it has been checked."""
+
+    volume: Volume
+    region: tuple[tuple[int, int], ...]  # half-open ranges along x, y, z
+    normalization: str  # region or volume: whose mean and standard deviation
+    modelFile: Path
+    weightFile: Path  # may be the model file
+    nameOutput: Path
+    outputType: str
+    outputEncoding: str
+    engine: str  # as asked for: auto fits any
+    precision: str
+    memoryBudget: float  # GiB; 0: by what is free
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels of the region along x, y, z."""
+        return tuple(stop - start for start, stop in self.region)
+
+
+class Run(NamedTuple):
+    """What is decided before the first voxel is read."""
+
+    request: Request
+    backend: Backend
+    geometry: Geometry
+    layout: Layout | None  # None: nothing has to be predicted
+    steps: list[Step]
+    record: dict[str, Any]  # what an unfinished result follows from: identity, layout, devices
+    isGoingOn: bool  # with an unfinished one
+    digests: dict[Path, str]
+    differences: list[str]  # from an earlier result under the same name, finished or not
+    origin: dict[str, Any]  # what the probability was made with, now or by an earlier run
+    isFinished: bool  # by an earlier run
+
+    def makeJob(self, moments: tuple[float, float]) -> Job:
+        """Make the job that is left to do."""
+        request = self.request
+        files = request.volume.path, request.modelFile, request.weightFile, request.nameOutput
+        volume, model, weights, output = (str(path.resolve()) for path in files)
+        cut = request.region, moments, self.geometry, self.layout
+        return Job(volume, *cut, model, weights, self.backend.engine, self.backend.precision, output)
+
+    def missing(self) -> list[Task]:
+        """List what no earlier run has predicted."""
+        finished = Journal(self.request.nameOutput).finished() if self.isGoingOn else ()
+        return leaveOut(listTasks(self.geometry, self.layout), finished)
+
+    @property
+    def tileCount(self) -> int:
+        """Tiles across a plane."""
+        return self.layout.rowTiles * self.layout.columnTiles
+
+    @property
+    def slabCount(self) -> float:
+        """Slabs of all tiles."""
+        return self.tileCount * self.geometry.shape[0] / self.layout.slab
+
+    @property
+    def isLong(self) -> bool:
+        """Whether a user wants to know in advance how long it takes."""
+        return self.slabCount >= MANY_SLABS
+
+
+# -------------------------------------------------------------------------------------------- what is decided
+
+
+def prepareRun(
+    request: Request, backend: Backend, geometry: Geometry, steps: list[Step], isDry: bool = False
+) -> Run:
+    """Decide how the volume is cut, or go on as an interrupted run did; a dry one looks at no earlier one."""
+    digests = {} if isDry else digestInputs(request)
+    identity = describeIdentity(request, backend, digests)
+    finished, record, differences = None, None, []
+    if not isDry:
+        finished, differences = readFinished(request, identity)
+        if not finished:
+            record, unfinished = Journal(request.nameOutput).read(identity)
+            differences = unfinished or differences
+    layout = Layout(*record["layout"]) if record else None
+    if layout and 0 < request.memoryBudget < layout.memory:
+        differences = [f"it took {layout.memory:.2f} GiB, more than memoryBudget now"]
+        record = layout = None
+    if not (layout or finished):
+        budget = request.memoryBudget or availableMemory(backend)
+        layout = chooseLayout(geometry, steps, backend.byteCount, budget, baseMemory(backend))
+    earlier = [device for device in (record or {}).get("devices", ()) if device != backend.device]
+    devices = [*earlier, backend.device]
+    origin = {name: finished.get(name) for name in ORIGIN} if finished else describeOrigin(backend, devices)
+    identity = finished["identity"] if finished else identity
+    noted = {"identity": identity, "layout": list(layout or ()), "devices": devices}
+    isGoingOn, isFinished = record is not None, finished is not None
+    decided = backend, geometry, layout, steps
+    return Run(request, *decided, noted, isGoingOn, digests, differences, origin, isFinished)
+
+
+def digestInputs(request: Request) -> dict[Path, str]:
+    """Give the digest of every file that the probability follows from."""
+    return {path: digestFile(path) for path in sorted(set(_namedInputs(request).values()))}
+
+
+def _namedInputs(request: Request) -> dict[str, Path]:
+    """Name the files that the probability follows from."""
+    volume, files = request.volume, request.volume.files
+    named = {"nameInput": volume.path, "modelFile": request.modelFile, "weightFile": request.weightFile}
+    if volume.path.is_dir():
+        del named["nameInput"]
+    voxels = files[1:] if len(files) > 1 and files[0] == volume.path else files
+    return named | {f"data file {number}": path for number, path in enumerate(voxels, 1)}
+
+
+def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str]) -> dict[str, Any]:
+    """Describe everything that a probability follows from; equal descriptions mean equal voxels."""
+    identity = {
+        "outputType": request.outputType,
+        "outputEncoding": request.outputEncoding,
+        "region": [list(axis) for axis in request.region],
+        "normalization": request.normalization,
+        "engine": backend.engine,
+        "precision": backend.precision,
+    }
+    if digests:
+        identity |= {name: digests[path] for name, path in _namedInputs(request).items()}
+    return identity
+
+
+def describeOrigin(backend: Backend, devices: list[str]) -> dict[str, Any]:
+    """Describe what a probability is made with; `devices` are all that had a part in it."""
+    predicted = {"date": time.strftime("%Y-%m-%d %H:%M"), "versions": packageVersions()}
+    values = backend.engine, backend.precision, backend.device, devices, predicted
+    return dict(zip(ORIGIN, values, strict=True))
+
+
+def readFinished(request: Request, identity: dict[str, Any]) -> tuple[dict | None, list[str]]:
+    """Read the record of a finished probability of the same input, model and parameters.
+
+    Returns
+    -------
+    record : dict or None
+        None where it has to be computed.
+    differences : list of str
+        What is not as in a finished one.
+    """
+    output = request.nameOutput
+    try:
+        record = readJson(output.with_suffix(".json")) or {}
+    except PipelineError:
+        return None, []
+    if not (output.is_file() and isinstance(record.get("identity"), dict)):
+        return None, []
+    free = {name for name in ("engine", "precision") if getattr(request, name) == "auto"}
+    differences = listDifferences(record["identity"], identity, free)
+    if not differences and record.get("result") != stampOf(output):
+        differences = [f"{output.name} was changed since it was written"]
+    return (None, differences) if differences else (record, [])
+
+
+# ----------------------------------------------------------------------------------------------- what is said
+
+
+def describeRequest(request: Request) -> list[str]:
+    """Tell what is read, and which part of it."""
+    volume = request.volume
+    size = voxelSizeOf(volume) or ((), ())
+    sides = [f"{side:g} {unit}".strip() for side, unit in zip(*size, strict=True)]
+    voxel = f", voxel {' x '.join(sides)}" if sides else ""
+    ranges = (f"{axis} {start}:{stop}" for axis, (start, stop) in zip("xyz", request.region, strict=True))
+    shape = describeShape(volume.shape)
+    return [f"Input: {volume.path.name} {shape} {volume.dtype.name}{voxel}", f"Region: {' '.join(ranges)}"]
+
+
+def describeRun(run: Run) -> list[str]:
+    """Tell how the volume is cut, and what is there of it already."""
+    request, layout = run.request, run.layout
+    lines = []
+    if min(request.shape) < run.geometry.cell:
+        thin = f"{describeShape(request.shape)} voxels are fewer than {run.geometry.cell} along a side"
+        lines.append(f"Warning: {thin}; the missing ones are mirrored (is this really a volume?)")
+    if run.isFinished:
+        name = request.nameOutput.name
+        return [*lines, f"Probability: {name} is finished; delete it to have it computed again"]
+    work = workFactor(run.geometry, layout)
+    cut = f"{run.tileCount} tiles ({work:.2f} times the work)" if run.tileCount > 1 else "one tile"
+    lines.append(f"Stream: {layout.slab} planes at a time, {cut}, {layout.memory:.2f} GiB of memory")
+    if run.differences:
+        lines.append(f"An earlier result is begun anew: {'; '.join(run.differences)}")
+    left = run.missing()
+    if left != listTasks(run.geometry, layout):
+        place = f"tile {left[0].tile + 1}, plane {left[0].planes[0]}" if left else "all is predicted"
+        lines.append(f"Going on with an unfinished result: {place}")
+        if len(run.record["devices"]) > 1:
+            devices = ", ".join(run.record["devices"][:-1])
+            lines.append(f"Predicted so far by {devices}: {SAME_TO_ROUNDING}")
+    return lines
+
+
+def estimateDuration(stream: Stream, run: Run) -> str:
+    """Tell how long the prediction would take, from one timed slab."""
+    seconds = timeSlab(stream, tileSection(run.geometry, run.layout))
+    duration, depth = run.slabCount * seconds, run.geometry.size[0]
+    left = sum(last - first for _, (first, last) in run.missing()) / (run.tileCount * depth)
+    speed = f"{math.prod(run.geometry.size) / 1e6 / duration:.2f} Mvoxel/s"
+    return f"Estimate: {describeDuration(duration * left)} at {speed} (one slab: {seconds:.3f} s)"
+
+
+def describeInputs(run: Run) -> dict[str, Any]:
+    """Give the digests of the inputs by name, as records hold them."""
+    return {str(relativePath(path)): digest for path, digest in run.digests.items()}

@@ -1,0 +1,5 @@
+"""Which formats of volumes there are."""
+
+from engine.volumes.nrrdFiles import openVolume
+
+__all__ = ["openVolume"]
