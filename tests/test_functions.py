@@ -3,6 +3,7 @@
 import nrrd
 import numpy as np
 import pytest
+from sampleVolumes import TYPES, randomVolume
 
 import functions
 from engine.base.arrays import copyInOrder, measureMoments, refuseNonFinite
@@ -27,15 +28,6 @@ from functions import (
     turnPatch,
     varyGrey,
 )
-
-TYPES = ("uint8", "int16", "uint16", "int32", "uint64", "float32", "float64", ">u2", ">f4")
-
-
-def randomVolume(dtype: str, order: str = "F", shape=(7, 10, 13), seed=0) -> np.ndarray:
-    """Values far from zero with a small spread: the hard case for a standard deviation."""
-    values = 200 + 20 * np.random.default_rng(seed).random(shape)
-    return np.asarray(values, dtype=dtype, order=order)
-
 
 # ---------------------------------------------------------------------------------------------------- volumes
 

@@ -27,6 +27,7 @@ import matplotlib.image
 import nrrd
 import numpy as np
 import pytest
+from places import ROOT
 
 import engine.base.files
 import predictData
@@ -34,7 +35,6 @@ import prepareData
 import trainingAndValidation
 from engine.base.console import runScript
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ("prepareData.py", "trainingAndValidation.py", "predictData.py")
 DATA_FOLDERS = ("trainingImages", "trainingMasks", "validationImages", "validationMasks")
 ARRAYS = ("trainingDataImage", "trainingDataMask", "validationDataImage", "validationDataMask")

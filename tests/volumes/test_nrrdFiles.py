@@ -7,13 +7,23 @@ import itertools
 import os
 import random
 import warnings
-from pathlib import Path
 
 import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from volumes import writeVolume
+from places import SHARED
+from sampleVolumes import (
+    DATA,
+    EXPECTED,
+    OBLIQUE,
+    SHAPE,
+    headerLines,
+    refusal,
+    sampleArray,
+    writeText,
+    writeVolume,
+)
 
 from engine.base.errors import PipelineError
 from engine.volumes import nrrdData, nrrdFiles
@@ -22,45 +32,7 @@ from engine.volumes.nrrdGeometry import cropHeader, voxelSize
 from engine.volumes.nrrdHeaders import ENCODINGS, TYPES
 from engine.volumes.volume import checkRegion
 
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data" / "nrrd_format"
-SHAPE = (5, 4, 3)
-OBLIQUE = np.array(
-    [[0.8, 0.6, 0.0], [-1.2, 1.6, 0.0], [0.0, 0.0, -0.5]]
-)  # second and third axis point backwards
-
-
-def sampleArray(dtype, shape=SHAPE):
-    """Deterministic values that use every byte of the type."""
-    values = np.random.default_rng(7).integers(0, 256, np.prod(shape) * np.dtype(dtype).itemsize, np.uint8)
-    array = values.view(dtype).reshape(shape, order="F")
-    return np.nan_to_num(array, nan=1.5, posinf=2.5, neginf=-2.5).astype(dtype)
-
-
-def writeText(path, lines, data=b"", ending=b"\n"):
-    """Write a file by hand: header lines, empty line, data."""
-    text = [line.encode() if isinstance(line, str) else line for line in lines]
-    path.write_bytes(ending.join([*text, b"", b""]) + data)
-    return path
-
-
-def headerLines(**changes):
-    """Lines of a good header of 60 bytes of data; underscores stand for spaces, None drops a line."""
-    fields = {"type": "uint8", "dimension": "3", "sizes": "5 4 3", "encoding": "raw"}
-    fields |= {name.replace("_", " "): value for name, value in changes.items()}
-    return ["NRRD0005", *(f"{name}: {value}" for name, value in fields.items() if value is not None)]
-
-
-def refusal(path, region=None):
-    """Text of the error that a file gets, when opened or when read."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path).read(region)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-DATA = bytes(range(60))
-EXPECTED = np.arange(60, dtype=np.uint8).reshape(SHAPE, order="F")
-
+SAMPLES = SHARED / "nrrd_format"
 # -------------------------------------------------- reading agrees with pynrrd and SimpleITK
 
 

@@ -1,10 +1,9 @@
 """Particles and scores of real shapes against SciPy, scikit-image, scikit-learn and stardist; slow."""
 
-from pathlib import Path
-
 import nrrd
 import numpy as np
 import pytest
+from places import SHARED
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import regionprops_table
@@ -14,19 +13,18 @@ from engine.measures.labelling import Relabelling
 from engine.volumes.frame import Frame
 from functions import scoreVoxels
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 STEPS = {6: 1, 18: 2, 26: 3}  # of scipy.ndimage.generate_binary_structure
 SPACING = np.array([0.7, 0.7, 1.3])
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not DATA.is_dir(), reason="the real volumes are not on this computer"),
+    pytest.mark.skipif(not SHARED.is_dir(), reason="the real volumes are not on this computer"),
 ]
 
 
 def readGrey(name):
     """Read a volume as a probability, (z, y, x): its grey values scaled to 0..1."""
-    grey = nrrd.read(str(DATA / f"{name}.nrrd"))[0].T.astype(np.float32)
+    grey = nrrd.read(str(SHARED / f"{name}.nrrd"))[0].T.astype(np.float32)
     return (grey - grey.min()) / np.ptp(grey)
 
 
@@ -83,7 +81,7 @@ def testMatchesOfRealShapesEqualThoseOfStardist(name):
 @pytest.mark.parametrize("name", ["brain1", "breast1"])
 def testScoresAgainstManualLabelsEqualScikitLearn(name):
     metrics = pytest.importorskip("sklearn.metrics")
-    truth = nrrd.read(str(DATA / "pyradiomics" / f"{name}_label.nrrd"))[0].T > 0
+    truth = nrrd.read(str(SHARED / "pyradiomics" / f"{name}_label.nrrd"))[0].T > 0
     noise = np.random.default_rng(0).normal(0, 0.15, truth.shape)
     probability = np.clip(ndimage.gaussian_filter(truth.astype(float), 1) + noise, 0, 1).astype(np.float32)
     measured, _, judged = judge(probability, truth, 0.5, 26)

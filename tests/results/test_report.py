@@ -13,9 +13,10 @@ from pathlib import Path
 import nrrd
 import numpy as np
 import pytest
+from particles import blobs, measure
+from places import ROOT
+from predictions import OBLIQUE, REGION, SHAPE, predict, readTable, writeReference
 from scipy import ndimage
-from test_particles import blobs, measure
-from test_results import OBLIQUE, REGION, ROOT, SHAPE, predict, readTable, writeReference
 
 import engine.results.report
 from engine.measures.analysis import Judged

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import networks
 import nrrd
@@ -18,6 +17,7 @@ import pytest
 import streams
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from places import ROOT
 from streams import TOLERANCE, ArraySink, DelayStream, SinkError, makeLayout
 
 from engine.base.arrays import measureMoments
@@ -26,8 +26,6 @@ from engine.prediction.layout import Geometry, listTiles, tileSection
 from engine.prediction.tiles import predictVolume, timeSlab
 from engine.volumes.nrrdFiles import openVolume
 from functions import predictProbability, prep_img, readModel, scoreVoxels, selectPositive
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @functools.lru_cache(32)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from kills import NEVER, killingScript
+from places import ROOT
 
 import trainingAndValidation as script
 from engine.base.errors import PipelineError, StoppedBySignal
@@ -21,7 +22,6 @@ from engine.network.contracts import findContract
 from engine.network.models import readWeights
 from functions import describeUNet
 
-ROOT = Path(__file__).resolve().parents[1]
 FILES = {
     "metricsFile": "metrics.log",
     "weightFile": "loss.h5",

@@ -15,6 +15,7 @@ import h5py
 import networks
 import numpy as np
 import pytest
+from places import ROOT
 
 from engine.base.errors import PipelineError
 from engine.network import models
@@ -22,7 +23,6 @@ from engine.network.models import readArchitecture, readWeights
 from engine.network.plan import variableShapes
 from functions import buildModel, describeUNet, readModel
 
-ROOT = Path(__file__).resolve().parents[1]
 VOLUME = networks.randomVolume(16, 8, 24)
 VARIANTS = [(8, 4, "ReLU"), (2, 2, "Activation"), (3, 3, "ReLU"), (1, 5, "Activation")]
 
@@ -590,10 +590,11 @@ def testDamagedBytesGiveAnErrorOrValidWeights(tmp_path, name, first, last):
     keras = importKeras(int(re.search(r"\d", name)[0]))
     model = networks.randomise(networks.buildPublished(keras, 1, 1))  # small: most bytes are structure
     (model.save_weights if "weights" in name else model.save)(tmp_path / name)
+    paths = map(str, (ROOT, ROOT / "tests", Path(__file__).parent))
     program = "import sys, test_models; test_models.printOutcomes(*sys.argv[1:])"
     answer = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / name), str(first), str(last)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         **{"capture_output": True, "text": True, "check": True, "timeout": 900},
     )
     outcomes = [tuple(map(int, line.split())) for line in answer.stdout.splitlines()]

@@ -4,12 +4,10 @@ import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from places import ROOT
 
 TRAIN = """
 import sys

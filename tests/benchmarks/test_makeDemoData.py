@@ -5,18 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import makeDemoData
 import nrrd
 import numpy as np
 import pytest
 import SimpleITK
+from places import ROOT
 
 from engine.base.console import runScript
 from engine.base.errors import PipelineError
 
-PROJECT_FOLDER = Path(__file__).resolve().parent.parent
 SHAPE = (48, 48, 16)
 SMALL = ["--shape", "48", "48", "16", "--trainingCount", "1", "--validationCount", "1", "--processCount", "1"]
 
@@ -271,7 +270,7 @@ def testMissingScikitImageNamesTheRemedy(tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("seconds", [0.1, 3.0], ids=["while workers start", "while they work"])
 def testInterruptExitsWith130InOneLine(seconds, tmp_path):
-    command = [sys.executable, str(PROJECT_FOLDER / "benchmarks" / "makeDemoData.py")]
+    command = [sys.executable, str(ROOT / "benchmarks" / "makeDemoData.py")]
     command += ["--outputFolder", str(tmp_path), "--trainingCount", "40", "--processCount", "2"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -291,8 +290,8 @@ def testShippedFilesAreRegenerated(entry):
     seed, shape, image, mask = entry
     volume, positive, counts = makeDemoData.simulateVolume(seed, shape)
     shippedVolume, shippedMask = (
-        nrrd.read(str(PROJECT_FOLDER / image))[0],
-        nrrd.read(str(PROJECT_FOLDER / mask))[0],
+        nrrd.read(str(ROOT / image))[0],
+        nrrd.read(str(ROOT / mask))[0],
     )
     assert counts["clipped"] == 0
     assert np.mean(positive == shippedMask) >= 0.999

@@ -6,16 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from kills import NEVER, killingScript
-from volumes import writeVolume
+from places import ROOT
+from sampleVolumes import writeVolume
 
 from engine.volumes.growing import journalName, partialName
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (40, 56, 120)
 
 PREDICT = killingScript(

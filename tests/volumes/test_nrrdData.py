@@ -16,7 +16,8 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_nrrdFiles import headerLines, refusal, sampleArray, writeText
+from places import ROOT
+from sampleVolumes import headerLines, refusal, sampleArray, writeText
 
 from engine.base.errors import PipelineError
 from engine.volumes import nrrdData
@@ -24,7 +25,6 @@ from engine.volumes.nrrdFiles import openVolume
 from engine.volumes.nrrdGeometry import cropHeader
 from engine.volumes.nrrdHeaders import TYPES
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPE = (5, 4, 6)
 ENCODINGS = ("raw", "gzip", "bzip2", "text")
 REGIONS = [None, ((0, 5), (0, 4), (2, 3)), ((1, 3), (0, 4), (1, 6)), ((0, 5), (1, 3), (0, 5))]

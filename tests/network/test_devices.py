@@ -5,16 +5,14 @@ import os
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import engine.network.devices
 from engine.base.errors import PipelineError
 from engine.base.machine import processorName
 from engine.network.devices import describeDevice
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

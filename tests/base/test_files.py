@@ -5,17 +5,15 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 from engine.base.errors import PipelineError
 from engine.base.files import lockName, reserveSpace, temporaryName, writeAtomically
 from engine.base.records import digestFile, readJson, writeJson
 from engine.preparation.samples import writeArraysAtomically
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def listNames(folder) -> list[str]:

@@ -11,14 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from engine.base.console import Stopwatch, describeShape, relativePath, runScript
 from engine.base.errors import PipelineError
 from engine.base.machine import GROUP_FILES_1, GROUP_FILES_2, containerMemoryGiB, freeMemoryGiB
 from engine.base.parameters import plainSettings
 from engine.base.records import commandLine, packageVersions
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,14 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import makeDemoData  # noqa: E402
-import robustness  # noqa: E402
+import makeDemoData
+import robustness
 
 
 def testNoTestedSettingButTheFirstIsOneOfTheTraining():

@@ -3,13 +3,12 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from engine.base import machine
 
-ROOT = Path(__file__).resolve().parents[1]
 ZEN3 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma"
 ZEN4 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma avx512f avx512dq avx512_bf16"
 ZEN5 = "AuthenticAMD", 26, "sse4_1 avx avx2 fma avx512f avx512dq avx512_bf16"
