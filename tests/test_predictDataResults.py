@@ -21,12 +21,9 @@ from predictions import OBLIQUE, REGION, SHAPE, predict, readSlowly, readTable, 
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
-import engine.volumes.tiff
 import predictData
 from engine.base.files import lockName
 from engine.volumes.nrrdFiles import openVolume
-from engine.volumes.nrrdGeometry import readFrame
-from engine.volumes.nrrdWriter import openPlanes
 
 
 @pytest.fixture(scope="module")
@@ -582,18 +579,6 @@ def testMaskNeverTakesTheNameOfTheManualOne(copy, hasMask, capfd):
     assert {path: path.read_bytes() for path in copy.iterdir()} == before
 
 
-@pytest.mark.parametrize("encoding", ["raw", "gzip"])
-def testPlanesAreWrittenOneAfterTheOther(tmp_path, encoding):
-    values = np.random.default_rng(0).integers(0, 1 << 30, (7, 5, 3), dtype=np.uint32)  # (x, y, z)
-    with openPlanes(tmp_path / "a.nrrd", values.shape, "uint32", dict(OBLIQUE), encoding) as write:
-        for planes in np.split(values.T, [2]):
-            write(planes)
-        assert not (tmp_path / "a.nrrd").exists()
-    read, header = nrrd.read(str(tmp_path / "a.nrrd"))
-    np.testing.assert_array_equal(read, values)
-    np.testing.assert_array_equal(header["space directions"], OBLIQUE["space directions"])
-
-
 # ---------------------------------------------------------------------------------------------- for ImageJ
 
 
@@ -618,29 +603,6 @@ def testTiffStacksHoldTheSameVoxelsAndTheirSize(tmp_path, grey):
             assert numerator / denominator == pytest.approx(2)
 
 
-@pytest.mark.parametrize(
-    ("unit", "side", "written", "spacing"),
-    [
-        ("µm", 0.5, "\\u00b5m", 0.5),
-        ("m", 2e-10, "nm", 0.2),
-        ("Å", 2.0, "\\u00c5", 2.0),
-        ("pc", 1e-12, "pixel", 1.0),
-    ],
-)
-def testTiffTakesEveryUnit(tmp_path, unit, side, written, spacing):
-    tifffile = pytest.importorskip("tifffile")
-    frame = readFrame({"spacings": (side,) * 3, "units": [unit] * 3})
-    values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)
-    with engine.volumes.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
-        write(values.T)
-    with tifffile.TiffFile(tmp_path / "a.tif") as file:
-        np.testing.assert_array_equal(file.asarray(), values.T)
-        assert file.imagej_metadata["unit"] == written
-        assert file.imagej_metadata["spacing"] == pytest.approx(spacing)
-        numerator, denominator = file.pages[0].tags["XResolution"].value
-        assert denominator / numerator == pytest.approx(spacing, rel=1e-3)
-
-
 def testNapariOpensTheStacks(tmp_path, grey):
     PluginManager = pytest.importorskip("npe2").PluginManager
     ViewerModel = pytest.importorskip("napari.components").ViewerModel  # a viewer without a display
@@ -653,19 +615,6 @@ def testNapariOpensTheStacks(tmp_path, grey):
     for name in ("mask", "labels", "probability"):
         (layer,) = viewer.open(str(tmp_path / f"scan_segmented_{name}.tif"), plugin="napari")
         np.testing.assert_array_equal(layer.data, arrays[name].T)
-
-
-def testTiffOfMoreThan4GigabytesIsBigTiff(tmp_path, monkeypatch):
-    tifffile = pytest.importorskip("tifffile")
-    monkeypatch.setattr(engine.volumes.tiff, "CLASSIC_LIMIT", 100)
-    values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)
-    frame = readFrame({"spacings": (1.0, 1.0, 2.0)})
-    with engine.volumes.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
-        write(values.T[:3])
-        write(values.T[3:])
-    with tifffile.TiffFile(tmp_path / "a.tif") as file:
-        assert file.is_bigtiff
-        np.testing.assert_array_equal(file.asarray(), values.T)
 
 
 def testTiffWithoutItsPackageIsRefusedBeforeAnyWork(copy, monkeypatch, capfd):

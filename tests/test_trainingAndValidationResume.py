@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -371,16 +370,6 @@ def testDataWithoutTheirParametersAreWarnedOf(learningData, tmp_path, capsys):
     (data / "parameters.json").unlink(missing_ok=True)
     callTraining(data, tmp_path, "--Nepochs", "1")
     assert "Warning: no parameters.json in" in capsys.readouterr().out
-
-
-def testTheLossDecidesBetweenEpochsThatFindNothing():
-    from engine.learning.training import Checkpoint
-
-    checkpoint = Checkpoint(Path("dice.h5"), "val_dice", True)
-    first, second, third = ({"val_dice": d, "val_loss": v} for d, v in ((0, 2.0), (0, 1.0), (0.1, 3.0)))
-    assert checkpoint.isBetter(second, first) and not checkpoint.isBetter(first, second)
-    assert checkpoint.isBetter(third, second) and not checkpoint.isBetter(third, third)
-    assert not checkpoint.isBetter({"val_dice": 1.0, "val_loss": float("nan")}, None)
 
 
 def testAnUnfinishedTrainingHasAContractAndNoThreshold(learningData, tmp_path, monkeypatch):

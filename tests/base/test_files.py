@@ -6,19 +6,13 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from places import ROOT
+from places import ROOT, listNames
 
 from engine.base.errors import PipelineError
 from engine.base.files import lockName, reserveSpace, temporaryName, writeAtomically
-from engine.base.records import digestFile, readJson, writeJson
+from engine.base.records import writeJson
 from engine.preparation.samples import writeArraysAtomically
-
-
-def listNames(folder) -> list[str]:
-    """Everything in a folder, hidden files too."""
-    return sorted(path.name for path in folder.iterdir())
 
 
 def testTwoProcessesDoNotWorkAtOneFile(tmp_path):
@@ -111,34 +105,6 @@ def testLeftoversOfKilledRunsAreClearedAndThoseOfLivingOnesStay(tmp_path):
     assert listNames(tmp_path) == sorted([other.name, foreign.name, "result.txt"])
 
 
-def testArraysAreFilledSampleBySample(tmp_path):
-    samples = np.random.default_rng(0).random((3, 4, 5, 6, 1)).astype(np.float32)
-    arrays = {tmp_path / "a.npy": (samples.shape, "float32"), tmp_path / "b.npy": (samples.shape, "bool")}
-    with writeArraysAtomically(arrays, tmp_path / "marker") as writers:
-        for index, sample in enumerate(samples):
-            writers[tmp_path / "a.npy"].write(index, sample)
-            writers[tmp_path / "b.npy"].write(index, sample > 0.5)
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), samples)
-    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), samples > 0.5)
-    assert listNames(tmp_path) == ["a.npy", "b.npy"]
-
-
-def testInterruptedArraysKeepTheOldSetWithItsMarker(tmp_path):
-    for name in ("a.npy", "b.npy", "marker"):
-        (tmp_path / name).write_text("old")
-    arrays = {tmp_path / name: ((2, 3), "bool") for name in ("a.npy", "b.npy")}
-    with pytest.raises(KeyboardInterrupt), writeArraysAtomically(arrays, tmp_path / "marker"):
-        raise KeyboardInterrupt
-    assert [(tmp_path / name).read_text() for name in listNames(tmp_path)] == ["old"] * 3
-
-
-def testNewArraysTakeTheMarkerOfTheOldSetAway(tmp_path):
-    (tmp_path / "marker").write_text("old")
-    with writeArraysAtomically({tmp_path / "a.npy": ((2, 3), "bool")}, tmp_path / "marker"):
-        assert (tmp_path / "marker").exists()
-    assert listNames(tmp_path) == ["a.npy"]
-
-
 def testSpaceIsReservedForRealOrRefusedBeforeWork(tmp_path, monkeypatch):
     reserveSpace(tmp_path / "file", 1 << 20)
     status = os.stat(tmp_path / "file")
@@ -163,26 +129,3 @@ def testSpaceIsReservedWithoutTheSystemCall(tmp_path, monkeypatch):
     reserveSpace(tmp_path / "file", 10_000_000)
     content = (tmp_path / "file").read_bytes()
     assert len(content) == 10_000_000 and content[:4] == b"head" and not any(content[4:])
-
-
-def testJsonRoundTripAndItsRefusals(tmp_path):
-    path = tmp_path / "file.json"
-    assert readJson(path) is None
-    writeJson(path, {"unit": "µm", "values": [1, 2.5]})
-    assert readJson(path) == {"unit": "µm", "values": [1, 2.5]}
-    unreadable = dict.fromkeys(("{", "[" * 100_000, "\xff"), "no readable JSON")
-    for text, message in (unreadable | {"[]": "no JSON object"}).items():
-        path.write_bytes(text.encode("latin1"))
-        with pytest.raises(PipelineError, match=message):
-            readJson(path)
-
-
-def testDigestIsSha256(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    assert digestFile(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")
-
-
-def testErrorIsOneLineWithFileRuleValuesAndRemedy():
-    error = PipelineError("a rule\nin two lines", file="a.nrrd", expected=3, received=2, remedy="do this")
-    assert str(error) == "a.nrrd: a rule in two lines (expected 3, received 2); do this"
-    assert str(PipelineError("a rule")) == "a rule" and isinstance(error, ValueError)

@@ -1,4 +1,4 @@
-"""Which vector instructions are used, on processors that only pretend to be there."""
+"""Vector instructions and memory, on processors and in containers that only pretend to be there."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ import pytest
 from places import ROOT
 
 from engine.base import machine
+from engine.base.machine import GROUP_FILES_1, GROUP_FILES_2, containerMemoryGiB, freeMemoryGiB
 
 ZEN3 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma"
 ZEN4 = "AuthenticAMD", 25, "sse4_1 avx avx2 fma avx512f avx512dq avx512_bf16"
@@ -107,3 +108,40 @@ def testPredictionPrefersThemBeforeABackEndIsLoaded(pretend, tmp_path):
         list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     assert "cores), openvino with oneDNN (AVX2), float32" in run.stdout
+
+
+def testFreeMemoryIsThatOfTheMachineOrOfItsContainer(monkeypatch):
+    assert 0.1 < freeMemoryGiB() < 1e4
+    monkeypatch.setattr("engine.base.machine.containerMemoryGiB", lambda: 0.25)
+    assert freeMemoryGiB() == 0.25
+
+
+@pytest.mark.parametrize(
+    ("group", "folder", "names", "nothing"),
+    [
+        ("4:cpu,cpuacct:/x\n3:memory:", "memory", GROUP_FILES_1, "9223372036854771712"),
+        ("0::", "", GROUP_FILES_2, "max"),
+    ],
+)
+def testLimitOfAJobCountsWhereverItIsSet(tmp_path, group, folder, names, nothing):
+    limit, usage, cache = names
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"{group}/slurm/job_7/step_0\n")
+    step = tmp_path / "sys/fs/cgroup" / folder / "slurm/job_7/step_0"
+    step.mkdir(parents=True)
+    assert containerMemoryGiB(tmp_path) == float("inf")
+    for place, most, used in ((step, nothing, 2 << 30), (step.parent, str(4 << 30), 3 << 30)):
+        (place / limit).write_text(f"{most}\n")
+        (place / usage).write_text(f"{used}\n")
+    assert containerMemoryGiB(tmp_path) == 1
+    (step.parent / "memory.stat").write_text(
+        f"anon 5\n{cache} {1 << 29}\n"
+    )  # 0.5 GiB of files that were read
+    assert containerMemoryGiB(tmp_path) == 1.5
+    (tmp_path / "proc/self/cgroup").write_text(
+        f"{group}/elsewhere\n"
+    )  # in a container: the group is the root
+    assert containerMemoryGiB(tmp_path) == float("inf")
+    (tmp_path / "sys/fs/cgroup" / folder / limit).write_text(str(1 << 30))
+    (tmp_path / "sys/fs/cgroup" / folder / usage).write_text(str(1 << 28))
+    assert containerMemoryGiB(tmp_path) == 0.75

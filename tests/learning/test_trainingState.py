@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from engine.base.errors import PipelineError
-from engine.base.records import refuseAnother
 from engine.learning.trainingState import TrainingState
 
 ARRAYS = {"weights/0": np.arange(6, dtype=np.float32).reshape(2, 3), "optimiser/0": np.array(7)}
@@ -97,16 +96,3 @@ def testFinishedTrainingLeavesNoState(state, tmp_path):
     state.remove()
     assert state.load() is None and not any(tmp_path.iterdir())
     state.remove()
-
-
-def testDifferencesAreNamed():
-    saved = {"loss": "bce", "seed": 1, "trainingDataMask.npy": "ab", "old": 3}
-    words = "an unfinished training", "--restart to begin anew"
-    refuseAnother(saved, dict(saved), *words)
-    wanted = saved | {"loss": "dice", "trainingDataMask.npy": "cd"}
-    with pytest.raises(PipelineError) as error:
-        refuseAnother(saved, wanted, *words)
-    assert "an unfinished training differs in loss bce -> dice, trainingDataMask.npy" in str(error.value)
-    assert "--restart" in str(error.value)
-    with pytest.raises(PipelineError, match="new None -> 4"):
-        refuseAnother(saved, saved | {"new": 4}, *words)

@@ -1,15 +1,11 @@
 """Sizes, shapes and places of particles against scikit-image, geometry and brute force."""
 
-import csv
-
 import numpy as np
 import pytest
 from particles import blobs, measure
 from skimage.measure import regionprops_table
 
 from engine.measures.particles import STEPS, directionWeights
-from engine.results.files import writeTable
-from engine.volumes.nrrdGeometry import readFrame
 
 OBLIQUE = np.array([[1.0, 0.2, 0.0], [-0.3, 0.8, 0.1], [0.0, 0.3, -1.5]])
 
@@ -149,93 +145,3 @@ def testOneParticleHasNoNeighbour():
     volume[1, 1, 1] = True
     table, _ = measure(volume, volume.astype(np.float32), np.eye(3))
     assert np.isnan(table["nearestNeighbour"][0])
-
-
-# -------------------------------------------------------------------------------------- units of the header
-
-
-def testFrameTakesDirectionsOriginAndUnit():
-    header = {"space directions": OBLIQUE, "space origin": np.array([1.0, 2, 3]), "space units": ["um"] * 3}
-    frame = readFrame(header | {"sizes": np.array([4, 5, 6])})
-    np.testing.assert_array_equal(frame.directions, OBLIQUE)
-    np.testing.assert_array_equal(frame.origin, (1, 2, 3))
-    assert frame.unit == "um" and frame.why == ""
-    assert frame.voxelVolume == pytest.approx(abs(np.linalg.det(OBLIQUE)))
-    assert frame._replace(directions=np.diag([50.0, -50.0, 50.0])).voxelVolume == 125000  # exactly
-
-
-@pytest.mark.parametrize(
-    ("header", "words"),
-    [
-        ({}, "no size"),
-        ({"spacings": (1.0, np.nan, 1.0)}, "no size"),
-        ({"spacings": (1.0, 0.0, 1.0)}, "(1.0, 0.0, 1.0)"),
-        ({"spacings": (1.0, 1.0, 1.0), "units": ["mm", "mm", "um"]}, "different units"),
-        ({"space directions": np.array([[1.0, 0, 0], [0, 1, 0], [1, 1, 0]])}, "plane"),
-        ({"space directions": np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 0]])}, "0.0"),
-        ({"space directions": np.array([[1.0, 0, 0], [1, 1e-7, 0], [0, 0, 1]])}, "plane"),
-        ({"spacings": (1.0, 1.0, 1e-7)}, "1e-07"),
-        ({"spacings": (1.0, 2e6, 1.0)}, "2000000.0"),
-        ({"spacings": (1e-120, 1e-120, 1e-120)}, "1e-120"),
-    ],
-)
-def testWithoutAUsableSizeLengthsAreInVoxels(header, words):
-    frame = readFrame(header)
-    assert frame.unit == "voxel" and words in frame.why
-    np.testing.assert_array_equal(frame.directions, np.eye(3))
-
-
-def testVeryUnequalSidesHaveDirectionsInSpace():
-    for header in (
-        {"spacings": (1.0, 1.0, 2e-5)},
-        {"space directions": np.array([[1.0, 0, 0], [1, 2e-5, 0], [0, 0, 1]])},
-    ):
-        frame = readFrame(header | {"units": ["um"] * 3})
-        assert frame.why == "" and (directionWeights(frame.directions) > 0).all()
-
-
-def testSpacingsWithoutDirectionsAreTaken():
-    frame = readFrame({"spacings": (1.0, 2.0, -3.0), "units": ["mm"] * 3})
-    assert frame.unit == "voxel" and "-3" in frame.why  # NRRD has no negative spacing
-    frame = readFrame({"spacings": (1.0, 2.0, 3.0), "units": ["mm"] * 3})
-    assert (np.diag(frame.directions).tolist(), frame.unit) == ([1, 2, 3], "mm")
-
-
-def testOriginOfAxesWithoutDirectionIsTheirMinimum():
-    header = {"spacings": (1.0, 2.0, 4.0), "axis mins": (3.0, np.nan, -8.0)}
-    np.testing.assert_array_equal(readFrame(header).origin, (3, 0, -8))
-    header["centerings"] = ["cell", "node", "cell"]
-    np.testing.assert_array_equal(readFrame(header).origin, (3.5, 0, -6))
-
-
-@pytest.mark.parametrize(
-    ("header", "unit", "words"),
-    [
-        ({"space directions": np.eye(3)}, "", "The header names no unit"),
-        ({"spacings": (0.5, 0.5, 0.5)}, "", "The header names no unit"),
-        ({"spacings": (0.5, 0.5, 0.5), "units": ["nm"] * 3}, "nm", ""),
-        ({}, "voxel", "Lengths are in voxels: the header gives no size of a voxel"),
-    ],
-)
-def testReadersAreToldWhatTheHeaderLeavesOpen(header, unit, words):
-    frame = readFrame(header)
-    assert frame.unit == unit and frame.note.startswith(words) and bool(frame.note) == bool(words)
-
-
-@pytest.mark.parametrize(
-    ("unit", "names"),
-    [
-        ("um", ["x_voxel", "y_voxel", "z_voxel", "x_um", "y_um", "z_um"]),
-        ("", ["x_voxel", "y_voxel", "z_voxel", "x", "y", "z"]),
-        ("voxel", ["x_voxel", "y_voxel", "z_voxel"]),
-    ],
-)
-def testEveryColumnIsWrittenOnceWithItsUnit(tmp_path, unit, names):
-    table, _ = measure(*blobs(), np.eye(3))
-    writeTable(table, unit, tmp_path / "a.csv")
-    header, *rows = csv.reader((tmp_path / "a.csv").read_text().splitlines())
-    assert header[: len(names) + 2] == ["label", *names, "voxelCount"] and len(set(header)) == len(header)
-    assert ("volume" + f"_{unit}3" * bool(unit)) in header
-    columns = dict(zip(header, np.array(rows, float).T, strict=True))
-    for name in ("x_voxel", "y_voxel", "z_voxel", "voxelCount", "touchesBorder", "elongation"):
-        np.testing.assert_allclose(columns[name], table[name], rtol=1e-6)

@@ -1,13 +1,14 @@
 """The device line, with back ends and drivers that this machine may not have."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 from places import ROOT
+from pretences import pretendBackend
 
 import engine.network.devices
 from engine.base.errors import PipelineError
@@ -18,23 +19,7 @@ from engine.network.devices import describeDevice
 @pytest.fixture
 def backend(monkeypatch):
     """Set the back end and the GPUs that it sees."""
-
-    def pretend(name, gpus):
-        keras = types.SimpleNamespace(backend=types.SimpleNamespace(backend=lambda: name))
-        monkeypatch.setattr(engine.network.devices, "loadKeras", lambda: keras)
-        library = types.SimpleNamespace(
-            config=types.SimpleNamespace(
-                list_physical_devices=lambda kind: [types.SimpleNamespace(name=gpu) for gpu in gpus],
-                experimental=types.SimpleNamespace(get_device_details=lambda gpu: {"device_name": gpu.name}),
-            ),
-            devices=lambda: (
-                [types.SimpleNamespace(device_kind=gpu, platform="gpu") for gpu in gpus]
-                or [types.SimpleNamespace(device_kind="cpu", platform="cpu")]
-            ),
-        )
-        monkeypatch.setattr(engine.network.devices.importlib, "import_module", lambda wanted: library)
-
-    return pretend
+    return functools.partial(pretendBackend, monkeypatch)
 
 
 @pytest.fixture
@@ -175,22 +160,16 @@ def testWithoutADriverNoBackEndIsLoadedToFindAGpu(monkeypatch):
     assert not engine.network.devices.hasGpu()
 
 
-def testScoresOfEpochsAreScalarsForTensorBoard(tmp_path):
-    tensorflow = pytest.importorskip("tensorflow")
-    for epoch in (1, 2):
-        engine.learning.history.writeScalars(tmp_path, epoch, {"loss": 0.5 / epoch, "val_dice": 0.25 * epoch})
-    for part, name, expected in (("training", "loss", [0.5, 0.25]), ("validation", "dice", [0.25, 0.5])):
-        found = [
-            (event.step, value.tag, float(tensorflow.make_ndarray(value.tensor)))
-            for path in sorted((tmp_path / part).iterdir())
-            for event in tensorflow.compat.v1.train.summary_iterator(str(path))
-            for value in event.summary.value
-            if value.metadata.plugin_data.plugin_name == "scalars"
-        ]
-        assert sorted(found) == [(step, name, value) for step, value in enumerate(expected, 1)]
-
-
-def testAnotherBackEndTakesBatchesAsTheyAre(backend):
-    backend("jax", [])
-    batches = object()
-    assert engine.learning.batches.asDataset(batches) is batches
+def testAMissingBackEndIsToldWithThePipCommand():
+    code = (
+        "import sys; sys.modules['tensorflow'] = None; sys.modules['tensorflow.experimental'] = None\n"
+        "from engine.network.devices import loadKeras\n"
+        "try: loadKeras()\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment, check=True
+    )
+    assert ran.stdout.startswith("PipelineError Keras or its back end tensorflow cannot be imported")
+    assert ran.stdout.strip().endswith("pip install keras tensorflow")

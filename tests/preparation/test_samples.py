@@ -1,11 +1,12 @@
-"""Sub-volumes on the disk: what may be learnt, and pieces of it."""
+"""Sub-volumes on the disk: what may be learnt, pieces of it, and how they get there."""
 
 import networks
 import numpy as np
 import pytest
+from places import listNames
 
 from engine.base.errors import PipelineError
-from engine.preparation.samples import Samples, openSamples
+from engine.preparation.samples import Samples, openSamples, writeArraysAtomically
 from functions import describeUNet
 
 
@@ -82,3 +83,31 @@ def testSamplesThatCannotBeLearntAreRefused(tmp_path, changes, text):
 def testMissingSamplesNameTheScriptThatWritesThem(tmp_path):
     with pytest.raises(PipelineError, match=r"trainingDataImage\.npy: no such file; run prepareData\.py"):
         openSamples(tmp_path, "training", describeUNet())
+
+
+def testArraysAreFilledSampleBySample(tmp_path):
+    samples = np.random.default_rng(0).random((3, 4, 5, 6, 1)).astype(np.float32)
+    arrays = {tmp_path / "a.npy": (samples.shape, "float32"), tmp_path / "b.npy": (samples.shape, "bool")}
+    with writeArraysAtomically(arrays, tmp_path / "marker") as writers:
+        for index, sample in enumerate(samples):
+            writers[tmp_path / "a.npy"].write(index, sample)
+            writers[tmp_path / "b.npy"].write(index, sample > 0.5)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), samples)
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), samples > 0.5)
+    assert listNames(tmp_path) == ["a.npy", "b.npy"]
+
+
+def testInterruptedArraysKeepTheOldSetWithItsMarker(tmp_path):
+    for name in ("a.npy", "b.npy", "marker"):
+        (tmp_path / name).write_text("old")
+    arrays = {tmp_path / name: ((2, 3), "bool") for name in ("a.npy", "b.npy")}
+    with pytest.raises(KeyboardInterrupt), writeArraysAtomically(arrays, tmp_path / "marker"):
+        raise KeyboardInterrupt
+    assert [(tmp_path / name).read_text() for name in listNames(tmp_path)] == ["old"] * 3
+
+
+def testNewArraysTakeTheMarkerOfTheOldSetAway(tmp_path):
+    (tmp_path / "marker").write_text("old")
+    with writeArraysAtomically({tmp_path / "a.npy": ((2, 3), "bool")}, tmp_path / "marker"):
+        assert (tmp_path / "marker").exists()
+    assert listNames(tmp_path) == ["a.npy"]

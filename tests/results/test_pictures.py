@@ -4,54 +4,14 @@ import re
 
 import numpy as np
 import pytest
+from drawings import countColour, isCyan, isRed, keepFigures, slicesOf
 from PIL import Image
 
-import engine.learning.validation
 import engine.results.pictures
-from engine.learning.history import drawTrainingCurves
-from engine.learning.validation import drawValidationExample
-from engine.results.looks import MidSlices
 from engine.results.pictures import drawPrediction
 
-CURVES = ("loss", "dice", "precision", "recall")
 PANELS = ("xy", "xz", "yz")  # of a picture, from left to right: axis to the right, axis downwards
 NANOMETRES = ((50.0,) * 3, ("nm",) * 3)
-
-
-def countColour(path, isColour) -> int:
-    """Pixels of a picture for which isColour(red, green, blue) holds."""
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return int(np.count_nonzero(isColour(*np.moveaxis(pixels, -1, 0))))
-
-
-def isCyan(red, green, blue):
-    return (red < 90) & (green > 180) & (blue > 200)
-
-
-def isRed(red, green, blue):
-    return (red > 150) & (green < 90) & (blue < 90)
-
-
-def slicesOf(volume, count=3):
-    """Mid-slices of a volume (x, y, z) that comes `count` planes at a time."""
-    slices = MidSlices(volume.shape)
-    for z in range(0, volume.shape[2], count):
-        slices.add(z, volume[:, :, z : z + count].T)
-    return slices
-
-
-@pytest.mark.parametrize("count", [1, 3, 16])
-@pytest.mark.parametrize("shape", [(24, 20, 16), (5, 1, 7), (1, 1, 1)])
-def testMidSlicesAreThoseOfTheVolume(shape, count):
-    volume = np.random.default_rng(0).integers(0, 1000, shape).astype(">u2")
-    slices = slicesOf(volume, count)
-    for axis in range(3):
-        assert np.array_equal(slices.slice(axis), np.take(volume, shape[axis] // 2, axis).T)
-
-
-def testMidSlicesOfHugeVolumesAreThinnedOut():
-    slices = slicesOf(np.random.default_rng(0).random((4000, 2, 3)))
-    assert slices.slice(1).shape == (3, 667) and slices.slice(0).shape == (3, 2)
 
 
 @pytest.fixture
@@ -89,18 +49,7 @@ def testFlatAndLongVolumesAreDrawnWhateverTheSpacing(tmp_path, shape, sides):
 @pytest.fixture
 def figures(monkeypatch):
     """Keep the figures that are drawn."""
-    import matplotlib.pyplot as plt
-
-    kept = []
-
-    def save(figure, path):
-        figure.savefig(path)
-        kept.append(figure)
-
-    monkeypatch.setattr(engine.results.pictures, "saveFigure", save)
-    monkeypatch.setattr(engine.learning.validation, "saveFigure", save)
-    yield kept
-    plt.close("all")
+    yield from keepFigures(monkeypatch, engine.results.pictures)
 
 
 def panelsOf(figure):
@@ -219,34 +168,3 @@ def testAxesSayTheirUnit(tmp_path, figures, voxelSize, words):
     for names, column in zip(PANELS, panelsOf(figures[0]), strict=True):
         for axes in column:
             assert (axes.get_xlabel(), axes.get_ylabel()) == tuple(f"{name} ({words})" for name in names)
-
-
-@pytest.mark.parametrize("epochCount", [1, 40])
-@pytest.mark.parametrize("value", [0.5, float("nan")])
-def testTrainingCurvesAreDrawn(tmp_path, epochCount, value):
-    names = ["learning_rate", *(f"{prefix}{name}" for prefix in ("", "val_") for name in CURVES)]
-    history = [dict.fromkeys(names, 1 / (epoch + 1)) for epoch in range(epochCount)]
-    history[0]["recall"] = value
-    drawTrainingCurves(history, {"val_loss": epochCount - 1, "val_dice": 0}, tmp_path / "curves.png")
-    assert countColour(tmp_path / "curves.png", lambda r, g, b: (r > 180) & (g < 120) & (b < 60)) > 20
-    assert Image.open(tmp_path / "curves.png").size[0] > 1000
-
-
-def testValidationExamplesShowLabelAndPredictionWhereTheyAre(tmp_path):
-    image, mask = np.zeros((24, 16, 8), np.float32), np.zeros((24, 16, 8), bool)
-    image[::2] = 1
-    mask[4:9, 3:12, 5] = True
-    empty = np.zeros_like(image)
-
-    def countRed(probability):
-        examples = [("worst: sub-volume 0", image, mask, probability), ("best", image, mask, probability)]
-        drawValidationExample(examples, 0.5, tmp_path / "example.png")
-        return countColour(tmp_path / "example.png", lambda r, g, b: (r > 180) & (g < 120) & (b < 110))
-
-    assert countRed(np.where(mask, 1, empty)) > 1.5 * countRed(empty) > 500
-
-
-def testValidationExamplesHaveTheirFirstRowOnTop(tmp_path, figures):
-    image = np.random.default_rng(0).random((12, 10, 8))
-    drawValidationExample([("best", image, image > 0.5, image)], 0.5, tmp_path / "example.png")
-    assert [axes.yaxis_inverted() for axes in figures[0].axes[:3]] == [True] * 3

@@ -18,11 +18,12 @@ from places import ROOT
 from predictions import OBLIQUE, REGION, SHAPE, predict, readTable, writeReference
 from scipy import ndimage
 
+import engine.results.looks
 import engine.results.report
 from engine.measures.analysis import Judged
 from engine.results import outcome
 from engine.results.files import summarise
-from engine.results.looks import Preview, chooseFactor
+from engine.results.looks import Preview
 from engine.results.report import describeContent, packVolumes, writeReport
 from engine.volumes.frame import Frame
 from engine.volumes.nrrdGeometry import readFrame
@@ -55,28 +56,6 @@ def run(tmp_path_factory):
     writeReference(folder, folder)
     predict(folder / "scan_data.nrrd", "--threshold", 0.4, "--nameReference", folder / "scan_mask.nrrd")
     return folder
-
-
-@pytest.mark.parametrize("factor", [1, 2, 3])
-@pytest.mark.parametrize("slab", [1, 4, 50])
-def testPreviewIsTheMeanOfBlocks(factor, slab):
-    volume = np.random.default_rng(0).normal(size=(11, 9, 7)).astype(np.float32)  # (z, y, x)
-    preview = Preview(volume.shape[::-1], factor)
-    for z in range(0, len(volume), slab):
-        preview.add(z, volume[z : z + slab])
-    found = preview.finish()
-    for z, y, x in np.ndindex(found.shape):
-        block = volume[tuple(slice(i * factor, (i + 1) * factor) for i in (z, y, x))]
-        assert found[z, y, x] == pytest.approx(block.mean(), abs=1e-5)
-    assert found.shape == tuple(-(-side // factor) for side in volume.shape)
-
-
-def testFactorFitsEveryVolumeIntoTheReport():
-    assert chooseFactor((160, 160, 128)) == 1
-    for shape in ((256, 256, 256), (2048, 2048, 2048), (20000, 400, 3), (1, 1, 10**7)):
-        factor = chooseFactor(shape)
-        sizes = [np.prod([-(-side // count) for side in shape]) for count in (factor, factor - 1)]
-        assert sizes[0] <= engine.results.looks.VOXEL_LIMIT < sizes[1]
 
 
 def testFileStaysUnder20MegabytesForNoiseAndManyParticles(tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ from places import SHARED
 from sampleVolumes import (
     DATA,
     EXPECTED,
-    OBLIQUE,
     SHAPE,
     headerLines,
     refusal,
@@ -30,7 +29,6 @@ from engine.volumes import nrrdData, nrrdFiles
 from engine.volumes.nrrdFiles import openVolume
 from engine.volumes.nrrdGeometry import cropHeader, voxelSize
 from engine.volumes.nrrdHeaders import ENCODINGS, TYPES
-from engine.volumes.volume import checkRegion
 
 SAMPLES = SHARED / "nrrd_format"
 # -------------------------------------------------- reading agrees with pynrrd and SimpleITK
@@ -387,36 +385,6 @@ def testTooLittleMemoryIsTold(tmp_path, monkeypatch):
     assert "does not fit in memory; choose a smaller region" in refusal(path)
 
 
-@pytest.mark.parametrize(
-    "region, text",
-    [
-        (
-            ((0, 6), (0, 4), (0, 3)),
-            "the range along x leaves the volume (expected a part of 0:5, received 0:6)",
-        ),
-        (
-            ((0, 5), (-1, 4), (0, 3)),
-            "the range along y leaves the volume (expected a part of 0:4, received -1:4)",
-        ),
-        (((0, 5), (0, 4), (2, 2)), "the range along z is empty (expected a part of 0:3, received 2:2)"),
-        (((0, 5), (3, 1), (0, 3)), "the range along y is empty (expected a part of 0:4, received 3:1)"),
-        (((0, 5), (0, 4), (3, None)), "the range along z is empty (expected a part of 0:3, received 3:3)"),
-        (((9, 12), (0, 4), (0, 3)), "the range along x leaves the volume"),
-    ],
-)
-def testRegionOutsideOrEmptyIsRefused(tmp_path, region, text):
-    path = writeText(tmp_path / "a.nrrd", headerLines(), DATA)
-    assert refusal(path, region).startswith(f"{path}: {text}")
-    with pytest.raises(PipelineError, match="range along"):
-        checkRegion(openVolume(path), region)
-
-
-def testRegionIsCompleted(tmp_path):
-    volume = openVolume(writeText(tmp_path / "a.nrrd", headerLines(), DATA))
-    assert checkRegion(volume, None) == ((0, 5), (0, 4), (0, 3))
-    assert checkRegion(volume, [(None, np.int64(2)), (1, None), (None, None)]) == ((0, 2), (1, 4), (0, 3))
-
-
 # -------------------------------------------------- garbage
 
 
@@ -518,212 +486,6 @@ def testRandomFieldValuesNeverEscapeTheOneError(tmp_path):
             lines = [line for line in lines if not line.startswith(f"{name}:")] + [f"{name}: {value}"]
             read += judge(writeText(tmp_path / "a.nrrd", lines, b"skipped\n" + DATA * 2))
     assert 50 < read < 2900
-
-
-# -------------------------------------------------- geometry of a crop
-
-
-@pytest.mark.parametrize("directions", [np.diag([0.5, 1, 2]), np.diag([-0.5, 1, -2]), OBLIQUE])
-@pytest.mark.parametrize("dtype", ["u1", ">i2", "f4"])
-def testCropMatchesSimpleItk(tmp_path, directions, dtype):
-    array = sampleArray(dtype)
-    header = {
-        "space": "left-posterior-superior",
-        "space directions": directions,
-        "space origin": np.array([10.0, -20, 5]),
-    }
-    header |= {"kinds": ["domain"] * 3, "patient": "none", "encoding": "raw"}
-    nrrd.write(str(tmp_path / "whole.nrrd"), array, header)
-    region = ((1, 4), (2, 4), (1, 2))
-    volume = openVolume(tmp_path / "whole.nrrd")
-    writeVolume(tmp_path / "part.nrrd", volume.read(region), cropHeader(volume.header, region, dtype))
-    whole, part = (sitk.ReadImage(str(tmp_path / name)) for name in ("whole.nrrd", "part.nrrd"))
-    reference = sitk.RegionOfInterest(whole, [3, 2, 1], [1, 2, 1])
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(part), sitk.GetArrayFromImage(reference))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(part).T, array[1:4, 2:4, 1:2])
-    np.testing.assert_allclose(part.GetOrigin(), reference.GetOrigin(), atol=1e-12)
-    np.testing.assert_allclose(part.GetSpacing(), reference.GetSpacing(), atol=1e-12)
-    np.testing.assert_allclose(part.GetDirection(), reference.GetDirection(), atol=1e-12)
-    assert part.GetMetaData("patient") == "none"
-    assert part.GetMetaData("pipeline_region") == "1:4 2:4 1:2"
-
-
-@pytest.mark.parametrize("code", list(TYPES))
-def testWrittenVolumeIsReadBySimpleItkAndPynrrd(tmp_path, code):
-    array, path = sampleArray(code), tmp_path / "a.nrrd"
-    header = {"space": "left-posterior-superior", "space directions": OBLIQUE, "space origin": [1, 2, 3]}
-    writeVolume(path, array, header)
-    image = sitk.ReadImage(str(path))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(image).T, array)
-    np.testing.assert_allclose(image.GetOrigin(), [1, 2, 3])
-    np.testing.assert_allclose(
-        np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing(), OBLIQUE.T, atol=1e-12
-    )
-    again, fields = nrrd.read(str(path))
-    np.testing.assert_array_equal(again, array)
-    np.testing.assert_array_equal(fields["space directions"], OBLIQUE)
-
-
-CROP = ((1, 4), (0, 4), (2, 3))
-
-
-def cropped(region=CROP, **fields):
-    """Header of a crop of a volume with some fields."""
-    header = {"type": "uint8", "dimension": 3, "sizes": np.array(SHAPE), "encoding": "raw"}
-    header |= {name.replace("_", " "): value for name, value in fields.items()}
-    before = str(header)
-    result = cropHeader(header, region, np.float32)
-    assert str(header) == before  # the input is not changed
-    return result
-
-
-def testCropWithoutSpaceMovesAxisLimits():
-    spaced = cropped(spacings=np.array([2.0, 3, 4]))
-    assert spaced["axis mins"].tolist() == [2, 0, 8] and spaced["spacings"].tolist() == [2, 3, 4]
-    assert "axis mins" not in cropped(((0, 3), (0, 4), (0, 1)), spacings=np.array([2.0, 3, 4]))
-    cells = cropped(axis_mins=np.array([10.0, 0, 0]), axis_maxs=np.array([20.0, 4, 6]))
-    assert cells["axis mins"].tolist() == [12, 0, 4] and cells["axis maxs"].tolist() == [18, 4, 6]
-    nodes = cropped(
-        axis_mins=np.array([10.0, 0, 0]), axis_maxs=np.array([14.0, 3, 2]), centerings=["node"] * 3
-    )
-    assert nodes["axis mins"].tolist() == [11, 0, 2] and nodes["axis maxs"].tolist() == [13, 3, 2]
-    partly = cropped(spacings=np.array([np.nan, 3, 4]), axis_mins=np.array([np.nan, 0, 1]))
-    np.testing.assert_array_equal(partly["axis mins"], [np.nan, 0, 9])
-
-
-def testCropOfAVolumeWithoutPlaceInventsNone():
-    result = cropped()
-    assert set(result) == {"type", "dimension", "sizes", "encoding", "endian", "pipeline_region"}
-    assert (
-        result["sizes"].tolist() == [3, 4, 1] and result["type"] == "float" and result["endian"] == "little"
-    )
-    assert "pipeline_region" not in cropped(None) and "endian" not in cropHeader(result, None, np.uint8)
-
-
-def testCropAddsAnOriginOnlyWhenItMoves():
-    assert cropped(space_directions=OBLIQUE)["space origin"].tolist() == pytest.approx([0.8, 0.6, -1.0])
-    assert "space origin" not in cropped(((0, 4), (0, 4), (0, 3)), space_directions=OBLIQUE)
-
-
-@pytest.mark.parametrize("origin", ["none", "(nan,nan,nan)", "( NaN, nan , nan)"])
-def testUnknownOriginIsNone(tmp_path, origin):
-    lines = headerLines(space="RAS", space_directions="(1,0,0) (0,2,0) (0,0,3)", space_origin=origin)
-    volume = openVolume(writeText(tmp_path / "a.nrrd", lines, DATA))
-    assert cropHeader(volume.header, CROP, "u1")["space origin"].tolist() == [1, 0, 6]
-    writeVolume(tmp_path / "b.nrrd", volume.read(), {**volume.header, "space origin": np.full(3, np.nan)})
-    assert b"space origin" not in (tmp_path / "b.nrrd").read_bytes()
-    assert nrrd.read_header(str(tmp_path / "b.nrrd"))["space"] == "RAS"
-
-
-def testCropOfAxesOutsideSpace():
-    directions = np.array([[2.0, 0], [0, 3.0], [np.nan, np.nan]])
-    result = cropped(
-        space_directions=directions, space_origin=np.array([1.0, 1]), spacings=np.array([np.nan, np.nan, 5])
-    )
-    assert result["space origin"].tolist() == [3, 1]
-    np.testing.assert_array_equal(result["axis mins"], [np.nan, np.nan, 10])
-    rows = [
-        np.array([2.0, 0]),
-        np.array([0, 3.0]),
-        None,
-    ]  # pynrrd with SPACE_DIRECTIONS_TYPE 'double vector list'
-    assert cropped(space_directions=rows, space_origin=np.array([1.0, 1]))["space origin"].tolist() == [3, 1]
-    nowhere = cropped(space_directions=np.empty((3, 0)), spacings=np.array([2.0, 3, 4]))
-    assert nowhere["axis mins"].tolist() == [2, 0, 8]
-
-
-def testCropKeepsWhatStaysTrueAndDropsTheRest():
-    kept = {
-        "units": ["mm"] * 3,
-        "space_units": ["mm"] * 3,
-        "kinds": ["space"] * 3,
-        "labels": ["a", "b c", 'd"\\'],
-    }
-    kept |= {
-        "centerings": ["cell"] * 3,
-        "thicknesses": np.ones(3),
-        "measurement_frame": np.eye(3),
-        "owner": "me",
-    }
-    dropped = {"old_min": 0.0, "old_max": 1.0, "min": 0.0, "max": 9.0, "content": "x", "sample_units": "HU"}
-    dropped |= {"data_file": "a.raw", "byte_skip": 3, "line_skip": 1, "block_size": 1, "number": "9"}
-    result = cropped(space="RAS", space_directions=np.eye(3), **kept, **dropped)
-    assert not {name.replace("_", " ") for name in dropped} & result.keys()
-    for name, value in kept.items():
-        assert np.array_equal(result[name.replace("_", " ")], value)
-
-
-def testWrittenHeaderIsReadBackEqual(tmp_path):
-    header = cropped(
-        space="RAS",
-        space_dimension=3,
-        space_directions=OBLIQUE,
-        labels=["a", "b c", 'd"\\'],
-        units=["mm", "µm", ""],
-        note="two\nlines",
-        thicknesses=np.array([np.nan, 0.1, 1 / 3]),
-    )
-    array = sampleArray("f4", (3, 4, 1))
-    writeVolume(tmp_path / "a.nrrd", array, header)
-    again = openVolume(tmp_path / "a.nrrd").header
-    assert again.pop("note") == "two\\nlines" and header.pop("note") and "space dimension" not in again
-    assert again.keys() == header.keys()
-    for name, value in header.items():
-        assert np.array_equal(again[name], value, equal_nan=name == "thicknesses"), name
-    assert nrrd.read_header(str(tmp_path / "a.nrrd"))["labels"] == ["a", "b c", 'd"\\']
-
-
-def testVoxelSize():
-    lengths, units = voxelSize({"space directions": OBLIQUE, "space units": ["mm"] * 3})
-    assert lengths == pytest.approx((1, 2, 0.5)) and units == ("mm", "mm", "mm")
-    assert voxelSize({"spacings": np.array([1.0, 2, 3])}) == ((1.0, 2.0, 3.0), ("", "", ""))
-    assert voxelSize({"space directions": np.empty((3, 0)), "spacings": [1, 2, 3], "units": ["a", "b", "c"]})[
-        1
-    ] == ("a", "b", "c")
-    assert voxelSize({}) is None
-    assert voxelSize({"spacings": np.array([1, 2, np.nan])}) is None
-
-
-# -------------------------------------------------- writing
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def testSameInputGivesSameBytes(tmp_path):
-    header = {"space": "RAS", "space directions": OBLIQUE, "owner": "me"}
-    for name in ("a.nrrd", "b.nrrd"):
-        writeVolume(tmp_path / name, EXPECTED.astype("f4"), header)
-    content = (tmp_path / "a.nrrd").read_bytes()
-    assert content == (tmp_path / "b.nrrd").read_bytes()
-    assert content.startswith(b"NRRD0005\ntype: float\ndimension: 3\nspace: RAS\nsizes: 5 4 3\n")
-    assert content.endswith(b"\n\n" + EXPECTED.astype("<f4").tobytes(order="F"))
-
-
-@pytest.mark.parametrize(
-    "array", [np.ascontiguousarray(EXPECTED), EXPECTED[::-1, :, ::2], EXPECTED.astype(">f8")]
-)
-def testMemoryOrderOfTheArrayDoesNotMatter(tmp_path, array):
-    writeVolume(tmp_path / "a.nrrd", array, {})
-    np.testing.assert_array_equal(openVolume(tmp_path / "a.nrrd").read(), array)
-    np.testing.assert_array_equal(nrrd.read(str(tmp_path / "a.nrrd"))[0], array)
-
-
-def testHeaderOfACompressedDetachedFileCanBeWrittenAsItIs(tmp_path):
-    (tmp_path / "a.raw.gz").write_bytes(gzip.compress(b"123" + DATA))
-    path = writeText(tmp_path / "a.nhdr", headerLines(data_file="a.raw.gz", encoding="gzip", byte_skip="3"))
-    volume = openVolume(path)
-    writeVolume(tmp_path / "b.nrrd", volume.read(), volume.header)
-    np.testing.assert_array_equal(openVolume(tmp_path / "b.nrrd").read(), EXPECTED)
-    assert {"byte skip", "data file"} & volume.header.keys()  # the caller's header is unchanged
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.complex64, bool, "V3"])
-def testTypesThatNrrdLacksAreRefused(tmp_path, dtype):
-    with pytest.raises(PipelineError, match="NRRD files cannot hold this type of voxel"):
-        writeVolume(tmp_path / "a.nrrd", np.zeros(SHAPE, dtype), {})
-    assert names(tmp_path) == []
 
 
 # -------------------------------------------------- files by other writers

@@ -113,3 +113,37 @@ def testStacksAreWrittenSlabBySlab(tmp_path, monkeypatch, limit):
     finally:
         tracemalloc.stop()
     assert peak < 4 << 20
+
+
+@pytest.mark.parametrize(
+    ("unit", "side", "written", "spacing"),
+    [
+        ("µm", 0.5, "\\u00b5m", 0.5),
+        ("m", 2e-10, "nm", 0.2),
+        ("Å", 2.0, "\\u00c5", 2.0),
+        ("pc", 1e-12, "pixel", 1.0),
+    ],
+)
+def testTiffTakesEveryUnit(tmp_path, unit, side, written, spacing):
+    frame = readFrame({"spacings": (side,) * 3, "units": [unit] * 3})
+    values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)
+    with engine.volumes.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
+        write(values.T)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), values.T)
+        assert file.imagej_metadata["unit"] == written
+        assert file.imagej_metadata["spacing"] == pytest.approx(spacing)
+        numerator, denominator = file.pages[0].tags["XResolution"].value
+        assert denominator / numerator == pytest.approx(spacing, rel=1e-3)
+
+
+def testTiffOfMoreThan4GigabytesIsBigTiff(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.volumes.tiff, "CLASSIC_LIMIT", 100)
+    values = np.random.default_rng(0).random((7, 5, 4)).astype(np.float32)  # (x, y, z)
+    frame = readFrame({"spacings": (1.0, 1.0, 2.0)})
+    with engine.volumes.tiff.openTiff(tmp_path / "a.tif", values.shape, "float32", frame) as write:
+        write(values.T[:3])
+        write(values.T[3:])
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_bigtiff
+        np.testing.assert_array_equal(file.asarray(), values.T)
