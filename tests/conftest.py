@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the tests compare with one another on the CPU
 os.environ.setdefault(
@@ -12,3 +14,40 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "DEFAULT")  # oneDNN asks once, and 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, their children too
+
+
+@pytest.fixture(scope="module")
+def keras():
+    """Keras in this process, loaded as quietly as the scripts do it."""
+    from engine.network.devices import loadKeras
+
+    return loadKeras()
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Folders of a project with tiny pairs, without code."""
+    from projects import writeData
+
+    writeData(tmp_path)
+    (tmp_path / "pythonFiles").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def prepared(data, capfd):
+    """Folders of a project after prepareData.py."""
+    from projects import callMain, prepareFlags
+
+    import prepareData
+
+    callMain(prepareData, prepareFlags(data))
+    return data
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, keras):
+    """Model files: a good one of two levels, and some that must be refused."""
+    from projects import writeModels
+
+    return writeModels(tmp_path_factory.mktemp("models"), keras)

@@ -8,9 +8,10 @@ Writes the numbers; prints what OpenVINO says of its primitives (oneDNN logs tho
 
 import os
 import sys
-from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+from places import ROOT
+
+sys.path[:0] = [str(ROOT)]
 
 import networks
 import numpy as np

@@ -6,6 +6,7 @@ import numpy as np
 from scipy.ndimage import correlate
 
 from engine.network.plan import VARIABLES, variableShapes
+from functions import buildSpotUNet, describeUNet, setWeights
 
 EPSILON = 1e-3  # of batch normalisation, Keras default
 
@@ -156,3 +157,11 @@ HAS_SMAPS = Path("/proc/self/maps").exists()
 def isMapped(path) -> bool:
     """Whether this process maps a file."""
     return str(path) in Path("/proc/self/maps").read_text()
+
+
+def smallModel(seed):
+    """Network of 1 feature and 2 levels with random weights."""
+    plan = describeUNet(1, 2)
+    model = buildSpotUNet(1, 2)
+    setWeights(model, plan, randomWeights(plan, seed))
+    return model

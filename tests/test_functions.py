@@ -3,9 +3,9 @@
 import nrrd
 import numpy as np
 import pytest
+from sampleVolumes import TYPES, randomVolume
 
 import functions
-from engine.base.arrays import copyInOrder, measureMoments, refuseNonFinite
 from engine.base.errors import PipelineError
 from functions import (
     ROTATION_AXES,
@@ -27,15 +27,6 @@ from functions import (
     turnPatch,
     varyGrey,
 )
-
-TYPES = ("uint8", "int16", "uint16", "int32", "uint64", "float32", "float64", ">u2", ">f4")
-
-
-def randomVolume(dtype: str, order: str = "F", shape=(7, 10, 13), seed=0) -> np.ndarray:
-    """Values far from zero with a small spread: the hard case for a standard deviation."""
-    values = 200 + 20 * np.random.default_rng(seed).random(shape)
-    return np.asarray(values, dtype=dtype, order=order)
-
 
 # ---------------------------------------------------------------------------------------------------- volumes
 
@@ -92,25 +83,7 @@ def testRegionToPredictIsZScoredOverTheRegionAlone(tmp_path, dtype):
     np.testing.assert_allclose(read[0, ..., 0], (region - region.mean()) / region.std(), atol=2e-6)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def testVoxelsThatAreNoNumbersAreCountedByFile(value):
-    image = randomVolume("float32")
-    refuseNonFinite(image, "scan.nrrd")
-    image[1, 2, 3:6] = value
-    with pytest.raises(PipelineError, match=r"scan\.nrrd: 3 voxels are NaN or infinite"):
-        refuseNonFinite(image, "scan.nrrd")
-
-
 # ---------------------------------------------------------------------------------------------- normalisation
-
-
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("order", ["F", "C"])
-def testMomentsEqualThoseOfNumpyInFloat64(dtype, order):
-    image = randomVolume(dtype, order)
-    mean, std = measureMoments(image)
-    assert mean == pytest.approx(image.astype(np.float64).mean(), rel=1e-12)
-    assert std == pytest.approx(image.astype(np.float64).std(), rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -126,16 +99,6 @@ def testNormalisationIsTheZScore(dtype, order):
 def testNormalisationTakesTheMomentsOfALargerVolume():
     image = randomVolume("uint16")
     np.testing.assert_allclose(prep_img(image, 100, 4), (image.astype(float) - 100) / 4, rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", ["bool", "uint16", ">u2", "float64"])
-def testCopyInOrderIsTheSameVolumeInCOrder(dtype):
-    image = np.asfortranarray(np.random.default_rng(0).integers(0, 2, (9, 8, 7))).astype(dtype, order="F")[
-        1:, ::2
-    ]
-    copy = copyInOrder(image)
-    assert copy.flags.c_contiguous and copy.dtype == image.dtype
-    np.testing.assert_array_equal(copy, image)
 
 
 def testConstantVolumeBecomesZeros():

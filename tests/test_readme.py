@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from places import ROOT
 
 import predictData
 from engine.base.console import runScript
 from engine.volumes.nrrdFiles import openVolume
 from engine.volumes.nrrdGeometry import voxelSize
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -6,23 +6,21 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import nrrd
 import numpy as np
 import pytest
+from places import ROOT, SHARED
 
 import engine.prediction.backends
 import predictData
 from engine.base.errors import PipelineError
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
-FORMATS = DATA / "nrrd_format"
+FORMATS = SHARED / "nrrd_format"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not DATA.is_dir(), reason="the real volumes are not on this computer"),
+    pytest.mark.skipif(not SHARED.is_dir(), reason="the real volumes are not on this computer"),
 ]
 sitk = pytest.importorskip("SimpleITK")
 
@@ -158,10 +156,10 @@ def assertProbability(path):
 def testWholeVolume(name, published, tmp_path, capsys):
     flags, model = published
     budget = 0.35 if name.startswith("bone") else 8
-    predict(DATA / f"{name}.nrrd", tmp_path / "whole.nrrd", *flags, "--memoryBudget", budget)
+    predict(SHARED / f"{name}.nrrd", tmp_path / "whole.nrrd", *flags, "--memoryBudget", budget)
     probability, image = assertProbability(tmp_path / "whole.nrrd")
-    assertSamePlace(image, sitk.ReadImage(str(DATA / f"{name}.nrrd")))
-    expected = predictPlain(model, nrrd.read(str(DATA / f"{name}.nrrd"))[0])
+    assertSamePlace(image, sitk.ReadImage(str(SHARED / f"{name}.nrrd")))
+    expected = predictPlain(model, nrrd.read(str(SHARED / f"{name}.nrrd"))[0])
     np.testing.assert_allclose(probability, expected, rtol=0, atol=5e-5)
     assert expected.std() > 1e-4  # a constant would compare equal after any mix-up of places
     text = capsys.readouterr().out
@@ -175,14 +173,14 @@ def testRegion(name, published, tmp_path, capsys):
     numbers = dict(zip(REGIONS[name][::2], REGIONS[name][1::2], strict=True))
     budget = 0.25 if name.startswith("bone") else 8
     flags = [*flags, *REGIONS[name], "--normalization", "region", "--memoryBudget", budget]
-    predict(DATA / f"{name}.nrrd", tmp_path / "part.nrrd", *flags)
-    volume, _ = nrrd.read(str(DATA / f"{name}.nrrd"))
+    predict(SHARED / f"{name}.nrrd", tmp_path / "part.nrrd", *flags)
+    volume, _ = nrrd.read(str(SHARED / f"{name}.nrrd"))
     assert ("one tile" in capsys.readouterr().out) != name.startswith("bone")
     starts = [numbers.get(f"--{axis}1", 0) for axis in "xyz"]
     stops = [numbers.get(f"--{axis}2", side) for axis, side in zip("xyz", volume.shape, strict=True)]
     sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
     probability, image = assertProbability(tmp_path / "part.nrrd")
-    source = sitk.ReadImage(str(DATA / f"{name}.nrrd"))
+    source = sitk.ReadImage(str(SHARED / f"{name}.nrrd"))
     if name.startswith("bone"):  # its header says nothing of space, so the result's says where it was cut
         assert image.GetMetaData("pipeline_region") == "0:120 7:171 33:160"
         assert image.GetSize() == tuple(sizes) and image.GetSpacing() == (1, 1, 1)
@@ -205,7 +203,7 @@ def testTrainingOnMagneticResonanceImages(tmp_path, capfd):
     for part, name in names.items():
         for kind, word in (("Images", "image"), ("Masks", "label")):
             (tmp_path / f"{part}{kind}").mkdir()
-            source = DATA / "pyradiomics" / f"{name}_{word}.nrrd"
+            source = SHARED / "pyradiomics" / f"{name}_{word}.nrrd"
             (tmp_path / f"{part}{kind}" / source.name).symlink_to(source)
             flags += [f"--{part}{kind}", tmp_path / f"{part}{kind}"]
     for script in ("prepareData.py", "trainingAndValidation.py", "predictData.py", "functions.py"):
@@ -222,7 +220,7 @@ def testTrainingOnMagneticResonanceImages(tmp_path, capfd):
 
     text = run("prepareData.py", *flags, "--positiveLabel", 1)
     image, mask = (
-        nrrd.read(str(DATA / "pyradiomics" / f"brain1_{word}.nrrd"))[0] for word in ("image", "label")
+        nrrd.read(str(SHARED / "pyradiomics" / f"brain1_{word}.nrrd"))[0] for word in ("image", "label")
     )
     assert f"{(mask == 1).mean():.3%} positive, {192 * 192 * 24 / image.size:.1%} of the voxels used" in text
     images = np.load(tmp_path / "pythonFiles" / "trainingDataImage.npy")
@@ -238,8 +236,8 @@ def testTrainingOnMagneticResonanceImages(tmp_path, capfd):
     contract = json.loads((tmp_path / "modelAndWeights" / "current-uNet_model.json").read_text())
     assert contract["positiveLabel"] == [1] and contract["architecture"]["parameterCount"] == 366593
 
-    shutil.copy(DATA / "pyradiomics" / "brain1_label.nrrd", tmp_path / "label.nrrd")
-    source = DATA / "pyradiomics" / "brain1_image.nrrd"
+    shutil.copy(SHARED / "pyradiomics" / "brain1_label.nrrd", tmp_path / "label.nrrd")
+    source = SHARED / "pyradiomics" / "brain1_image.nrrd"
     text = run(
         "predictData.py",
         *(

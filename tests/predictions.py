@@ -1,0 +1,45 @@
+"""Results that predictData.py writes of a region of the test volume, and how they are read back."""
+
+import csv
+
+import nrrd
+import numpy as np
+
+import predictData
+from engine.base.console import runScript
+
+REGION = ((0, 80), (20, 80), (50, 90))  # with air, wall and some thirty particles
+SHAPE = (80, 60, 40)
+OBLIQUE = {
+    "space": "left-posterior-superior",
+    "space directions": np.array([[0.0, 0.5, 0.0], [-0.3, 0.0, 0.4], [0.4, 0.0, 0.3]]),
+    "space origin": np.array([10.0, -20.0, 30.0]),
+    "space units": ["um", "um", "um"],
+}
+
+
+def predict(source, *flags):
+    """Run predictData.py in this process."""
+    words = [str(word) for word in ("--nameInput", source, "--nameReference", "none", *flags)]
+    runScript(predictData.main, lambda: predictData.parseArguments(words))
+
+
+def readTable(path):
+    """Read the table of particles: {column: values}."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]} if rows else {}
+
+
+def readSlowly(folder, stem="scan_segmented"):
+    """Read probability, mask, segmentation and labels by pynrrd, (x, y, z)."""
+    names = {"": "probability", "_mask": "mask", "_mask.seg": "segmentation", "_labels": "labels"}
+    return {name: nrrd.read(str(folder / f"{stem}{ending}.nrrd"))[0] for ending, name in names.items()}
+
+
+def writeReference(folder, run):
+    """Write a mask that differs from the prediction: particles moved by a voxel, some left out."""
+    positive = np.roll(readSlowly(run)["probability"] >= 0.6, 1, axis=0)
+    positive[:, :24] = False
+    nrrd.write(str(folder / "scan_mask.nrrd"), np.where(positive, 0, 255).astype(np.uint8), OBLIQUE)
+    return positive
