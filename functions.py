@@ -22,6 +22,8 @@ from engine.prediction.tasks import Range, Task
 from engine.prediction.tiles import Sink, Stream, predictVolume
 from engine.preparation.samples import Samples
 from engine.volumes.formats import openVolume
+from engine.volumes.targets import parseLabels as parseLabels
+from engine.volumes.targets import selectPositive
 from engine.volumes.volume import Volume
 
 ROTATION_AXES = ((0, 1), (1, 2), (0, 2))  # published order of the axis pairs
@@ -71,23 +73,6 @@ def readDataMask(
         (file, x, y, z) bool, True = positive.
     """
     return selectPositive(readDataImage(fileRoot, fileName), positiveLabel)
-
-
-def selectPositive(mask: np.ndarray, positiveLabel: Sequence[int] = (0,)) -> np.ndarray:
-    """Select the voxels that a mask labels as precipitate or pore; bool of the mask's shape."""
-    positive = mask == positiveLabel[0]
-    for label in positiveLabel[1:]:
-        positive |= mask == label
-    return positive
-
-
-def parseLabels(labels: str | Sequence[int]) -> list[int]:
-    """Read one label or several: "0", "1,2" or a list of numbers; PipelineError for anything else."""
-    try:
-        return [int(label) for label in (str(labels).split(",") if np.isscalar(labels) else labels)]
-    except ValueError:
-        rule = "positiveLabel must be whole numbers separated by commas"
-        raise PipelineError(rule, received=repr(labels)) from None
 
 
 def _stackVolumes(volumes: list[Volume]) -> np.ndarray:

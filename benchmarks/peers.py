@@ -27,6 +27,7 @@ from engine.prediction.backends import baseMemory, chooseBackend, openStream
 from engine.prediction.layout import Geometry, chooseLayout, tileSection
 from engine.prediction.openvinoStream import TYPES, loadOpenvino
 from engine.prediction.stream import EPSILON, Step, describeStream
+from engine.prediction.tasks import Task
 from engine.prediction.tiles import predictVolume
 from engine.volumes.nrrdHeaders import describeData, formatHeader
 from functions import buildModel, readModel
@@ -139,14 +140,14 @@ class ArraySink:
     """Probabilities (z, y, x) in memory."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.probability, self.progress = np.empty(shape, np.float32), {}
+        self.probability, self.finished = np.empty(shape, np.float32), ()
 
     def write(self, planes: np.ndarray, plane: int, row: int, column: int) -> None:
         """Take probabilities (plane, row, column) that begin at this voxel."""
         ends = (start + length for start, length in zip((plane, row, column), planes.shape, strict=True))
         self.probability[tuple(map(slice, (plane, row, column), ends))] = planes
 
-    def commit(self, progress: dict) -> None:
+    def commit(self, task: Task) -> None:
         """Note nothing: an array needs no journal."""
 
 

@@ -16,6 +16,7 @@ from engine.network.plan import VARIABLES, haloOf, sideMultiple, variableShapes
 from engine.prediction.layout import Geometry, Layout, tileSection
 from engine.prediction.openvinoStream import OpenvinoStream
 from engine.prediction.stream import describeStream
+from engine.prediction.tasks import mergeTasks
 from engine.prediction.tiles import predictVolume
 from functions import buildModel, describeUNet
 
@@ -138,7 +139,7 @@ class ArraySink:
 
     def __init__(self, size, commitEvery=1, failAt=None, error=None):
         self.array, self.counts = np.full(size, np.nan, np.float32), np.zeros(size, int)
-        self.progress, self._survives = {}, self.array.copy()
+        self.finished, self._survives = [], self.array.copy()
         self.commitEvery, self.failAt, self.error = commitEvery, failAt, error or SinkError("disk full")
         self.writes, self.commits = [], []
 
@@ -153,15 +154,15 @@ class ArraySink:
         self.array[place] = planes
         self.counts[place] += 1
 
-    def commit(self, progress):
-        self.commits.append(progress)
+    def commit(self, task):
+        self.commits.append(task)
         if len(self.commits) % self.commitEvery == 0:
-            self.progress, self._survives = progress, self.array.copy()
+            self.finished, self._survives = mergeTasks(self.commits + self.finished), self.array.copy()
 
     def afterKill(self, failAt=None):
         """Give what another process finds after this one was killed: what was committed, and no more."""
         other = ArraySink(self.array.shape, self.commitEvery, failAt, self.error)
-        other.progress, other.array[...] = self.progress, self._survives
+        other.finished, other.array[...] = self.finished, self._survives
         return other
 
 

@@ -287,7 +287,7 @@ def testWithEverythingSwitchedOffOnlyTheProbabilityIsLeft(copy, monkeypatch, cap
     for path in copy.glob("scan_segmented*"):
         path.unlink()
     names = ("mask", "segmentation", "labels", "particles", "scores", "report", "overview")
-    monkeypatch.setattr(predictData, "listPairs", lambda *_: pytest.fail("the probability was read again"))
+    monkeypatch.setattr(outcome, "listPairs", lambda *_: pytest.fail("the probability was read again"))
     flags = ["--nameReference", "none", *(f"--no-{name}" for name in names)]
     predict(copy / "scan_data.nrrd", *flags)
     assert {path.name for path in copy.glob("scan_segmented*")} == {
@@ -349,7 +349,7 @@ def _momentsUsed(folder, *flags):
     """Mean and standard deviation that a prediction is normalised with."""
     with pytest.MonkeyPatch.context() as patch:
         used, original = [], predictData.predictProbability
-        patch.setattr(predictData, "predictProbability", lambda *a: used.append(a[2]) or original(*a))
+        patch.setattr(predictData, "predictProbability", lambda *a: used.append(a[1].moments) or original(*a))
         predict(folder / "scan_data.nrrd", *flags)
     return used[0]
 
@@ -423,7 +423,7 @@ def testAProbabilityOfAnotherComputerIsUsedAgain(copy, monkeypatch, capfd):
 
 
 def testGreyValuesAreReadOnlyForThePictures(copy, monkeypatch):
-    monkeypatch.setattr(predictData, "listPlanes", lambda *_: pytest.fail("the volume was read again"))
+    monkeypatch.setattr(predictData, "listGreys", lambda *_: pytest.fail("the volume was read again"))
     predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--no-report", "--no-overview")
 
 
@@ -458,7 +458,7 @@ def testAnUnfinishedFileThatIsWrittenOverCountsAsFreeSpace(copy, monkeypatch, ca
     (copy / "scan_segmented.nrrd").unlink()
     free = math.prod(SHAPE) * 2  # half of what the result takes
     disk = types.SimpleNamespace(free=free)
-    monkeypatch.setattr(predictData.shutil, "disk_usage", lambda _: disk)
+    monkeypatch.setattr(engine.prediction.run.shutil, "disk_usage", lambda _: disk)
     with pytest.raises(SystemExit):
         predict(copy / "scan_data.nrrd")
     assert "too little disk for the result" in capfd.readouterr().err

@@ -52,6 +52,12 @@ def showProgress(blocks: Iterable | None = None, **options) -> Any:
     return tqdm(blocks, disable=None, **options)
 
 
+def say(*lines: str) -> None:
+    """Print lines at once, also where the output is a file."""
+    for line in lines:
+        print(line, flush=True)
+
+
 class Stopwatch:
     """Seconds that the parts of a run take, one after the other; `seconds` holds them by name."""
 

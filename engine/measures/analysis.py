@@ -9,7 +9,6 @@ from engine.measures.labelling import Joining, Labels, Slab
 from engine.measures.matching import Overlaps, listErrors, scoreParticles
 from engine.measures.particles import Sums, describeParticles, directionWeights
 from engine.measures.thresholds import VoxelCurves
-from engine.results.looks import MidSlices
 from engine.volumes.frame import Frame
 
 
@@ -25,7 +24,7 @@ class Measured(NamedTuple):
 
 
 class Judged:
-    """What is known of a result after one pass: `add` every slab in order.
+    """What is known of a result after one pass over its slabs, in order.
 
     Parameters
     ----------
@@ -44,8 +43,6 @@ class Judged:
 
     Attributes
     ----------
-    slices, referenceSlices : MidSlices
-        Of probability and truth; the second is None without a reference.
     curves : VoxelCurves
         Of the voxels, where there is a reference.
     """
@@ -60,28 +57,24 @@ class Judged:
         isMeasured: bool = True,
     ) -> None:
         self.shape, self.threshold, self.connectivity, self.frame = shape, threshold, connectivity, frame
-        self.slices, self.referenceSlices = MidSlices(shape), MidSlices(shape) if hasReference else None
         self.curves, self.hasReference = VoxelCurves(), hasReference
         volumeCount = (1 + hasReference) * isMeasured  # the result, and the reference
         weights = directionWeights(frame.directions) if isMeasured else None
         self._joinings = [Joining(connectivity) for _ in range(volumeCount)]
         self._sums = [Sums(shape, weights, connectivity) for _ in range(volumeCount)]
-        self._overlaps, self._z = Overlaps(), 0
+        self._overlaps = Overlaps()
 
-    def add(self, probability: np.ndarray, truth: np.ndarray | None) -> None:
-        """Take the next slab (z, y, x): float32, and bool or None."""
+    def add(self, z: int, probability: np.ndarray, truth: np.ndarray | None) -> None:
+        """Take the slab (z, y, x) that begins at plane `z`: float32, and bool or None."""
         positives = (probability >= self.threshold, truth)
         volumes = zip(self._joinings, self._sums, positives, strict=False)
         with ThreadPoolExecutor(2) as threads:
             slabs = [threads.submit(sumUp, *volume, probability) for volume in volumes]
-            self.slices.add(self._z, probability)
             if self.hasReference:
-                self.referenceSlices.add(self._z, truth)
                 self.curves.add(probability, truth)
             slabs = [slab.result() for slab in slabs]
         if len(slabs) == 2:
             self._overlaps.add(*numberBoth(*slabs))
-        self._z += len(probability)
 
     def finish(self, minimumVoxels: int) -> Measured:
         """Give particles their numbers and measure them; predicted ones must be large enough."""

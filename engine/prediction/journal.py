@@ -19,7 +19,13 @@ from engine.base.errors import PipelineError
 from engine.base.files import flushToDisk
 from engine.base.records import listDifferences, readJson, writeJson
 from engine.prediction.tasks import Task, mergeTasks
-from engine.volumes.growing import GrowingVolume, createGrowing, explainedWriting, partialName
+from engine.volumes.growing import (
+    GrowingVolume,
+    createGrowing,
+    explainedWriting,
+    partialName,
+    requireWritable,
+)
 
 COMMIT_SECONDS = 5.0  # between two entries: what a kill can cost
 LINE = re.compile(r"^\[(\d+), (\d+), (\d+)\]$", re.MULTILINE)  # tile, first plane, the one after the last
@@ -164,6 +170,7 @@ def openResult(
     journal, form = Journal(path), record["identity"]
     with explainedWriting(path):
         if not isGoingOn:
+            requireWritable(path)  # or the unfinished file, of another user, stays as it is
             journal.remove()  # of another input: it must not vouch for this
             createGrowing(path, shape, form["outputType"], header)
         volume = GrowingVolume(path)

@@ -1,21 +1,34 @@
 """From what is asked for to what is done: how a volume is cut, and what is there of its result already."""
 
+import contextlib
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from engine.base.console import describeDuration, describeShape, relativePath
 from engine.base.errors import PipelineError
-from engine.base.records import digestFile, listDifferences, packageVersions, readJson, stampOf
+from engine.base.records import (
+    commandLine,
+    digestFile,
+    listDifferences,
+    packageVersions,
+    readJson,
+    stampOf,
+    writeJson,
+)
 from engine.network.devices import SAME_TO_ROUNDING
 from engine.prediction.backends import Backend, availableMemory, baseMemory
 from engine.prediction.job import Job
 from engine.prediction.journal import Journal
-from engine.prediction.layout import Geometry, Layout, chooseLayout, tileSection, workFactor
+from engine.prediction.layout import GIB, Geometry, Layout, chooseLayout, tileSection, workFactor
 from engine.prediction.stream import Step
 from engine.prediction.tasks import Task, leaveOut, listTasks
 from engine.prediction.tiles import Stream, timeSlab
+from engine.volumes.growing import partialName
 from engine.volumes.nrrdGeometry import voxelSizeOf
 from engine.volumes.volume import Volume
 
@@ -37,6 +50,11 @@ class Request(NamedTuple):
     engine: str  # as asked for: auto fits any
     precision: str
     memoryBudget: float  # GiB; 0: by what is free
+
+    @classmethod
+    def parameters(cls) -> tuple[str, ...]:
+        """Name the fields that are parameters of the script."""
+        return cls._fields[cls._fields.index("nameOutput") :]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -181,7 +199,7 @@ def readFinished(request: Request, identity: dict[str, Any]) -> tuple[dict | Non
     return (None, differences) if differences else (record, [])
 
 
-# ----------------------------------------------------------------------------------------------- what is said
+# -------------------------------------------------------------------------------------------- what is said
 
 
 def describeRequest(request: Request) -> list[str]:
@@ -229,6 +247,76 @@ def estimateDuration(stream: Stream, run: Run) -> str:
     return f"Estimate: {describeDuration(duration * left)} at {speed} (one slab: {seconds:.3f} s)"
 
 
+def checkDisk(run: Run, copyBytes: int) -> list[str]:
+    """Tell what the results take on the disk; refuse a disk that is too full, before any work.
+
+    Parameters
+    ----------
+    run : Run
+        What is done.
+    copyBytes : int
+        Bytes a voxel of copies that are not compressed; NRRD masks and labels are, to a few hundredths.
+    """
+    request, voxelCount = run.request, math.prod(run.geometry.size)
+    byteCount = 0 if run.isFinished else voxelCount * np.dtype(request.outputType).itemsize
+    scratch, copies = byteCount if request.outputEncoding == "gzip" else 0, voxelCount * copyBytes
+    free = shutil.disk_usage(request.nameOutput.parent).free
+    if run.isFinished and not copies:
+        return []
+    sizes = f"Result: {byteCount / GIB:.3f} GiB"
+    sizes += ", as much for a while before it is gzip" if scratch else ""
+    sizes += f", at most {copies / GIB:.3f} GiB as TIFF" if copies else ""
+    needed = byteCount + scratch + copies
+    with contextlib.suppress(OSError, AttributeError):  # none there; Windows
+        held = partialName(request.nameOutput).stat().st_blocks * 512  # goes on, or is written over
+        needed -= min(held, byteCount)
+    if needed > free:
+        expected, received = f"{needed / GIB:.2f} GiB", f"{free / GIB:.2f} GiB"
+        rule = "too little disk for the result"
+        raise PipelineError(rule, file=request.nameOutput, expected=expected, received=received)
+    return [f"{sizes}; {free / GIB:.1f} GiB of the disk are free"]
+
+
+# -------------------------------------------------------------------------------------------- what is noted
+
+
 def describeInputs(run: Run) -> dict[str, Any]:
-    """Give the digests of the inputs by name, as records hold them."""
-    return {str(relativePath(path)): digest for path, digest in run.digests.items()}
+    """Describe what the particles follow from."""
+    return {
+        "region": [list(axis) for axis in run.request.region],
+        "inputShape": list(run.request.volume.shape),
+        "inputs": nameDigests(run.digests),
+    }
+
+
+def nameDigests(digests: dict[Path, str]) -> dict[str, str]:
+    """Give digests under the names of their files, as records hold them."""
+    return {str(relativePath(path)): digest for path, digest in digests.items()}
+
+
+def recordRun(
+    run: Run,
+    settings: dict[str, Any],
+    threshold: float,
+    seconds: dict[str, float],
+    scores: dict | None = None,
+) -> Path:
+    """Write the record of what went into the result; gives its path."""
+    request = run.request
+    content = {
+        "command": commandLine(),
+        "parameters": settings,
+        "region": [list(axis) for axis in request.region],
+        "normalization": request.normalization,
+        **run.origin,
+        "threshold": threshold,
+        "scores": scores,
+        "versions": packageVersions(),
+        "inputs": nameDigests(run.digests),
+        "identity": run.record["identity"],
+        "result": stampOf(request.nameOutput),
+        "seconds": seconds,
+    }
+    record = request.nameOutput.with_suffix(".json")
+    writeJson(record, content)
+    return record

@@ -60,9 +60,7 @@ SWITCHES = tuple(dict.fromkeys(result.switch for result in KINDS if result.switc
 
 def nameResults(nameOutput: Path, outputFormat: str) -> dict[str, Path]:
     """Name the files of all kinds that the format has."""
-    endings = {
-        result.kind: (outputFormat == TIFF and result.tiffEnding) or result.ending for result in KINDS
-    }
+    endings = {result.kind: (outputFormat == TIFF and result.tiffEnding) or result.ending for result in KINDS}
     return {
         kind: nameOutput.with_name(nameOutput.stem + ending) for kind, ending in endings.items() if ending
     }
@@ -85,7 +83,7 @@ def needParticles(kinds: Collection[str]) -> bool:
 
 
 def measureTiff(kinds: Collection[str], outputFormat: str) -> int:
-    """Bytes a voxel that the results take as TIFF, at most; NRRD masks and labels are compressed to little."""
+    """Bytes a voxel that the results take as TIFF, at most; NRRD masks and labels are compressed."""
     if outputFormat != TIFF:
         return 0
     return sum(BY_KIND[kind].voxels.tiffBytes for kind in kinds if BY_KIND[kind].voxels)
@@ -125,3 +123,13 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
         for name, path in inputs.items():
             if path and path.resolve() == written.resolve():
                 raise PipelineError(f"nameOutput would replace {name}", file=written)
+
+
+def nameManualMask(nameInput: Path) -> Path:
+    """Name the manual mask that belongs to a volume, whether there is one or not."""
+    return nameInput.with_name(f"{nameInput.stem.removesuffix('_data')}_mask.nrrd")
+
+
+def nameProbability(nameInput: Path) -> Path:
+    """Name the probability of a volume."""
+    return nameInput.with_name(f"{nameInput.stem.removesuffix('_data')}_segmented.nrrd")

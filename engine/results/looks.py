@@ -1,4 +1,7 @@
-"""What is kept of a volume that comes plane by plane, to be shown later."""
+"""What is kept of volumes that come plane by plane, to be shown later: mid-slices and small copies."""
+
+from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,3 +83,53 @@ class MidSlices:
 def thinning(count: int) -> int:
     """Choose which voxels of a side are drawn: every n-th."""
     return -(-count // SHOWN_VOXELS)
+
+
+class Looks:
+    """What is shown of grey values, probability and masks.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+        Voxels along (x, y, z).
+    results : collection of str
+        Kinds that are wanted: the overview needs mid-slices, the report previews.
+    hasReference : bool
+        Whether there is a manual mask.
+
+    Attributes
+    ----------
+    slices, previews : dict
+        {"grey", "probability", "mask", "manual": MidSlices, Preview}, those that are needed.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], results: Collection[str], hasReference: bool) -> None:
+        names, manual = ("grey", "probability"), ("manual",) * hasReference
+        self.slices = {name: MidSlices(shape) for name in (*names, *manual) if "overview" in results}
+        self.previews: dict[str, Preview] = {}
+        if "report" in results:
+            factor = chooseFactor(shape)
+            self.previews = {name: Preview(shape, factor) for name in (*names, "mask", *manual)}
+
+    def watch(self, *names: str) -> "_Watch":
+        """Give what looks at blocks of these volumes, in this order."""
+        return _Watch(self, names)
+
+    @property
+    def areWanted(self) -> bool:
+        """Whether anything is shown."""
+        return bool(self.slices or self.previews)
+
+
+class _Watch(NamedTuple):
+    """Hands every array of a block to what is kept of its volume."""
+
+    looks: Looks
+    names: tuple[str, ...]
+
+    def add(self, z: int, *block: np.ndarray | None) -> None:
+        """Take arrays (z, y, x) that begin at plane `z`."""
+        for name, planes in zip(self.names, block, strict=True):
+            for kept in (self.looks.slices.get(name), self.looks.previews.get(name)):
+                if kept is not None and planes is not None:
+                    kept.add(z, planes)

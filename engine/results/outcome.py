@@ -1,77 +1,112 @@
 """From a written probability to all that follows from it: two passes over it, then the files."""
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.base.console import describeShape
-from engine.base.parameters import plainSettings
-from engine.base.records import writeJson
-from engine.base.threads import readAhead
+from engine.base.console import describeShape, relativePath
+from engine.base.passes import passOver
+from engine.base.records import digestFile, packageVersions, writeJson
 from engine.measures.analysis import Judged, Measured, describeScores
 from engine.measures.labelling import Relabelling
 from engine.measures.matching import hideManualLabels
-from engine.results.files import openVolumes, summarise, writeTable
-from engine.results.looks import Preview
+from engine.results.evaluation import Evaluation, Page
+from engine.results.files import Subject, openVolumes, summarise, writeTable
+from engine.results.kinds import BY_KIND
+from engine.results.looks import Looks
 from engine.results.report import describeContent, packVolumes, writeReport
+from engine.volumes.growing import decodeProbability
+from engine.volumes.targets import Target, selectPositive
+from engine.volumes.volume import Region, Volume, watchSlabs
 
 Pairs = Iterator[tuple[np.ndarray, np.ndarray | None]]
-VOLUMES = {"mask", "segmentation", "labels", "probability"}  # files with a value for every voxel
 
 
-def watchPairs(pairs: Pairs, judged: Judged, previews: dict[str, Preview]) -> Pairs:
-    """First pass: pass slabs on, judged and shown to the previews.
+class Findings(NamedTuple):
+    """What is known of the particles of a probability."""
+
+    judged: Judged
+    measured: Measured
+    counts: dict[str, float] | None  # scores of the voxels, where there is a reference
+
+
+# --------------------------------------------------------------------------------------------- the two passes
+
+
+def listPairs(result: Volume, reference: Volume | None, region: Region, target: Target, slab: int) -> Pairs:
+    """Read the written probability and, with a reference, where that is positive: (z, y, x)."""
+    blocks = watchSlabs(result, None, slab, "Measuring particles")
+    if not reference:
+        yield from ((decodeProbability(block.T), None) for block in blocks)
+        return
+    for block, mask in zip(blocks, reference.slabs(region, slab), strict=True):  # both to their ends
+        yield decodeProbability(block.T), selectPositive(mask.T, target.labels)
+
+
+class _Relabelled:
+    """Second pass: label every slab by particle, for the files and the report."""
+
+    def __init__(self, findings: Findings, write, looks: Looks) -> None:
+        judged, self._write = findings.judged, write
+        self._threshold, self._look = judged.threshold, looks.watch("mask")
+        self._again = Relabelling(findings.measured.labels, judged.connectivity)
+
+    def add(self, z: int, probability: np.ndarray, _: None) -> None:
+        """Take the slab that begins at plane `z`."""
+        labels = self._again.label(probability >= self._threshold)
+        self._write(labels, probability)
+        self._look.add(z, labels > 0)
+
+
+def writeVolumes(
+    pairs: Pairs, findings: Findings, subject: Subject, paths: dict[str, Path], looks: Looks
+) -> None:
+    """Write the results that have a value for every voxel, where there are any, or the report needs the mask.
 
     Parameters
     ----------
     pairs : iterator
-        Probability (z, y, x) and, with a reference, where that is positive.
-    judged : Judged
-        Is given all of them.
-    previews : dict
-        {"probability", "manual": Preview}, those that are wanted.
+        Of `listPairs` without a reference.
+    findings : Findings
+        Of the first pass.
+    subject : Subject
+        What the files are of.
+    paths : dict
+        {kind: path} of all results.
+    looks : Looks
+        Is shown the mask.
     """
-    z = 0
-    for probability, truth in readAhead(pairs):
-        judged.add(probability, truth)
-        for name, planes in (("probability", probability), ("manual", truth)):
-            if name in previews:
-                previews[name].add(z, planes)
-        z += len(probability)
-        yield probability, truth
-
-
-def writeVolumes(
-    blocks: Iterator[np.ndarray],
-    judged: Judged,
-    measured: Measured,
-    header: dict,
-    paths: dict[str, Path],
-    previews: dict[str, Preview],
-) -> None:
-    """Second pass over the probability, where a file or a preview needs it: label it by particle."""
-    if not (VOLUMES & paths.keys() or "mask" in previews):
+    if not (looks.previews or any(BY_KIND[kind].voxels for kind in paths)):
         return
-    again, count, z = Relabelling(measured.labels, judged.connectivity), len(measured.labels.voxelCounts), 0
-    with openVolumes(paths, judged.shape, header, judged.frame, count) as write:
-        for probability in readAhead(blocks):
-            labels = again.label(probability >= judged.threshold)
-            write(labels, probability)
-            if "mask" in previews:
-                previews["mask"].add(z, labels > 0)
-            z += len(labels)
+    count = len(findings.measured.labels.voxelCounts)
+    with openVolumes(paths, subject, count) as write, contextlib.closing(pairs):
+        passOver(pairs, _Relabelled(findings, write, looks))
+
+
+# -------------------------------------------------------------------------------------------- tables and page
 
 
 def writeTables(
-    judged: Judged, measured: Measured, counts: dict | None, paths: dict[str, Path], settings: dict
-) -> tuple[dict, dict | None]:
-    """Write and print summary, table of particles, scores and errors; gives summary and scores."""
-    unit = judged.frame.unit
-    summary = summarise(measured.table, measured.labels, judged.frame, judged.shape)
-    printSummary(summary, judged.frame.note, settings)
+    findings: Findings, subject: Subject, evaluation: Evaluation, settings: dict[str, Any]
+) -> list[str]:
+    """Write summary, table of particles, scores, errors and report; gives what to tell of the particles.
+
+    Parameters
+    ----------
+    findings, subject
+        What was found, and in what.
+    evaluation : Evaluation
+        With the files, and previews of all volumes for the report.
+    settings : dict
+        What the particles follow from.
+    """
+    judged, measured, counts = findings
+    paths, unit = evaluation.paths, subject.frame.unit
+    summary = summarise(measured.table, measured.labels, subject.frame, subject.shape)
     scores = describeScores(judged, counts, measured.scores) if counts else None
     if "particles" in paths:
         writeTable(measured.table, unit, paths["particles"])
@@ -79,57 +114,45 @@ def writeTables(
     if "scores" in paths:
         writeJson(paths["scores"], scores | {"settings": settings})
         writeTable(hideManualLabels(measured.errors), unit, paths["errors"])
-        printParticleScores(measured.scores)
-    return summary, scores
+    if "report" in paths:
+        page = describePage(evaluation.page, judged, subject, settings)
+        particles = measured.table, measured.truth, measured.errors
+        content = describeContent(subject.shape, subject.frame, *particles, summary, scores, page["part"])
+        writeReport(paths["report"], content | page, packVolumes(evaluation.looks.previews))
+    told = scores if "scores" in paths else None
+    return describeParticles(summary, told, subject.frame.note, settings)
 
 
-def writePage(
-    path: Path,
-    judged: Judged,
-    measured: Measured,
-    results: tuple[dict, dict | None],
-    previews: dict[str, Preview],
-    described: dict[str, Any],
-) -> None:
-    """Write the report.
-
-    Parameters
-    ----------
-    path : Path
-        The HTML file.
-    judged, measured
-        Of the passes.
-    results : tuple
-        Of `writeTables`.
-    previews : dict
-        {"grey", "probability", "mask", "manual": Preview}.
-    described : dict
-        Of `describePage`.
-    """
-    particles = measured.table, measured.truth, measured.errors
-    content = describeContent(judged.shape, judged.frame, *particles, *results, described["part"])
-    writeReport(path, content | described, packVolumes(previews))
+def describeReference(reference: Volume | None, target: Target) -> dict[str, Any]:
+    """Describe what a result is scored against, and the program that does it."""
+    described: dict[str, Any] = {}
+    if reference:
+        files = sorted(set(reference.files))
+        described["reference"] = {str(relativePath(path)): digestFile(path) for path in files}
+        described["positiveLabel"] = list(target.labels)
+    return described | {"versions": packageVersions()}
 
 
-def describePage(arguments: Any, judged: Judged, device: str, settings: dict) -> dict[str, Any]:
+def describePage(page: Page, judged: Judged, subject: Subject, settings: dict[str, Any]) -> dict[str, Any]:
     """Write title, facts and parameters of the report."""
-    frame, region = judged.frame, describeRegion(settings)
-    sides = " x ".join(f"{side:.4g}" for side in np.linalg.norm(frame.directions, axis=1))
-    facts = [f"{describeShape(judged.shape)} voxels"] + ([region] if region else [])
+    frame, region = subject.frame, describeRegion(settings)
+    sides = " x ".join(f"{side:.4g}" for side in frame.sides)
+    facts = [f"{describeShape(subject.shape)} voxels"] + ([region] if region else [])
     facts += ["lengths in voxels" if frame.why else f"voxel {sides} {frame.unit or '(unit not given)'}"]
     facts += [f"threshold {judged.threshold:g}", f"connectivity {judged.connectivity}"]
-    facts += [device, time.strftime("%Y-%m-%d %H:%M")]
+    facts += [page.device, time.strftime("%Y-%m-%d %H:%M")]
     return {
-        "title": f"{arguments.nameInput.name}: precipitates and pores",
+        "title": f"{page.name}: {subject.target.name}",
         "facts": facts,
         "notes": [f"{frame.note}."] if frame.note else [],
         "part": "region" if region else "whole volume",
         "threshold": judged.threshold,
-        "parameters": {"parameters": plainSettings(arguments), "settings": settings},
+        "colour": subject.target.cssColour,
+        "parameters": {"parameters": page.parameters, "settings": settings},
     }
 
 
-def describeRegion(settings: dict) -> str:
+def describeRegion(settings: dict[str, Any]) -> str:
     """Name the region and the volume that it is of; empty where it is all of it, or where none is told."""
     region, shape = settings.get("region"), settings.get("inputShape")
     if not region or all(tuple(part) == (0, side) for part, side in zip(region, shape, strict=True)):
@@ -138,23 +161,39 @@ def describeRegion(settings: dict) -> str:
     return f"region {ranges} (half-open) of {describeShape(shape)} voxels"
 
 
-def printParticleScores(scores: dict) -> None:
-    """Print how many particles were found."""
-    rates = scores["anyOverlap"]
-    words = "  ".join(f"{name} {rates[name]:.3f}" for name in ("precision", "recall", "f1"))
-    print(f"Particles that touch one of the {scores['reference']} of the reference, and are touched: {words}")
+# ----------------------------------------------------------------------------------------------- what is said
 
 
-def printSummary(summary: dict, note: str, settings: dict) -> None:
-    """Print the particles in a line or two."""
+def describeCounts(counts: dict[str, float], reference: Volume, threshold: float) -> str:
+    """Tell the scores of the voxels in one line."""
+    line = "  ".join(f"{name} {counts[name]:.4f}" for name in ("precision", "recall", "dice", "iou"))
+    return f"Scores against {reference.path.name} at threshold {threshold:g}: {line}"
+
+
+def listDoubts(counts: dict[str, float], reference: Volume, target: Target) -> list[str]:
+    """Warn of a manual mask whose labels are probably meant the other way round."""
+    share = (counts["tp"] + counts["fn"]) / sum(counts[name] for name in ("tp", "fp", "fn", "tn"))
+    if 0 < share <= 0.5:
+        return []
+    amount = f"{share:.0%} of the voxels are" if share else "no voxel of the region is"
+    rule = f"{amount} positive in {reference.path.name} (label {','.join(map(str, target.labels))})"
+    return [f"Warning: {rule}; the scores mean nothing if --positiveLabel is another one"]
+
+
+def describeParticles(summary: dict, scores: dict | None, note: str, settings: dict[str, Any]) -> list[str]:
+    """Tell of the particles in a few lines; `scores` only where they are among the results."""
     whole, part = summary["all"], "region" if describeRegion(settings) else "volume"
     line = f"Particles: {whole['particles']}, {whole['volumeFraction']:.3%} of the {part}"
     if whole["particles"]:
         low, middle, high = whole["diameterQuartiles"]
         size = f"{middle:.4g} {summary['unit']}".strip()
         line += f", median diameter {size} (quartiles {low:.4g} and {high:.4g})"
-    print(line)
+    lines = [line]
     if summary["droppedParticles"]:
-        print(f"Left out: {summary['droppedParticles']} particles, {summary['droppedVoxels']} voxels")
-    if note:
-        print(note)
+        lines.append(f"Left out: {summary['droppedParticles']} particles, {summary['droppedVoxels']} voxels")
+    lines += [note] if note else []
+    if scores:
+        rates, manual = scores["particles"]["anyOverlap"], scores["particles"]["reference"]
+        words = "  ".join(f"{name} {rates[name]:.3f}" for name in ("precision", "recall", "f1"))
+        lines.append(f"Particles that touch one of the {manual} of the reference, and are touched: {words}")
+    return lines

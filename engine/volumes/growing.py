@@ -112,9 +112,19 @@ def createGrowing(
     """
     dtype, partial = np.dtype(dtype).newbyteorder("<"), partialName(path)
     text = formatHeader(describeData(header, shape, dtype))
-    partial.touch()
-    partial.write_bytes(text)
-    reserveSpace(partial, len(text) + math.prod(shape) * dtype.itemsize)
+    try:
+        partial.write_bytes(text)
+        reserveSpace(partial, len(text) + math.prod(shape) * dtype.itemsize)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def requireWritable(path: Path) -> None:
+    """Raise OSError where the unfinished file of a result cannot be made or written into."""
+    partialName(path).touch()
+    with open(partialName(path), "r+b"):
+        pass
 
 
 def partialName(path: Path) -> Path:

@@ -30,6 +30,16 @@ def voxelSizeOf(volume: Volume) -> tuple[tuple[float, ...], tuple[str, ...]] | N
     return None if frame.why else (tuple(frame.sides.tolist()), (frame.unit,) * 3)
 
 
+def withVoxelSize(volume: Volume, voxelSize: str) -> Volume:
+    """..."""
+    return volume
+
+
+def resultHeader(volume: Volume, region: Region | None, dtype: np.dtype | type | str) -> dict:
+    """..."""
+    return cropHeader(volume.header, region, dtype)
+
+
 def cropHeader(header: dict, region: Region | None, dtype: np.dtype | type | str) -> dict:
     """Make the header of a result that covers a region of a volume.
 

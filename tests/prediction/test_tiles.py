@@ -21,8 +21,10 @@ from places import ROOT
 from streams import TOLERANCE, ArraySink, DelayStream, SinkError, makeLayout
 
 from engine.base.arrays import measureMoments
+from engine.prediction.job import Job
 from engine.prediction.kerasStream import KerasStream
 from engine.prediction.layout import Geometry, listTiles, tileSection
+from engine.prediction.tasks import Task, listTasks
 from engine.prediction.tiles import predictVolume, timeSlab
 from engine.volumes.nrrdFiles import openVolume
 from functions import predictProbability, prep_img, readModel, scoreVoxels, selectPositive
@@ -222,7 +224,7 @@ def testRegionOfAFileEqualsOnePassOverIt(tmp_path, encoding, dtype, tiles):
     layout = makeLayout(4, *tiles)
     stream = streams.openOpenvino(network, 4, tileSection(geometry, layout))
     sink, volume = ArraySink(expected.shape), openVolume(tmp_path / "volume.nrrd")
-    predictProbability(volume, region, measureMoments(part), geometry, layout, stream, sink)
+    predictProbability(volume, Job("", region, measureMoments(part), geometry, layout), stream, sink)
     np.testing.assert_allclose(sink.array, expected, rtol=0, atol=TOLERANCE)
     assert np.ptp(expected) > 0.7
     assert sink.counts.min() == sink.counts.max() == 1
@@ -339,7 +341,7 @@ def testRunInterruptedOverAndOverArrives():
         except SinkError:
             sink = sink.afterKill(failAt=2)
     np.testing.assert_array_equal(sink.array, whole.array)
-    assert sink.progress == {"tile": 5, "planes": 29}
+    assert sink.finished == [Task(tile, (0, 29)) for tile in range(6)]
 
 
 @pytest.mark.parametrize(("place", "first"), [(3, 0), (5, 16), (9, 48), (19, 128)])
@@ -356,14 +358,14 @@ def testResumedRunReadsOnlyWhatItsFirstPlanesDependOn(place, first):
         return streams.readFrom(volume)(plane, *others)
 
     predictVolume(readPlanes, geometry, layout, stream, sink.afterKill())
-    assert sink.progress["planes"] == 8 * place
+    assert sink.finished == ([Task(0, (0, 8 * place))] if place else [])
     assert asked == [first]  # whole slabs, 20 planes of halo and a cell of 4 before
 
 
 def testRunThatIsDoneDoesNothing():
     geometry, layout = Geometry((9, 8, 24), 2, 4), makeLayout(4, 1, 3)
     sink = ArraySink(geometry.size)
-    sink.progress = {"tile": 2, "planes": 9}
+    sink.finished = listTasks(geometry, layout)
     predictVolume(lambda *_: pytest.fail("read"), geometry, layout, DelayStream(4, 4), sink)
     assert not sink.writes
 
@@ -495,8 +497,8 @@ def testReadingWaitsForAWriterThatIsStuck():
     np.testing.assert_array_equal(sink.array, volume)
 
 
-def placeOf(progress):
-    return progress["tile"], progress["planes"]
+def placeOf(task):
+    return task.tile, task.planes[1]
 
 
 def testNextSlabIsReadAndTheLastOneWrittenWhileOneIsComputed():
@@ -553,10 +555,10 @@ def runThatFails(raised, where, block, tiles, lag):
             raise raised
         return feed(index, planes)
 
-    def commitAndFail(progress, commit=sink.commit):
+    def commitAndFail(task, commit=sink.commit):
         if where == "commit" and len(sink.commits) == block:
             raise raised
-        commit(progress)
+        commit(task)
 
     stream.feed, sink.commit = feedAndFail, commitAndFail
     threads = set(threading.enumerate())
