@@ -106,14 +106,9 @@ def main(arguments: argparse.Namespace) -> None:
     limits = (arguments.x1, arguments.x2), (arguments.y1, arguments.y2), (arguments.z1, arguments.z2)
     region = checkRegion(volume, limits)
     weights = arguments.weightFile or arguments.modelFile
-    inputs = {
-        "nameReference": arguments.nameReference,
-        "modelFile": arguments.modelFile,
-        "weightFile": weights,
-    }
-    kinds.refuseReplacing(
-        arguments.nameOutput, arguments.outputFormat, inputs | nameInputs(volume, arguments.modelFile)
-    )
+    inputs = nameInputs(volume, arguments.modelFile)
+    inputs |= {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
+    kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
     refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
     if arguments.outputFormat == kinds.TIFF:
         requireTifffile()
@@ -220,7 +215,7 @@ def predictRegion(run: runs.Run, stream: Stream, looks: Looks, clock: Stopwatch)
     header = resultHeader(volume, region, request.outputType) | describeScale(request.outputType)
     method, job = Method(readModel, predictProbability), run.makeJob((mean, std))
     with openResult(request.nameOutput, request.shape, header, run.record, run.isGoingOn) as result:
-        execute(method, job, result, stream)
+        execute(method, volume, job, result, stream)
     clock.lap("prediction")
 
 

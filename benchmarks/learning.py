@@ -25,7 +25,7 @@ import measure
 import numpy as np
 from scipy import ndimage
 
-from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.formats import openVolume
 from functions import scoreVoxels, selectPositive
 
 ROOT = measure.ROOT

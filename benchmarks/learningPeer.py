@@ -9,7 +9,7 @@ from measure import ROOT
 import functions
 from engine.measures.thresholds import ThresholdScores
 from engine.preparation.samples import Samples
-from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.formats import openVolume
 
 FEATURES = (8, 8, 16, 32, 64, 8)
 PATCH, BATCH = 64, 2

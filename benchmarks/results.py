@@ -16,18 +16,21 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import measure
 import numpy as np
 
+from engine.base.passes import passOver
 from engine.measures.analysis import Judged
 from engine.results import outcome
-from engine.volumes.nrrdFiles import openVolume
-from engine.volumes.nrrdGeometry import readFrame
+from engine.results.evaluation import Criteria, Evaluation, Page
+from engine.results.looks import Looks
+from engine.results.outcome import listPairs
+from engine.volumes.formats import openVolume
 from engine.volumes.nrrdWriter import openPlanes
-from functions import scoreBlocks, selectPositive
+from engine.volumes.targets import PUBLISHED
+from functions import VoxelScores
 
 SLAB = 16
 RADII = (2.0, 6.0)  # voxels
@@ -79,25 +82,21 @@ def paintBall(
 def runOurs(folder: Path) -> dict:
     """Do what predictData.py does after the prediction."""
     result, reference = openVolume(folder / "probability.nrrd"), openVolume(folder / "mask.nrrd")
-    judged = Judged(result.shape, 0.5, 26, readFrame(result.header), True)
-
-    def listPairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for block, mask in zip(result.slabs(None, SLAB), reference.slabs(None, SLAB), strict=True):
-            yield block.T, selectPositive(mask.T)
-
-    counts = scoreBlocks(outcome.watchPairs(listPairs(), judged, {}), 0.5)
-    measured = judged.finish(1)
-    endings = {
-        "labels": "nrrd",
-        "particles": "csv",
-        "summary": "json",
-        "scores": "scores",
-        "errors": "errors",
-    }
-    paths = {kind: folder / f"ours.{ending}" for kind, ending in endings.items()}
-    blocks = (block.T for block in result.slabs(None, SLAB))
-    outcome.writeVolumes(blocks, judged, measured, dict(GEOMETRY), paths, {})
-    summary, scores = outcome.writeTables(judged, measured, counts, paths, {})
+    judged, scores = Judged(result.shape, 0.5, 26, result.frame, True), VoxelScores(0.5)
+    region = tuple((0, side) for side in result.shape)
+    looks = Looks(result.shape, (), True)
+    passOver(listPairs(result, reference, region, PUBLISHED, SLAB), judged, scores)
+    counts = scores.finish()
+    findings = outcome.Findings(judged, judged.finish(1), counts)
+    ends = {"labels": "nrrd", "particles": "csv", "summary": "json", "scores": "scores", "errors": "errors"}
+    paths = {kind: folder / f"ours.{ending}" for kind, ending in ends.items()}
+    subject = outcome.Subject(result.shape, result.frame, dict(GEOMETRY), PUBLISHED)
+    pairs = listPairs(result, None, region, PUBLISHED, SLAB)
+    outcome.writeVolumes(pairs, findings, subject, paths, looks)
+    page = Page("probability.nrrd", "", {})
+    evaluation = Evaluation(PUBLISHED, Criteria(0.5, 26, 1), reference, paths, looks, page)
+    outcome.writeTables(findings, subject, evaluation, {})
+    summary, scores = (json.loads(paths[kind].read_text()) for kind in ("summary", "scores"))
     iou = {f"{row['threshold']:g}": row["matched"] for row in scores["particles"]["iou"]}
     return {"particles": summary["all"]["particles"], "dice": counts["dice"], "matched": iou["0.5"]}
 

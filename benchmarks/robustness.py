@@ -19,7 +19,7 @@ import measure
 from learning import scoreParticles
 
 from engine.base.records import readJson
-from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.formats import openVolume
 from functions import scoreVoxels, selectPositive
 
 SHAPE = (144, 144, 96)

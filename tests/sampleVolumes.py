@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.base.errors import PipelineError
-from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.formats import openVolume
 from engine.volumes.nrrdHeaders import describeData, formatHeader
 
 SHAPE = (5, 4, 3)

@@ -21,9 +21,11 @@ from predictions import OBLIQUE, REGION, SHAPE, predict, readSlowly, readTable, 
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
+import engine.prediction.run
 import predictData
 from engine.base.files import lockName
-from engine.volumes.nrrdFiles import openVolume
+from engine.results import outcome
+from engine.volumes.formats import openVolume
 
 
 @pytest.fixture(scope="module")

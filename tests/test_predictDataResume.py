@@ -13,19 +13,20 @@ from kills import NEVER, killingScript
 from places import ROOT
 from sampleVolumes import writeVolume
 
-from engine.volumes.growing import journalName, partialName
+from engine.prediction.journal import Journal
+from engine.volumes.growing import partialName
 
 SHAPE = (40, 56, 120)
 
 PREDICT = killingScript(
     """
-import engine.volumes.growing
-engine.volumes.growing.COMMIT_SECONDS = 0.0
-writeAt = engine.volumes.growing.PartialVolume._writeAt
+import engine.volumes.growing, engine.prediction.journal
+engine.prediction.journal.COMMIT_SECONDS = 0.0
+writeAt = engine.volumes.growing.GrowingVolume._writeAt
 def writeOrDie(self, position, voxels):
     countdown(lambda: writeAt(self, position, voxels[: len(voxels) // 2]))
     writeAt(self, position, voxels)
-engine.volumes.growing.PartialVolume._writeAt = writeOrDie
+engine.volumes.growing.GrowingVolume._writeAt = writeOrDie
 import gzip
 wrap(gzip.GzipFile, "write")
 """,
@@ -59,6 +60,16 @@ def runPredict(*arguments):
     with startPredict(*arguments) as process:
         text = process.communicate(timeout=300)[0]
     return process.returncode, text
+
+
+def recordOf(output):
+    """Give the file that says what an unfinished result follows from."""
+    return output.with_name(f".partial-{output.name}.json")
+
+
+def planesDone(output):
+    """Count the planes of all tiles that are noted as finished."""
+    return sum(last - first for _, (first, last) in Journal(output).finished())
 
 
 def readResults(folder, stem):
@@ -152,7 +163,7 @@ def testOtherInputsAreNamedAndBegunAnew(volume, tmp_path):
     expected, _ = uninterrupted(volume, "--z2", "100")
     output = tmp_path / "out.nrrd"
     runPredict(volume, output, events // 4)
-    assert json.loads(journalName(partialName(output)).read_text())["progress"]["planes"] > 8
+    assert planesDone(output) > 8
     code, text = runPredict(volume, output, NEVER, "--z2", "100")
     assert code == 0
     assert "begun anew: region was [[0, 40], [0, 56], [0, 120]], is [[0, 40], [0, 56], [0, 100]]" in text
@@ -165,7 +176,7 @@ def testAnotherBudgetGoesOnUnlessItIsTooSmall(volume, tmp_path):
     runPredict(volume, output, events // 4, "--memoryBudget", "1")
     text = runPredict(volume, output, events // 8, "--memoryBudget", "2")[1]
     assert "Going on with an unfinished result" in text
-    taken = json.loads(journalName(partialName(output)).read_text())["layout"][-1]
+    taken = json.loads(recordOf(output).read_text())["layout"][-1]
     code, text = runPredict(volume, output, NEVER, "--memoryBudget", f"{taken - 0.002:.3f}")
     assert code == 0 and "Going on" not in text
     assert re.search(r"begun anew: it took 0.\d+ GiB, more than memoryBudget now", text)
@@ -177,8 +188,8 @@ def testInterruptedPredictionSaysSoAndGoesOn(volume, tmp_path):
     output = tmp_path / "out.nrrd"
     output.write_bytes(b"the old result")
     code = (
-        "import time, engine.volumes.growing as p; write = p.PartialVolume.write\n"
-        "p.PartialVolume.write = lambda *a: (write(*a), time.sleep(0.3))\n"
+        "import time, engine.volumes.growing as p; write = p.GrowingVolume.write\n"
+        "p.GrowingVolume.write = lambda *a: (write(*a), time.sleep(0.3))\n"
         "import runpy, sys; sys.argv[0] = 'predictData.py'\n"
         "runpy.run_path('predictData.py', run_name='__main__')"
     )
@@ -199,7 +210,7 @@ def testInterruptedPredictionSaysSoAndGoesOn(volume, tmp_path):
     assert process.returncode == 130
     assert error.strip() == "Interrupted: the same command goes on where it stopped."
     assert output.read_bytes() == b"the old result"
-    assert json.loads(journalName(partialName(output)).read_text())["progress"]["planes"] > 0
+    assert planesDone(output) > 0
     expected, _ = uninterrupted(volume)
     assert killUntilDone(volume, tmp_path, [])[0] == expected
 
@@ -222,7 +233,7 @@ def testPredictionThatGoesOnOnAnotherProcessorSaysWhatDiffers(volume, tmp_path):
     _, events = uninterrupted(volume)
     code, _ = runPredict(volume, tmp_path / "out.nrrd", events // 4)
     assert code == -signal.SIGKILL
-    journal = journalName(partialName(tmp_path / "out.nrrd"))
+    journal = recordOf(tmp_path / "out.nrrd")
     record = json.loads(journal.read_text())
     assert len(record["devices"]) == 1 and record["devices"][0].startswith("CPU (")
     journal.write_text(json.dumps(record | {"devices": ["CPU (Imagined, 64 cores), openvino"]}))

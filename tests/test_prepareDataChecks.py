@@ -12,7 +12,7 @@ import pytest
 import prepareData
 from engine.base.console import runScript
 from engine.base.files import lockName
-from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.formats import openVolume
 
 SHAPE = (24, 16, 16)
 VOXEL = {"spacings": [0.65, 0.65, 1.3], "units": ["um", "um", "um"]}

@@ -11,7 +11,7 @@ from places import ROOT
 
 import predictData
 from engine.base.console import runScript
-from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.formats import openVolume
 from engine.volumes.nrrdGeometry import voxelSize
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

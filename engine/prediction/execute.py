@@ -17,6 +17,7 @@ from engine.prediction.stream import describeStream
 from engine.prediction.tasks import Task
 from engine.prediction.tiles import Stream
 from engine.volumes.formats import openVolume
+from engine.volumes.volume import Volume
 
 
 class Method(NamedTuple):
@@ -26,9 +27,9 @@ class Method(NamedTuple):
     predictProbability: Callable  # volume, job, stream, sink, tasks
 
 
-def execute(method: Method, job: Job, result: GrowingResult, stream: Stream) -> None:
+def execute(method: Method, volume: Volume, job: Job, result: GrowingResult, stream: Stream) -> None:
     """Do what is left of a job in this process: one stream for all of it."""
-    method.predictProbability(openVolume(job.volume), job, stream, result)
+    method.predictProbability(volume, job, stream, result)
 
 
 def runTask(method: Method, job: Job, task: Task) -> Task:

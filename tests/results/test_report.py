@@ -6,9 +6,6 @@ import json
 import re
 import shutil
 import time
-from argparse import Namespace
-from collections import deque
-from pathlib import Path
 
 import nrrd
 import numpy as np
@@ -20,14 +17,17 @@ from scipy import ndimage
 
 import engine.results.looks
 import engine.results.report
+from engine.base.passes import passOver
 from engine.measures.analysis import Judged
 from engine.results import outcome
+from engine.results.evaluation import Criteria, Evaluation, Page
 from engine.results.files import summarise
-from engine.results.looks import Preview
+from engine.results.looks import Looks, Preview
 from engine.results.report import describeContent, packVolumes, writeReport
 from engine.volumes.frame import Frame
 from engine.volumes.nrrdGeometry import readFrame
-from functions import scoreBlocks
+from engine.volumes.targets import PUBLISHED
+from functions import VoxelScores
 
 HAS_CHROMIUM = shutil.which("chromium") and shutil.which("chromedriver")
 
@@ -103,15 +103,19 @@ def testFileHoldsTheVolumesAndParticlesOfTheRun(run):
 def judgeSmall(folder, header, settings, truth=None):
     """Judge a small volume (8, 9, 10) and write all tables and the report; gives what the page holds."""
     positive, probability = blobs((8, 9, 10))
-    judged = Judged((10, 9, 8), 0.5, 26, readFrame(header), truth is not None)
-    pairs = outcome.watchPairs(iter([(np.where(positive, probability, 0), truth)]), judged, {})
-    counts = scoreBlocks(pairs, 0.5) if truth is not None else deque(pairs, 0) and None
-    kinds = ("particles", "summary", "scores", "errors") if counts else ("particles", "summary")
-    measured, paths = judged.finish(1), {kind: folder / kind for kind in kinds}
-    results = outcome.writeTables(judged, measured, counts, paths, settings)
-    described = outcome.describePage(Namespace(nameInput=Path("scan.nrrd")), judged, "CPU", settings)
-    outcome.writePage(folder / "page.html", judged, measured, results, {}, described)
-    return dataOf((folder / "page.html").read_text())
+    shape, frame, scores = (10, 9, 8), readFrame(header), VoxelScores(0.5)
+    judged = Judged(shape, 0.5, 26, frame, truth is not None)
+    blocks = [(np.where(positive, probability, 0), truth)]
+    passOver(blocks, judged, *([scores] if truth is not None else []))
+    counts = scores.finish() if truth is not None else None
+    kinds = ("particles", "summary", "report", *(("scores", "errors") if counts else ()))
+    paths = {kind: folder / kind for kind in kinds}
+    findings = outcome.Findings(judged, judged.finish(1), counts)
+    subject = outcome.Subject(shape, frame, header, PUBLISHED)
+    page, looks = Page("scan.nrrd", "CPU", {}), Looks(shape, (), False)
+    evaluation = Evaluation(PUBLISHED, Criteria(0.5, 26, 1), None, paths, looks, page)
+    print(*outcome.writeTables(findings, subject, evaluation, settings), sep="\n")
+    return dataOf(paths["report"].read_text())
 
 
 def testOnlyPredictedParticlesHaveANumber(tmp_path):
