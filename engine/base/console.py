@@ -45,6 +45,12 @@ def _raiseStopped(number: int, frame: object) -> None:
     raise StoppedBySignal(number)
 
 
+def say(*lines: str) -> None:
+    """Print lines at once, also where a file takes them."""
+    for line in lines:
+        print(line, flush=True)
+
+
 def showProgress(blocks: Iterable | None = None, **options) -> Any:
     """Make a bar of tqdm on stderr, none where that is no terminal; options as tqdm's."""
     from tqdm import tqdm  # loads slowly
