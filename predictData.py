@@ -174,7 +174,7 @@ def main(arguments: argparse.Namespace) -> None:
     plan, weights = readModel(arguments.modelFile, arguments.weightFile)
     contract = findContract(arguments.weightFile or arguments.modelFile)
     limit, why = chooseThreshold(arguments.threshold, contract, arguments.weightFile or arguments.modelFile)
-    labels = parseLabels(arguments.positiveLabel or (contract or {}).get("positiveLabel") or [0])
+    labels = parseLabels(arguments.positiveLabel or (contract and contract.positiveLabel) or [0])
     scope = chooseScope(arguments.normalization, contract, volume.shape, region)
     request = Request(volume, region, reference, labels, limit, scope)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))

@@ -8,7 +8,13 @@ import pytest
 
 from engine.base.errors import PipelineError
 from engine.base.records import digestFile
-from engine.network.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
+from engine.network.contracts import (
+    Contract,
+    chooseScope,
+    chooseThreshold,
+    describeNormalization,
+    findContract,
+)
 from engine.preparation.samples import Samples
 from functions import buildSpotUNet, describeUNet, scoreVoxels, setWeights
 
@@ -208,7 +214,7 @@ def testContractIsFoundByDigestWhateverTheNames(tmp_path):
     assert findContract(weights) is None
     contract = {"files": {"x.h5": "1", "trained.h5": digestFile(weights)}, "normalization": "volume"}
     (tmp_path / "z.json").write_text(json.dumps(contract))
-    assert findContract(weights) == findContract(str(weights)) == contract
+    assert findContract(weights) == findContract(str(weights)) == Contract.of(contract)
     weights.write_bytes(b"other weights")
     assert findContract(weights) is None
 
@@ -246,15 +252,18 @@ def testContractIsFoundByDigestWhateverTheNames(tmp_path):
     ],
 )
 def testNormalisationIsToldInOneLine(contract, scope, line):
+    contract = None if contract is None else Contract.of(contract)
     assert describeNormalization(contract, scope) == line
 
 
 def testRegionIsNormalisedAsTheTrainingWas():
     shape, region, whole = (8, 9, 10), ((0, 8), (2, 9), (0, 10)), ((0, 8), (0, 9), (0, 10))
-    contract = {"normalization": "volume"}
+    contract = Contract.of({"normalization": "volume"})
     assert chooseScope("", contract, shape, region) == "volume"
     assert chooseScope("region", contract, shape, region) == "region"
-    assert chooseScope("", {"normalization": "subVolume"}, shape, region) == "region"  # published
+    assert (
+        chooseScope("", Contract.of({"normalization": "subVolume"}), shape, region) == "region"
+    )  # published
     assert chooseScope("", None, shape, region) == "region"
     assert chooseScope("volume", None, shape, region) == "volume"
     assert chooseScope("region", None, shape, whole) == "volume"  # the same
@@ -263,11 +272,12 @@ def testRegionIsNormalisedAsTheTrainingWas():
 def testThresholdTellsWhereItComesFrom(tmp_path):
     (tmp_path / "net.h5").write_bytes(b"weights")
     files = {"net.h5": digestFile(tmp_path / "net.h5")}
-    contract = {"files": files, "thresholds": {"net.h5": 0.3}, "diceAtThreshold": {"net.h5": 0.8}}
+    entries = {"files": files, "thresholds": {"net.h5": 0.3}, "diceAtThreshold": {"net.h5": 0.8}}
+    contract = Contract.of(entries)
     assert chooseThreshold(None, contract, tmp_path / "net.h5") == (0.3, "best Dice on the validation data")
-    contract["diceAtThreshold"]["net.h5"] = 0
+    contract.diceAtThreshold["net.h5"] = 0
     assert "no threshold found anything" in chooseThreshold(None, contract, tmp_path / "net.h5")[1]
-    begun = {"files": files, "thresholds": {}}
+    begun = Contract.of({"files": files, "thresholds": {}})
     answer = 0.5, "the published one (the training is unfinished)"
     assert chooseThreshold(None, begun, tmp_path / "net.h5") == answer
     assert chooseThreshold(None, None, tmp_path / "net.h5") == (0.5, "the published one")
