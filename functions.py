@@ -16,7 +16,7 @@ from engine.base.arrays import measureMoments, refuseNonFinite, slowestFirst
 from engine.base.errors import PipelineError
 from engine.network.devices import loadKeras
 from engine.network.models import Weights, readArchitecture, readWeights
-from engine.network.plan import VARIABLES, Layer, weightedLayers
+from engine.network.plan import VARIABLES, Layer, sizeOf, weightedLayers
 from engine.prediction.job import Job
 from engine.prediction.tasks import Range, Task
 from engine.prediction.tiles import Sink, Stream, predictVolume
@@ -291,6 +291,10 @@ class Drawing(NamedTuple):
     greyOffset: float
     greyNoise: float
 
+    def sidesOf(self, samples: Samples) -> tuple[int, ...]:
+        """Sides of what is drawn from the sub-volumes, voxels."""
+        return tuple(min(self.patchSide or side, side) for side in samples.sides)
+
 
 def drawBatch(
     samples: Samples, drawing: Drawing, epoch: int, step: int, deviceCount: int = 1
@@ -299,10 +303,8 @@ def drawBatch(
 
     Parameters
     ----------
-    samples : Samples
-        Sub-volumes to draw from.
-    drawing : Drawing
-        How.
+    samples, drawing : Samples, Drawing
+        Sub-volumes to draw from, and how.
     epoch, step : int
         Counted from 0.
     deviceCount : int
@@ -319,14 +321,14 @@ def drawBatch(
         order = np.random.default_rng((drawing.seed, epoch)).permutation(samples.count)
         last = min(first + drawing.batchSize, samples.count)
         indices = np.resize(order, -(-last // deviceCount) * deviceCount)[first:]
-    patch = [min(drawing.patchSide or side, side) for side in samples.sides]
     isPositive = spread(drawing.positiveShare, len(indices), generator)
     pairs = []
     for index, isAround in zip(indices, isPositive, strict=True):
-        image, mask = samples.read(*placePatch(generator, samples, patch, isAround, index))
+        image, mask = samples.read(*placePatch(generator, samples, drawing.sidesOf(samples), isAround, index))
         if drawing.turns:
             image, mask = turnPatch(generator, image, mask)
-        pairs.append((varyGrey(generator, image, *drawing[-3:]), mask))
+        image = varyGrey(generator, image, drawing.greyScale, drawing.greyOffset, drawing.greyNoise)
+        pairs.append((image, mask))
     return pairs
 
 
@@ -393,9 +395,8 @@ def describeUNet(base_depth: int = 8, levelCount: int = 4) -> list[Layer]:
         No feature, no level, or more than 8 levels.
     """
     if base_depth < 1 or not 1 <= levelCount <= 8:
-        raise PipelineError(
-            "the network needs base_depth >= 1 and 1 to 8 levels", received=(base_depth, levelCount)
-        )
+        rule = "the network needs base_depth >= 1 and 1 to 8 levels"
+        raise PipelineError(rule, received=(base_depth, levelCount))
     plan = [Layer("Image_Input", "input")]
 
     def add(kind: str, name: str, *inputs: str, **sizes) -> str:
@@ -477,9 +478,7 @@ def readModel(modelFile: str | Path, weightFile: str | Path | None = None) -> tu
 
 def buildModel(plan: list[Layer], weights: Weights):
     """Build the Keras model of a plan and set its weights."""
-    width = next(layer.filters for layer in plan if layer.kind == "convolution")
-    levelCount = sum(layer.kind == "pool" for layer in plan) + 1
-    model = buildSpotUNet(width, levelCount)
+    model = buildSpotUNet(*sizeOf(plan))
     setWeights(model, plan, weights)
     return model
 

@@ -117,7 +117,7 @@ def main(arguments: argparse.Namespace) -> None:
     contract = findContract(weights)
     threshold, why = chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
-    targets = chooseTargets(arguments.positiveLabel, (contract or {}).get("positiveLabel"))
+    targets = chooseTargets(arguments.positiveLabel, contract.positiveLabel if contract else None)
     scope = chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
     request = runs.Request(volume, region, scope, arguments.modelFile, weights, **asked)

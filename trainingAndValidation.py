@@ -10,33 +10,39 @@ The same command goes on where it was stopped.
 """
 
 import argparse
-import contextlib
-import importlib.util
 import math
-import os
-import shlex
 import sys
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from engine.base.console import describeDuration, describeShape, relativePath, runScript
-from engine.base.errors import PipelineError
-from engine.base.files import lockName
-from engine.base.parameters import describeSettings, followRecipe, plainSettings, readParameters
-from engine.base.records import commandLine, digestFile, packageVersions, readJson, refuseAnother, writeJson
-from engine.learning.history import drawTrainingCurves, listWarnings, writeLog, writeScalars
+from engine.base.console import runScript, say
+from engine.base.parameters import describeSettings, followRecipe, pick, plainSettings, readParameters
+from engine.learning.checks import checkDrawing, checkNames, checkParameters
+from engine.learning.history import describeBest
+from engine.learning.job import (
+    describeData,
+    describeFinished,
+    describeMachine,
+    describeOrigin,
+    describeResult,
+    identify,
+    openJob,
+    readOrigin,
+)
 from engine.learning.losses import LOSSES
-from engine.learning.sharing import Sharing, isOutOfMemory, makeDeterministic
-from engine.learning.trainingState import TrainingState
-from engine.learning.validation import drawExtremes, scoreSamples
-from engine.network.contracts import findContract
-from engine.network.devices import ONEDNN, SAME_TO_ROUNDING, cudaHint, describeDevice, loadKeras
-from engine.network.models import readWeights
-from engine.network.plan import checkSize, countParameters, sideMultiple
+from engine.learning.memory import explainMemoryErrors
+from engine.learning.optimiser import Optimisation
+from engine.learning.outputs import Outputs
+from engine.learning.record import Record, beginContract
+from engine.learning.sharing import Machine, Sharing, buildTrained, makeDeterministic
+from engine.learning.steps import Steps, stackPairs
+from engine.learning.validation import drawExtremes, scoreFiles
+from engine.network.devices import describeDevice, loadKeras
+from engine.network.models import Weights, readWeights
+from engine.network.plan import Layer, checkSize, sideMultiple, sizeOf
 from engine.preparation.samples import Samples, openSamples
 from functions import Drawing, buildSpotUNet, describeUNet, drawBatch, scoreCounts, setWeights
 
@@ -108,377 +114,81 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Load the data, build the network, train it, keep the best, write the contract."""
-    checkParameters(arguments)
-    if arguments.deterministic:
+    """Check, open the data, build the network, train it, choose thresholds, write the contract."""
+    checkParameters(vars(arguments))
+    outputs, drawing = pick(Outputs, arguments), pick(Drawing, arguments)
+    optimisation, machine = pick(Optimisation, arguments), pick(Machine, arguments)
+    checkNames(outputs, arguments.weightStart)
+    if machine.deterministic:
         makeDeterministic()
+
     plan = describeUNet(arguments.base_depth, arguments.levelCount)
     checkSize(plan)
     data = {part: openSamples(arguments.learningData, part, plan) for part in ("training", "validation")}
-    checkPatches(arguments, plan, data)
-    origin = readOrigin(arguments, plan)
-    identity = identify(arguments)
-    state = TrainingState(arguments.modelFile, arguments.restart)
-    with contextlib.ExitStack() as locks:
-        for file in outputFiles(arguments):
-            locks.enter_context(lockName(file, "another process is training this model"))
-        saved = state.load()
-        if not arguments.restart and isFinished(arguments, identity):
-            if saved and saved[0]["identity"] == identity:
-                state.remove()  # what a kill in the last moment left
+    checkDrawing(data["training"], plan, drawing.patchSide, drawing.batchSize, drawing.stepsPerEpoch)
+    origin = readOrigin(arguments.learningData, arguments.weightStart, plan)
+    say(*describeOrigin(origin, arguments.learningData))
+
+    settings = plainSettings(arguments)
+    identity = identify(settings, data, arguments.weightStart)
+    with openJob(outputs, identity, arguments.restart) as job:
+        if job.isFinished:
+            say(*describeFinished(outputs))
             return
-        if saved and arguments.restart and saved[0]["identity"] != identity:
-            saved = None
-        elif saved:
-            remedy = "repeat its command to go on, or --restart to begin anew"
-            refuseAnother(saved[0]["identity"], identity, "an unfinished training", remedy)
-        if not arguments.restart:
-            refuseReplacement(arguments, identity, isResumed=bool(saved))
-        train(arguments, plan, data, origin, identity, state, saved)
+        device = describeDevice(machine.isCompiled)
+        patch = drawing.sidesOf(data["training"]) if drawing.patchSide else None
+        say(*describeMachine(device), describeSettings(arguments), *describeData(data, patch))
+        from engine.learning.training import Setup, Training  # loads Keras
 
-
-def train(
-    arguments: argparse.Namespace,
-    plan: list,
-    data: dict[str, Samples],
-    origin: dict,
-    identity: dict,
-    state: TrainingState,
-    saved: tuple | None,
-) -> None:
-    """Train from the beginning, or from a saved state on."""
-    device = printStart(arguments, data)
-
-    from engine.learning.training import (
-        EpochBar,  # loads Keras
-        Training,
-    )
-
-    parts = assemble(arguments, plan, data, origin["weights"])
-    training = Training(parts, state, identity, device, arguments.saveMinutes * 60)
-    origin |= {"device": device, "versions": packageVersions()}
-    note = partial(writeContract, arguments, plan, origin, training)
-    with namedMemoryErrors(arguments, plan, data, training):
-        if saved:
-            training.resume(*saved)
-            print(
-                f"Going on after epoch {training.progress.epoch}, step {training.progress.step}", flush=True
-            )
-            if training.devices[:-1]:
-                print(f"Trained so far on {', '.join(training.devices[:-1])}: {SAME_TO_ROUNDING}", flush=True)
-        else:
-            state.remove()
-        bar = [EpochBar(arguments.Nepochs)] if sys.stdout.isatty() else []
-        failure = training.run(partial(reportEpoch, arguments, note), bar)
-        thresholds = finish(arguments, plan, data, training, failure)
-    note(thresholds)
-    printEnd(arguments, training, thresholds)
-    state.remove()
-
-
-@contextlib.contextmanager
-def namedMemoryErrors(
-    arguments: argparse.Namespace, plan: list, data: dict[str, Samples], training
-) -> Iterator[None]:
-    """Say what to try where a device runs out of memory."""
-    try:
-        yield
-    except Exception as error:
-        if not isOutOfMemory(error):
-            raise
-        sides, shares = patchOf(arguments, data["training"]), training.parts.sharing.count
-        what, remedy = f"{arguments.batchSize} x {describeShape(sides)} voxels a step", "smaller sub-volumes"
-        multiple = sideMultiple(plan)
-        if training.isValidating:
-            what = f"a validation sub-volume of {describeShape(data['validation'].sides)} voxels"
-        elif arguments.batchSize >= 2 * shares:
-            remedy = f"--batchSize {arguments.batchSize // 2 // shares * shares}, or {remedy}"
-        elif max(sides) >= 2 * multiple:
-            remedy = f"--patchSide {max(sides) // 2 // multiple * multiple}, or {remedy}"
-        raise PipelineError(
-            f"the device has too little memory for {what}", remedy=f"try {remedy} by prepareData.py"
-        ) from error
-
-
-# ------------------------------------------------------------------------------------------------- checks
-
-
-def checkParameters(arguments: argparse.Namespace) -> None:
-    """Refuse values that cannot work, before anything is loaded."""
-    for name, value in vars(arguments).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise PipelineError(f"{name} must be a finite number", received=value)
-    for name in ("learningRate", "Nepochs", "batchSize"):
-        if not getattr(arguments, name) > 0:
-            raise PipelineError(f"{name} must be above 0", received=getattr(arguments, name))
-    counts = ("seed", "deviceCount", "stepsPerEpoch", "patchSide", "averageBatches")
-    for name in (*counts, "greyScale", "greyOffset", "greyNoise", "clipNorm", "saveMinutes"):
-        if not getattr(arguments, name) >= 0:
-            raise PipelineError(f"{name} must not be negative", received=getattr(arguments, name))
-    if not 0 <= arguments.positiveShare <= 1:
-        raise PipelineError("positiveShare must lie in 0 to 1", received=arguments.positiveShare)
-    if not 0 <= arguments.momentum < 1:
-        raise PipelineError("momentum must lie in 0 to 1, 1 excluded", received=arguments.momentum)
-    if arguments.seed >= 2**32:
-        raise PipelineError("seed must be below 2 ** 32", received=arguments.seed)
-    if arguments.tensorBoard and not importlib.util.find_spec("tensorflow"):
-        raise PipelineError("--tensorBoard needs TensorFlow", remedy="pip install tensorflow")
-    if arguments.tensorBoard and arguments.tensorBoard.exists() and not arguments.tensorBoard.is_dir():
-        raise PipelineError("tensorBoard is no folder", file=arguments.tensorBoard)
-    checkNames(arguments)
-
-
-EXAMPLE = "validationExample.png"
-MODELS = ("weightFile", "weightFileTrain", "weightFileDice", "modelFile")
-
-
-def outputFiles(arguments: argparse.Namespace) -> list[Path]:
-    """List the files that are named on the command line: models and log."""
-    return [getattr(arguments, name) for name in (*MODELS, "metricsFile")]
-
-
-def checkNames(arguments: argparse.Namespace) -> None:
-    """Refuse names under which nothing can be written, or two things would be."""
-    *models, log = files = outputFiles(arguments)
-    for file in files:
-        if not file.parent.is_dir():
-            raise PipelineError("no such folder", file=file.parent)
-        if not os.access(file.parent, os.W_OK):
-            raise PipelineError("nothing can be written into this folder", file=file.parent)
-        if file.is_dir():
-            raise PipelineError("is a folder, no name of a file", file=file)
-    for file in models:
-        if file.suffix != ".h5":
-            raise PipelineError("the name of a model must end with .h5", file=file)
-    if len({file.name for file in files}) < len(files):
-        rule = f"{', '.join(MODELS)} and metricsFile need different names"
-        raise PipelineError(rule, received=", ".join(file.name for file in files))
-    if log.name in (contractFile(arguments).name, curvesFile(arguments).name, EXAMPLE):
-        raise PipelineError("this is the name of another result of the training", file=log)
-    if arguments.weightStart and arguments.weightStart.resolve() in {file.resolve() for file in models}:
-        rule = "this training would replace the weights that it starts from"
-        raise PipelineError(rule, file=arguments.weightStart, remedy="copy them to another name")
-    folders = {file.parent.resolve(): str(relativePath(file.parent)) for file in models}
-    if len(folders) > 1:  # the contract beside the model tells of all of them
-        received = ", ".join(folders.values())
-        raise PipelineError(f"{', '.join(MODELS)} need one folder", received=received)
-
-
-def checkPatches(arguments: argparse.Namespace, plan: list, data: dict[str, Samples]) -> None:
-    """Refuse patches that cannot be halved, batches larger than the set, and a set without positives."""
-    samples, multiple = data["training"], sideMultiple(plan)
-    if arguments.patchSide % multiple:
-        rule = f"this network halves every side {multiple.bit_length() - 1} times"
-        raise PipelineError(
-            rule, expected=f"patchSide a multiple of {multiple}", received=arguments.patchSide
-        )
-    if not arguments.stepsPerEpoch and arguments.batchSize > samples.count:
-        raise PipelineError(
-            "batchSize is larger than the training set", expected=f"at most {samples.count}",
-            received=arguments.batchSize,
-        )  # fmt: skip
-    if not samples.positives.any():
-        raise PipelineError(
-            "no positive voxel in the training masks",
-            file=samples.masks,
-            remedy="is positiveLabel of prepareData.py right?",
-        )
-
-
-def identify(arguments: argparse.Namespace) -> dict:
-    """Describe what a training depends on: parameters, data, back end."""
-    notes = ("saveMinutes", "restart", "tensorBoard", "learningData", "weightStart", "metricsFile", *MODELS)
-    parameters = {name: value for name, value in plainSettings(arguments).items() if name not in notes}
-    files = [arguments.learningData / f"{part}Data{kind}.npy" for part, kind in PARTS]
-    digests = {file.name: digestFile(file) for file in files}
-    if arguments.weightStart:
-        digests["weightStart"] = digestFile(arguments.weightStart)
-    return parameters | digests | {"back end": loadKeras().backend.backend()}
-
-
-PARTS = [(part, kind) for part in ("training", "validation") for kind in ("Image", "Mask")]
-
-
-def isFinished(arguments: argparse.Namespace, identity: dict) -> bool:
-    """Whether this very training has been finished and its files are as it wrote them; says so."""
-    contract = readJson(contractFile(arguments))
-    if identityOf(contract) != identity:
-        return False
-    if not all(isFileOf(contract, getattr(arguments, name)) for name in MODELS):
-        return False
-    print(f"This training is finished: {relativePath(arguments.modelFile)}; --restart repeats it")
-    printNext(arguments)
-    return True
-
-
-def identityOf(contract: dict | None) -> dict | None:
-    """Read what the training depended on that wrote a contract; None where none of ours did."""
-    training = (contract or {}).get("training")
-    identity = training.get("identity") if isinstance(training, dict) else None
-    return identity if isinstance(identity, dict) else None
-
-
-def contractFile(arguments: argparse.Namespace) -> Path:
-    """Name what a prediction has to know of the models."""
-    return arguments.modelFile.with_suffix(".json")
-
-
-def refuseReplacement(arguments: argparse.Namespace, identity: dict, isResumed: bool) -> None:
-    """Refuse to write over the models of another training, also where only some of them are there."""
-    files = [getattr(arguments, name) for name in MODELS]
-    contracts = [(arguments.modelFile, readJson(contractFile(arguments)))]
-    contracts += [(file, findContract(file)) for file in files if file.is_file()]
-    for file, contract in contracts:
-        other = identityOf(contract)
-        if not other:
-            continue
-        what, names = relativePath(file), ", ".join(f"--{name}" for name in (*MODELS, "metricsFile"))
-        kind = "a finished" if contract.get("thresholds") else "an unfinished"
-        remedy = f"--restart replaces its files; other names keep them ({names}), another folder the pictures"
-        refuseAnother(other, identity, f"{what} is of {kind} training that", remedy)
-        if isResumed or not contract.get("thresholds"):
-            continue
-        broken = [file.name for file in files if not isFileOf(contract, file)]
-        rule = f"{what} is of this training, finished, but missing or changed: {', '.join(broken)}"
-        raise PipelineError(rule, remedy="put the file back, or repeat the training with --restart")
-
-
-def isFileOf(contract: dict, file: Path) -> bool:
-    """Whether a file is as a training wrote it."""
-    return file.is_file() and digestFile(file) == contract["files"].get(file.name)
-
-
-def readOrigin(arguments: argparse.Namespace, plan: list) -> dict[str, Any]:
-    """Read how the data were made and, with --weightStart, weights and what is known of their training."""
-    prepared = readJson(arguments.learningData / "parameters.json")
-    if prepared is None:
-        rule = f"no parameters.json in {relativePath(arguments.learningData)}"
-        print(f"Warning: {rule}; predictData.py will not know how the data were normalised")
-    origin, path = {"data": prepared or {}, "weights": None, "startedFrom": None}, arguments.weightStart
-    if path:
-        origin["weights"] = readWeights(path, plan)
-        origin["startedFrom"] = {
-            "file": path.name,
-            "sha256": digestFile(path),
-            "contract": findContract(path),
-        }
-    return origin
+        loadKeras().utils.set_random_seed(arguments.seed)
+        sharing = Sharing(machine, arguments.batchSize)
+        say(*sharing.describe())
+        steps = numberSteps(data["training"], drawing, arguments.Nepochs, sharing.count)
+        network = startNetwork(plan, origin.weights, steps, optimisation.startBias)
+        build = partial(buildSpotUNet, *sizeOf(plan))
+        model = buildTrained(build, network, optimisation, sharing, steps.total)
+        setup = Setup(model, network, sharing, steps, data["validation"], optimisation, completeRow)
+        training = Training(setup, job, device, arguments.saveMinutes * 60)
+        contract = beginContract(plan, settings, job, origin, device)
+        learn(training, plan, Record(outputs, contract, arguments.tensorBoard))
+        job.state.remove()
 
 
 # ---------------------------------------------------------------------------------------------- the training
 
 
-def assemble(arguments: argparse.Namespace, plan: list, data: dict[str, Samples], weights: dict | None):
-    """Build and compile the network and whatever its training needs."""
-    from engine.learning.averages import Averages
-    from engine.learning.batches import Batch, readInOrder, stackPairs
-    from engine.learning.training import Checkpoint, Parts
+def numberSteps(samples: Samples, drawing: Drawing, epochCount: int, deviceCount: int) -> Steps:
+    """Give every step its number: what is drawn in it follows from epoch, step and seed alone."""
 
-    loadKeras().utils.set_random_seed(arguments.seed)
-    sharing = shareBatches(arguments)
-    stepCount = arguments.stepsPerEpoch or math.ceil(data["training"].count / arguments.batchSize)
-    drawing = Drawing(*(getattr(arguments, name) for name in Drawing._fields))
+    def read(epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        return stackPairs(drawBatch(samples, drawing, epoch, step, deviceCount))
 
-    def read(epoch: int, step: int) -> Batch:
-        return stackPairs(drawBatch(data["training"], drawing, epoch, step, sharing.count))
-
-    def readExtra(number: int) -> np.ndarray:
-        return read(arguments.Nepochs + number // stepCount, number % stepCount)[0]
-
-    plain = buildSpotUNet(arguments.base_depth, arguments.levelCount)
-    if weights:
-        setWeights(plain, plan, weights)
-    elif arguments.startBias:
-        startAtLogOdds(plain, np.mean([read(0, step)[1].mean() for step in range(min(stepCount, 8))]))
-    model = buildTrained(arguments, plain, sharing, stepCount)
-    checkpoints = [
-        Checkpoint(arguments.weightFile, "val_loss", False),
-        Checkpoint(arguments.weightFileTrain, "val_binary_accuracy", True),
-        Checkpoint(arguments.weightFileDice, "val_dice", True),
-    ]
-    validation = readInOrder(data["validation"])
-    twin = model if isAlike(arguments, sharing) else plain
-    averages = Averages(plain, readExtra, arguments.averageBatches, twin)
-    counts = stepCount, arguments.Nepochs
-    return Parts(model, plain, sharing, read, *counts, validation, averages, checkpoints, completeRow)
+    count = drawing.stepsPerEpoch or math.ceil(samples.count / drawing.batchSize)
+    return Steps(read, count, epochCount, drawing.batchSize, drawing.sidesOf(samples))
 
 
-def startAtLogOdds(model, share: float) -> None:
-    """Start the last bias at the log-odds of a positive voxel, of which there is such a share."""
-    share = np.clip(share, 1e-5, 0.5)
-    model.get_layer("probability").bias.assign([np.log(share / (1 - share))])
+def startNetwork(plan: list[Layer], weights: Weights | None, steps: Steps, startBias: bool):
+    """Build the network, with the weights to start from or random ones.
 
+    Parameters
+    ----------
+    plan, weights : list of Layer, Weights or None
+        Its layers; None: random weights.
+    steps, startBias : Steps, bool
+        Whether the last bias of a random one is the log-odds of a positive voxel in the first steps.
 
-def isAlike(arguments: argparse.Namespace, sharing: Sharing) -> bool:
-    """Whether the network that is trained computes the numbers of the one that is saved, to rounding."""
-    return sharing.count == 1 and arguments.precision == "float32"
-
-
-def shareBatches(arguments: argparse.Namespace) -> Sharing:
-    """Choose the devices that share every batch."""
-    sharing = Sharing(arguments.deviceCount, arguments.batchSize)
-    isHalf = arguments.precision == "mixed_float16" and loadKeras().backend.backend() == "tensorflow"
-    if isHalf and not sharing.gpuCount:
-        raise PipelineError("TensorFlow has no float16 on a CPU", remedy="--precision mixed_bfloat16")
-    if sharing.count > 1:
-        print(f"Every batch is shared by {sharing.count} devices")
-    if not arguments.deviceCount and sharing.count < sharing.gpuCount:
-        idle = f"{sharing.gpuCount - sharing.count} of {sharing.gpuCount} GPUs stay idle"
-        print(f"{idle}: they share a batch equally (--batchSize {sharing.gpuCount} uses all)")
-    if isHalf and sharing.count > 1:
-        rule = "TensorFlow scales the loss of float16 on every device by itself"
-        raise PipelineError(rule, remedy="--precision mixed_bfloat16, or --deviceCount 1")
-    return sharing
-
-
-def buildTrained(arguments: argparse.Namespace, plain, sharing: Sharing, stepCount: int):
-    """Compile the network, and give the one that is trained: the same, or a twin.
-
-    A twin has another precision, is on several devices, or consists of layers that are faster here.
+    Returns
+    -------
+    keras.Model
+        As it is validated and saved.
     """
-    from engine.learning.sharing import fasterLayers
-
-    compileModel(plain, arguments, stepCount)
-    makers = {}
-    if isAlike(arguments, sharing):
-        makers = {} if arguments.jitCompile else fasterLayers()
-        if not makers:
-            return plain
-    keras = loadKeras()
-    keras.config.set_dtype_policy(arguments.precision)
-    with sharing.scope():
-        model = buildSpotUNet(arguments.base_depth, arguments.levelCount, makers)
-        model.set_weights(plain.get_weights())
-        compileModel(model, arguments, stepCount, sharing.count)
-    keras.config.set_dtype_policy("float32")
-    return model
-
-
-def compileModel(model, arguments: argparse.Namespace, stepCount: int, deviceCount: int = 1) -> None:
-    """Set optimiser, loss and metrics."""
-    import keras
-
-    from engine.learning.losses import makeLoss
-    from engine.learning.metrics import makeMetrics
-    from engine.learning.optimiser import SharedAdam
-
-    isShared = deviceCount > 1 and keras.backend.backend() == "tensorflow"
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = arguments.momentum
-            layer.synchronized = isShared
-    rate = arguments.learningRate
-    if arguments.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, stepCount * arguments.Nepochs, alpha=0.01)
-    optimiser = keras.optimizers.Adam(rate, global_clipnorm=arguments.clipNorm or None)
-    if isShared and arguments.clipNorm:
-        optimiser = SharedAdam(rate, arguments.clipNorm, deviceCount)
-    model.compile(
-        optimizer=optimiser,
-        loss=makeLoss(arguments.loss),
-        metrics=makeMetrics(),
-        jit_compile="auto" if arguments.jitCompile is None else arguments.jitCompile,
-    )
+    network = buildSpotUNet(*sizeOf(plan))
+    if weights:
+        setWeights(network, plan, weights)
+    elif startBias:
+        share = np.clip(steps.measurePositives(), 1e-5, 0.5)
+        network.get_layer("probability").bias.assign([np.log(share / (1 - share))])
+    return network
 
 
 def completeRow(row: dict[str, float]) -> dict[str, float]:
@@ -489,165 +199,24 @@ def completeRow(row: dict[str, float]) -> dict[str, float]:
     return row
 
 
-# ------------------------------------------------------------------------------------------------ the console
+def learn(training, plan: list[Layer], record: Record) -> None:
+    """Train to the end, keep the best epochs, choose their thresholds, write the contract."""
+    setup, outputs = training.setup, record.outputs
 
+    def load(file: Path) -> None:
+        setWeights(setup.plain, plan, readWeights(file, plan))
 
-def printStart(arguments: argparse.Namespace, data: dict[str, Samples]) -> str:
-    """Print device, versions, parameters and what there is to learn from; gives the device."""
-    isCompiled = arguments.jitCompile
-    device = describeDevice(False if isCompiled is None and arguments.deterministic else isCompiled)
-    print(f"Device: {device}")
-    if device.startswith("CPU"):
-        print(cudaHint())
-    if device.endswith("without oneDNN") and sys.platform != "darwin":  # there TensorFlow has none
-        print(f"Warning: without oneDNN a step takes several times as long; {ONEDNN}=1 turns it on")
-    print("Versions: " + "  ".join(f"{name} {version}" for name, version in packageVersions().items()))
-    print(describeSettings(arguments))
-    for part, samples in data.items():
-        positiveCount, size = int(samples.positives.sum()), samples.count * math.prod(samples.sides)
-        print(
-            f"{part.capitalize()}: {samples.count} sub-volumes of {describeShape(samples.sides)} voxels, "
-            f"{positiveCount} positive voxels ({positiveCount / size:.3%})"
-        )
-        if part == "training" and arguments.patchSide:
-            print(f"Patches: {describeShape(patchOf(arguments, samples))} voxels")
-        if not positiveCount:
-            print(
-                f"Warning: no positive voxel in the {part} masks; is positiveLabel of prepareData.py right?"
-            )
-    return device
-
-
-def patchOf(arguments: argparse.Namespace, samples: Samples) -> tuple[int, ...]:
-    """Sides of what is drawn from the sub-volumes."""
-    return tuple(min(arguments.patchSide or side, side) for side in samples.sides)
-
-
-def reportEpoch(arguments: argparse.Namespace, note: Callable, training, row: dict[str, float]) -> None:
-    """Write contract, log and curves, print a line, warn of what looks wrong."""
-    progress = training.progress
-    note({})
-    writeLog(progress.history, arguments.metricsFile)
-    drawTrainingCurves(progress.history, progress.best, curvesFile(arguments))
-    if arguments.tensorBoard:
-        writeScalars(arguments.tensorBoard, progress.epoch, row)
-    left = progress.seconds / progress.epoch * (arguments.Nepochs - progress.epoch)
-    scores = "  ".join(f"{name} {row[f'val_{name}']:.4f}" for name in ("loss", "dice", "precision", "recall"))
-    mark = "  (best Dice)" if progress.best.get("val_dice") == progress.epoch - 1 else ""
-    print(
-        f"Epoch {progress.epoch}/{arguments.Nepochs}: loss {row['loss']:.4f}  dice {row['dice']:.4f}  "
-        f"validation: {scores}{mark}  {describeDuration(left)} left",
-        flush=True,
-    )
-    for warning in listWarnings(progress.history):
-        print(f"Warning: {warning}", flush=True)
-
-
-def curvesFile(arguments: argparse.Namespace) -> Path:
-    """Name the picture of the curves."""
-    return arguments.modelFile.parent / "trainingCurves.png"
-
-
-# ------------------------------------------------------------------------------------------------ the results
-
-
-def finish(
-    arguments: argparse.Namespace, plan: list, data: dict[str, Samples], training, failure: str
-) -> dict[str, tuple[float, float]]:
-    """Save the last model and choose the threshold of every file; gives {file: (threshold, Dice)}."""
-    from engine.network.modelWriter import saveModel
-
-    progress, model = training.progress, training.parts.plain
-    if not progress.best:
-        training.state.remove()
-        raise PipelineError(
-            "loss, validation loss or weights were never finite numbers; no checkpoint was written",
-            remedy="try a smaller --learningRate",
-        )
-    writeLog(progress.history, arguments.metricsFile)
-    drawTrainingCurves(progress.history, progress.best, curvesFile(arguments))
-    if failure:
-        setWeights(model, plan, readWeights(arguments.weightFile, plan))
-        print(f"Warning: {failure}: the training ends; {arguments.modelFile.name} holds its best epoch")
-    saveModel(model, arguments.modelFile)
-    found, thresholds = {}, {}
-    for name in MODELS:
-        file = getattr(arguments, name)
-        digest = digestFile(file)
-        if digest not in found:
-            setWeights(model, plan, readWeights(file, plan))
-            found[digest] = scoreSamples(model, data["validation"])
-        thresholds[file.name] = found[digest].best()
-    setWeights(model, plan, readWeights(arguments.weightFileDice, plan))
-    scores, example = found[digestFile(arguments.weightFileDice)], arguments.modelFile.parent / EXAMPLE
-    drawExtremes(model, data["validation"], scores, example)
-    return thresholds
-
-
-def writeContract(
-    arguments: argparse.Namespace, plan: list, origin: dict, training, thresholds: dict
-) -> None:
-    """Write beside the model what a prediction has to know of it; without thresholds: so far."""
-    progress, prepared = training.progress, origin["data"]
-    names = MODELS if thresholds else MODELS[:-1]  # the last model is written at the end
-    files = [file for file in (getattr(arguments, name) for name in names) if file.is_file()]
-    names = ("loss", "binary_accuracy", "tp", "fp", "fn", "precision", "recall", "dice", "iou")
-    contract = {
-        "architecture": {
-            "base_depth": arguments.base_depth,
-            "levelCount": arguments.levelCount,
-            "parameterCount": countParameters(plan),
-        },
-        "normalization": prepared.get("parameters", {}).get("normalization"),
-        "positiveLabel": prepared.get("parameters", {}).get("positiveLabel"),
-        "thresholds": {name: threshold for name, (threshold, _) in thresholds.items()},
-        "diceAtThreshold": {name: dice for name, (_, dice) in thresholds.items()},
-        "bestValidation": {
-            metric: {"epoch": epoch + 1} | {name: progress.history[epoch][f"val_{name}"] for name in names}
-            for metric, epoch in progress.best.items()
-        },
-        "training": {
-            "command": commandLine(),
-            "parameters": plainSettings(arguments),
-            "identity": training.identity,
-            "device": origin["device"],
-            "devices": training.devices,
-            "seconds": progress.seconds,
-            "epochSeconds": progress.epochSeconds,
-            "versions": origin["versions"],
-            "startedFrom": origin["startedFrom"],
-        },
-        "data": prepared,
-        "files": {file.name: digestFile(file) for file in files},
-    }
-    writeJson(contractFile(arguments), contract)
-
-
-def printEnd(arguments: argparse.Namespace, training, thresholds: dict) -> None:
-    """Print the best epochs, the files and the command that comes next."""
-    progress = training.progress
-    for metric, epoch in progress.best.items():
-        row = progress.history[epoch]
-        print(
-            f"Best {metric}: epoch {epoch + 1}, loss {row['val_loss']:.4f}, "
-            f"accuracy {row['val_binary_accuracy']:.4f}, validation Dice {row['val_dice']:.3f}"
-        )
-    threshold, dice = thresholds[arguments.weightFileDice.name]
-    print(f"Best threshold of {arguments.weightFileDice.name}: {threshold:g} (validation Dice {dice:.3f})")
-    folder = relativePath(arguments.modelFile.parent)
-    print(f"Trained for {progress.seconds / 60:.1f} min. Written to {folder}:")
-    for name in MODELS:
-        print(f"  {getattr(arguments, name).name}")
-    print(f"  {contractFile(arguments).name}  {arguments.metricsFile.name}  trainingCurves.png  {EXAMPLE}")
-    printNext(arguments)
-
-
-def printNext(arguments: argparse.Namespace) -> None:
-    """Print the command that comes next."""
-    words = ["--modelFile", arguments.modelFile, "--weightFile", arguments.weightFileDice]
-    words = (str(relativePath(word)) if isinstance(word, Path) else word for word in words)
-    print("The next command predicts test-file; with --nameInput another volume.")
-    print(f"Next: {shlex.join(['python3', 'predictData.py', *words])}")
+    with explainMemoryErrors(training, sideMultiple(plan)):
+        say(*training.start())
+        failure = training.run(lambda: say(*record.noteEpoch(training)))
+        say(*training.saveLast(load, failure))
+        record.writeHistory(training.progress)
+        scores = scoreFiles(setup.plain, setup.validation, outputs.models, load)
+        load(outputs.weightFileDice)
+        best = scores[outputs.weightFileDice.name]
+        drawExtremes(setup.plain, setup.validation, best, outputs.example)
+    record.writeContract(training, {name: part.best() for name, part in scores.items()})
+    say(*describeBest(training.progress), *describeResult(outputs, training.progress.seconds, *best.best()))
 
 
 if __name__ == "__main__":

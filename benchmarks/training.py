@@ -84,14 +84,16 @@ def stepTorch(precision: str, channelsLast: bool) -> dict:
 
 def fitBatches(place: str) -> dict:
     """Time steps of the robust recipe, in turn with always the same batch and with batches from the disk."""
-    from engine.learning.batches import Batches, asDataset, stackPairs
+    from engine.base.parameters import pick
+    from engine.learning.batches import Batches, asDataset
+    from engine.learning.steps import stackPairs
     from engine.preparation.samples import Samples
     from functions import Drawing, drawBatch
 
     keras, script = _loadScript()
     arguments = script.parseArguments(["--recipe", "robust"])
     samples = Samples(*(Path(place) / f"trainingData{kind}.npy" for kind in ("Image", "Mask")))
-    drawing = Drawing(*(getattr(arguments, name) for name in Drawing._fields))
+    drawing = pick(Drawing, arguments)
     model = _buildTrained("robust", "float32", False)
     cached = stackPairs(drawBatch(samples, drawing, 0, 0))
 
@@ -233,13 +235,16 @@ def _loadScript():
 
 def _buildTrained(recipe: str, precision: str, isOwn: bool):
     """Build the network that trainingAndValidation.py trains, or one of Keras's own layers."""
-    from engine.learning.sharing import Sharing
+    from engine.base.parameters import pick
+    from engine.learning.optimiser import Optimisation
+    from engine.learning.sharing import Machine, Sharing, buildTrained
     from functions import buildSpotUNet
 
     _, script = _loadScript()
     arguments = script.parseArguments(["--recipe", recipe, "--precision", precision])
     network = buildSpotUNet()
-    trained = script.buildTrained(arguments, network, Sharing(1, BATCH), STEPS)
+    optimisation, sharing = pick(Optimisation, arguments), Sharing(pick(Machine, arguments), BATCH)
+    trained = buildTrained(buildSpotUNet, network, optimisation, sharing, STEPS * arguments.Nepochs)
     return network if isOwn else trained
 
 

@@ -17,7 +17,9 @@ import networks
 import numpy as np
 
 import trainingAndValidation
-from engine.learning.sharing import Sharing
+from engine.base.parameters import pick
+from engine.learning.optimiser import Optimisation
+from engine.learning.sharing import Machine, Sharing, buildTrained
 from engine.network.devices import ONEDNN, describeDevice, loadKeras
 from engine.prediction.stream import describeStream
 from functions import buildSpotUNet, describeUNet, setWeights
@@ -35,7 +37,8 @@ def train() -> dict[str, np.ndarray]:
     arguments, plan = trainingAndValidation.parseArguments([]), describeUNet()
     plain = buildSpotUNet()
     setWeights(plain, plan, networks.randomWeights(plan))
-    model = trainingAndValidation.buildTrained(arguments, plain, Sharing(1, 2), 3)
+    optimisation, sharing = pick(Optimisation, arguments), Sharing(pick(Machine, arguments), 2)
+    model = buildTrained(buildSpotUNet, plain, optimisation, sharing, 3)
     images = np.stack([networks.randomVolume(*SIDES, seed=seed) for seed in (1, 2)])[..., np.newaxis]
 
     @tf.function(autograph=False)

@@ -230,7 +230,7 @@ def testTrainingThatDivergesLaterEndsWithTheBestEpoch(prepared, capfd, keras, mo
     def validateAndSpoil(training):
         row = validate(training)
         if training.progress.epoch == 1:
-            model = training.parts.model
+            model = training.setup.model
             training._keepBest = lambda row: model.set_weights([w * np.nan for w in model.get_weights()])
         return row
 

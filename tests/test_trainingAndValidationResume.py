@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -185,8 +186,9 @@ MOMENTS[1:] = [pytest.param(*pair, marks=pytest.mark.slow) for pair in MOMENTS[1
 def testTrainingStoppedAtAnyMomentEndsWithTheSameBits(
     learningData, expected, tmp_path, monkeypatch, case, moment
 ):
-    import engine.learning.batches
+    import engine.learning.record
     import engine.learning.training
+    import engine.learning.validation
 
     places = {
         "step": (
@@ -196,8 +198,8 @@ def testTrainingStoppedAtAnyMomentEndsWithTheSameBits(
         ),  # the first step of the second epoch
         "validation": (engine.learning.training._Watch, "on_test_batch_end", 3),
         "checkpoint": (engine.learning.training.Training, "_writeBest", 2),
-        "report": (script, "drawTrainingCurves", 2),
-        "finish": (script, "scoreSamples", 1),
+        "report": (engine.learning.record, "drawTrainingCurves", 2),
+        "finish": (engine.learning.validation, "scoreSamples", 1),
     }
     holder, name, count = places[moment]
     original, calls = getattr(holder, name), []
@@ -377,11 +379,11 @@ def testAnUnfinishedTrainingHasAContractAndNoThreshold(learningData, tmp_path, m
     with pytest.raises(StoppedBySignal):
         callTraining(learningData, tmp_path)
     contract = findContract(tmp_path / "dice.h5")
-    assert (contract["architecture"]["levelCount"], contract["thresholds"]) == (2, {})
-    assert contract["files"].keys() == {"loss.h5", "accuracy.h5", "dice.h5"}
+    assert (contract.architecture["levelCount"], contract.thresholds) == (2, {})
+    assert contract.files.keys() == {"loss.h5", "accuracy.h5", "dice.h5"}
     assert not (tmp_path / "net.h5").exists()
     callTraining(learningData, tmp_path)
-    assert findContract(tmp_path / "net.h5")["thresholds"].keys() == {*FILES.values()} - {"metrics.log"}
+    assert findContract(tmp_path / "net.h5").thresholds.keys() == {*FILES.values()} - {"metrics.log"}
 
 
 def testWeightsThatAreNoNumbersEndTheTraining(learningData, tmp_path, monkeypatch, capsys):
@@ -393,7 +395,7 @@ def testWeightsThatAreNoNumbersEndTheTraining(learningData, tmp_path, monkeypatc
         row = validate(training)
         count.append(1)
         if len(count) == 2:
-            layer = training.parts.plain.get_layer("down1_normalisation2")
+            layer = training.setup.plain.get_layer("down1_normalisation2")
             layer.moving_variance.assign(layer.moving_variance * np.inf)
         return row
 
@@ -404,7 +406,7 @@ def testWeightsThatAreNoNumbersEndTheTraining(learningData, tmp_path, monkeypatc
 
 
 def testAFolderThatCannotBeWrittenIsNoticedFirst(learningData, tmp_path, monkeypatch):
-    monkeypatch.setattr(script.os, "access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     with pytest.raises(PipelineError, match="nothing can be written into this folder"):
         callTraining(learningData, tmp_path)
 

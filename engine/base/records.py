@@ -14,8 +14,10 @@ from typing import Any
 from engine.base.errors import PipelineError
 from engine.base.files import writeAtomically
 
-PACKAGES = ("keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "pynrrd", "h5py")
-PACKAGES += ("connected-components-3d",)
+PACKAGES = (
+    *("keras", "tensorflow", "jax", "openvino"),
+    *("numpy", "scipy", "pynrrd", "h5py", "connected-components-3d"),
+)
 DIGEST_LENGTH = 64
 
 
@@ -39,12 +41,6 @@ def digestFile(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def stampOf(path: Path) -> list[int]:
-    """Tell a file from a later one of the same name: bytes and time of the last change."""
-    state = path.stat()
-    return [state.st_size, state.st_mtime_ns]
 
 
 def writeJson(path: str | Path, content: dict) -> None:
@@ -82,12 +78,25 @@ def readJson(path: str | Path) -> dict | None:
     return content
 
 
+# ------------------------------------------------------------------------------------------ what differs
+
+
+def stampOf(path: Path) -> list[int]:
+    """Tell a file from a later one of the same name: bytes and time of the last change."""
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def changedNames(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """List the entries that are not the same in two identities; what is `free` may differ."""
+    return [name for name in {**old, **new} if name not in free and old.get(name) != new.get(name)]
+
+
 def listDifferences(old: dict[str, Any], new: dict[str, Any], free: Collection[str] = ()) -> list[str]:
-    """Tell in words what is not the same in two identities, but for the names that are free to differ."""
+    """Tell in words what is not the same in two identities; what is `free` may differ."""
     return [
         f"{name} was {_shorten(old.get(name))}, is {_shorten(new.get(name))}"
-        for name in sorted({*old, *new} - {*free})
-        if old.get(name) != new.get(name)
+        for name in sorted(changedNames(old, new, free))
     ]
 
 
@@ -96,12 +105,11 @@ def _shorten(value: object) -> str:
     return f"{value[:12]}..." if isinstance(value, str) and len(value) == DIGEST_LENGTH else str(value)
 
 
-def refuseAnother(saved: dict, wanted: dict, what: str, remedy: str) -> None:
+def refuseAnother(saved: dict[str, Any], wanted: dict[str, Any], what: str, remedy: str) -> None:
     """Refuse to go on where a parameter or the data differ from those of another training."""
     differences = [
         name if name.endswith(".npy") else f"{name} {saved.get(name)} -> {wanted.get(name)}"
-        for name in {**saved, **wanted}
-        if saved.get(name) != wanted.get(name)
+        for name in changedNames(saved, wanted)
     ]
     if differences:
         raise PipelineError(f"{what} differs in {', '.join(differences)}", remedy=remedy)

@@ -23,18 +23,18 @@ class Averages:
         Number of a batch -> images (sample, x, y, z, 1).
     count : int
         Batches; 0 leaves the averages as the training made them.
-    twin : keras.Model
-        The same network of other layers, which computes them; may be the model itself.
+    faster : keras.Model
+        Computes them: the model itself, or the same network of faster layers.
     """
 
     def __init__(
-        self, model: keras.Model, read: Callable[[int], np.ndarray], count: int, twin: keras.Model
+        self, model: keras.Model, read: Callable[[int], np.ndarray], count: int, faster: keras.Model
     ) -> None:
         self.model, self.read, self.count = model, read, count
         self.layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
         def forward(moving: list, learnt: list, image):
-            return twin.stateless_call(learnt, moving, image, training=True)[1]
+            return faster.stateless_call(learnt, moving, image, training=True)[1]
 
         self._forward = compileFunction(forward)
 

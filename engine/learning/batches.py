@@ -5,14 +5,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import keras
-import numpy as np
 
 from engine.base.errors import PipelineError
-from engine.network.devices import loadKeras
+from engine.learning.steps import Batch, stackPairs
+from engine.network.devices import backendName
 from engine.preparation.samples import Samples
 
 READER = ThreadPoolExecutor(1)  # one for all batches: training and validation take turns
-Batch = tuple[np.ndarray, ...]
 
 
 class Batches(keras.utils.PyDataset):
@@ -53,12 +52,6 @@ def readInOrder(samples: Samples) -> Batches:
     return Batches(lambda index: stackPairs([samples.read(index)]), range(samples.count))
 
 
-def stackPairs(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Make a batch of images and masks (x, y, z): (sample, x, y, z, 1) float32 both."""
-    stacks = map(np.stack, zip(*pairs, strict=True))  # cast afterwards, five times as fast
-    return tuple(stack.astype(np.float32, copy=False)[..., np.newaxis] for stack in stacks)
-
-
 def asDataset(batches):
     """Make batches what `fit` and `evaluate` read without losing time.
 
@@ -75,7 +68,7 @@ def asDataset(batches):
     tensorflow.data.Dataset or keras.utils.PyDataset
         The batches themselves where another back end computes.
     """
-    if loadKeras().backend.backend() != "tensorflow":
+    if backendName() != "tensorflow":
         return batches
     tensorflow = importlib.import_module("tensorflow")
     first = [batches[0]]  # tells types and shapes, and need not be read again

@@ -1,4 +1,4 @@
-"""The log of a training, and what in it deserves a warning."""
+"""The course of a training for its reader: lines, warnings, log and curves."""
 
 import importlib.util
 import math
@@ -6,12 +6,37 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.base.console import describeDuration
 from engine.base.drawing import COLOURS, loadPyplot, saveFigure
 from engine.base.errors import PipelineError
 from engine.base.files import writeAtomically
+from engine.learning.progress import Progress, Row
 
-Row = dict[str, float]
 LASTING = 3  # epochs; in the first ones nothing is learnt yet
+
+
+# --------------------------------------------------------------------------------------------------- lines
+
+
+def describeEpoch(progress: Progress, epochCount: int) -> str:
+    """Tell of the last epoch in a line, and how long the others will take."""
+    row, left = progress.history[-1], progress.seconds / progress.epoch * (epochCount - progress.epoch)
+    scores = "  ".join(f"{name} {row[f'val_{name}']:.4f}" for name in ("loss", "dice", "precision", "recall"))
+    mark = "  (best Dice)" if progress.best.get("val_dice") == progress.epoch - 1 else ""
+    return (
+        f"Epoch {progress.epoch}/{epochCount}: loss {row['loss']:.4f}  dice {row['dice']:.4f}  "
+        f"validation: {scores}{mark}  {describeDuration(left)} left"
+    )
+
+
+def describeBest(progress: Progress) -> list[str]:
+    """Tell of the best epochs, a line each."""
+    rows = {metric: (epoch, progress.history[epoch]) for metric, epoch in progress.best.items()}
+    return [
+        f"Best {metric}: epoch {epoch + 1}, loss {row['val_loss']:.4f}, "
+        f"accuracy {row['val_binary_accuracy']:.4f}, validation Dice {row['val_dice']:.3f}"
+        for metric, (epoch, row) in rows.items()
+    ]
 
 
 def listWarnings(history: list[Row]) -> list[str]:
@@ -37,6 +62,9 @@ def _findSuspicions(row: Row) -> set[str]:
     elif row["val_dice"] < row["dice"] / 2 and row["val_loss"] > 2 * row["loss"]:
         found.add("validation is far from training: too few steps yet, too little or too different data")
     return found
+
+
+# --------------------------------------------------------------------------------------------------- files
 
 
 def writeLog(history: list[Row], path: Path) -> None:

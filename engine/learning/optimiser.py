@@ -1,36 +1,53 @@
-"""The optimiser of a training on several devices."""
+"""What makes a network learn: optimiser, loss and metrics, set on its Keras model."""
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
-import keras
-from keras import ops
+from engine.learning.losses import makeLoss
+from engine.network.devices import backendName, loadKeras
 
-from engine.learning.sharing import sumOverDevices
+FINAL_SHARE = 0.01  # of the learning rate, at the end of the cosine
 
 
-class SharedAdam(keras.optimizers.Adam):
-    """Adam on several devices of TensorFlow, clipped as on one.
+class Optimisation(NamedTuple):
+    """How the network learns; the constants of trainingAndValidation.py."""
 
-    Keras clips the gradient of every device before it adds them up; here they are added up, clipped, and
-    handed on in equal parts that add up to the clipped one.
+    learningRate: float
+    loss: str  # a key of LOSSES
+    startBias: bool
+    schedule: str  # constant or cosine
+    clipNorm: float  # 0: any
+    momentum: float
+    averageBatches: int  # 0: never
 
-    Parameters
-    ----------
-    rate : float or schedule
-        Learning rate.
-    clipNorm : float
-        Largest norm of the gradient.
-    deviceCount : int
-        Devices.
-    """
 
-    def __init__(self, rate, clipNorm: float, deviceCount: int) -> None:
-        super().__init__(rate)
-        self.clipNorm, self.deviceCount = clipNorm, deviceCount
+def compileModel(
+    model, optimisation: Optimisation, stepCount: int, jitCompile: bool | None = None, deviceCount: int = 1
+) -> None:
+    """Set optimiser, loss and metrics of a Keras model, for a training of so many steps."""
+    from engine.learning.metrics import makeMetrics  # loads Keras
 
-    def apply(self, grads: Sequence, trainable_variables: Sequence | None = None):
-        """Update the variables."""
-        whole = sumOverDevices(list(grads))
-        norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in whole))
-        share = ops.minimum(1.0, self.clipNorm / ops.maximum(norm, 1e-30)) / self.deviceCount
-        return super().apply([gradient * share for gradient in whole], trainable_variables)
+    keras = loadKeras()
+    isShared = deviceCount > 1 and backendName() == "tensorflow"
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = optimisation.momentum
+            layer.synchronized = isShared
+    model.compile(
+        optimizer=makeOptimiser(optimisation, stepCount, deviceCount if isShared else 1),
+        loss=makeLoss(optimisation.loss),
+        metrics=makeMetrics(),
+        jit_compile="auto" if jitCompile is None else jitCompile,
+    )
+
+
+def makeOptimiser(optimisation: Optimisation, stepCount: int, deviceCount: int = 1):
+    """Make Adam of Keras; on several devices of TensorFlow one that clips as on one."""
+    keras = loadKeras()
+    rate, clipNorm = optimisation.learningRate, optimisation.clipNorm
+    if optimisation.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(rate, stepCount, alpha=FINAL_SHARE)
+    if clipNorm and deviceCount > 1:
+        from engine.learning.sharedAdam import SharedAdam  # loads Keras
+
+        return SharedAdam(rate, clipNorm, deviceCount)
+    return keras.optimizers.Adam(rate, global_clipnorm=clipNorm or None)

@@ -1,12 +1,28 @@
-"""Devices that share every batch of a training, and what they need of a back end."""
+"""What computes a training: devices that share every batch, and the network that is faster on them."""
 
 import contextlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from engine.base.errors import PipelineError
-from engine.network.devices import _listGpus, hasGpu, loadKeras, usesOneDnn
+from engine.learning.optimiser import Optimisation, compileModel
+from engine.network.devices import backendName, hasGpu, listGpus, loadKeras, usesOneDnn
+
+
+class Machine(NamedTuple):
+    """What a training is computed with; the constants of trainingAndValidation.py."""
+
+    precision: str = "float32"
+    jitCompile: bool | None = None  # None: as Keras sees fit
+    deterministic: bool = False
+    deviceCount: int = 0  # 0: as many GPUs as can share the batch equally, or one CPU
+
+    @property
+    def isCompiled(self) -> bool | None:
+        """Whether XLA compiles a step; None: as Keras sees fit, which never does it deterministically."""
+        return False if self.jitCompile is None and self.deterministic else self.jitCompile
 
 
 class Sharing:
@@ -14,42 +30,73 @@ class Sharing:
 
     Parameters
     ----------
-    deviceCount : int
-        0 = as many GPUs as can share the batch equally, or one CPU.
+    machine : Machine
+        How many, and what they compute in.
     batchSize : int
         Samples of a step.
 
     Raises
     ------
     PipelineError
-        There are fewer devices, or they cannot share the batch equally.
+        There are fewer devices, they cannot share the batch equally, or not in float16.
     """
 
-    def __init__(self, deviceCount: int, batchSize: int) -> None:
+    def __init__(self, machine: Machine, batchSize: int) -> None:
         self._keras = loadKeras()
-        backend = self._keras.backend.backend()
+        self.machine, self.batchSize = machine, batchSize
+        backend = backendName()
         devices = _listDevices(backend)
-        isGpu = bool(_listGpus(backend))
-        most = range(len(devices) if isGpu else 1, 0, -1)
-        deviceCount = deviceCount or next(count for count in most if batchSize % count == 0)
-        if len(devices) < deviceCount:
-            raise PipelineError("fewer devices", expected=deviceCount, received=len(devices))
-        if batchSize % deviceCount:
-            rule = f"{deviceCount} devices share a batch equally"
-            expected = f"batchSize a multiple of {deviceCount}"
-            raise PipelineError(rule, expected=expected, received=batchSize)
-        self.devices, self.gpuCount = devices[:deviceCount], len(devices) if isGpu else 0
+        self.gpuCount = len(devices) if listGpus(backend) else 0
+        self.devices = devices[: self._chooseCount(len(devices))]
+        if machine.precision == "mixed_float16" and backend == "tensorflow":
+            self._refuseHalves()
         self._strategy = self._distribution = None
-        if len(self.devices) > 1 and backend == "tensorflow":
+        if self.count > 1 and backend == "tensorflow":
             tensorflow = importlib.import_module("tensorflow")
             self._strategy = tensorflow.distribute.MirroredStrategy(self.devices)
-        elif len(self.devices) > 1:
+        elif self.count > 1:
             self._distribution = self._keras.distribution.DataParallel(devices=self.devices)
+
+    def _chooseCount(self, available: int) -> int:
+        """Choose how many of the devices share a batch."""
+        most = range(self.gpuCount or 1, 0, -1)
+        equal = next(count for count in most if self.batchSize % count == 0)
+        deviceCount = self.machine.deviceCount or equal
+        if available < deviceCount:
+            raise PipelineError("fewer devices", expected=deviceCount, received=available)
+        if self.batchSize % deviceCount:
+            rule = f"{deviceCount} devices share a batch equally"
+            expected = f"batchSize a multiple of {deviceCount}"
+            raise PipelineError(rule, expected=expected, received=self.batchSize)
+        return deviceCount
+
+    def _refuseHalves(self) -> None:
+        """Refuse float16 where TensorFlow cannot compute it."""
+        if not self.gpuCount:
+            raise PipelineError("TensorFlow has no float16 on a CPU", remedy="--precision mixed_bfloat16")
+        if self.count > 1:
+            rule = "TensorFlow scales the loss of float16 on every device by itself"
+            raise PipelineError(rule, remedy="--precision mixed_bfloat16, or --deviceCount 1")
 
     @property
     def count(self) -> int:
         """Number of devices."""
         return len(self.devices)
+
+    @property
+    def isAlike(self) -> bool:
+        """Whether a network that is trained so computes the numbers of the published one, to rounding."""
+        return self.count == 1 and self.machine.precision == "float32"
+
+    def describe(self) -> list[str]:
+        """Tell in lines what shares a batch, and what stays idle."""
+        lines = []
+        if self.count > 1:
+            lines.append(f"Every batch is shared by {self.count} devices")
+        if not self.machine.deviceCount and self.count < self.gpuCount:
+            idle = f"{self.gpuCount - self.count} of {self.gpuCount} GPUs stay idle"
+            lines.append(f"{idle}: they share a batch equally (--batchSize {self.gpuCount} uses all)")
+        return lines
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
@@ -80,25 +127,48 @@ def _listDevices(backend: str) -> list[str]:
 def makeDeterministic() -> None:
     """Make results repeat to the last bit on a GPU too; before anything else is asked of a back end."""
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
-    if loadKeras().backend.backend() == "tensorflow":
+    if backendName() == "tensorflow":
         importlib.import_module("tensorflow").config.experimental.enable_op_determinism()
 
 
-def sumOverDevices(tensors: list) -> list:
-    """Add up what every device of TensorFlow has; each of them gets the sums."""
-    distribute = importlib.import_module("tensorflow").distribute
-    context = distribute.get_replica_context()
-    return context.all_reduce(distribute.ReduceOp.SUM, tensors) if context else tensors
+# ------------------------------------------------------------------------------------ the network on them
 
 
-def isOutOfMemory(error: Exception) -> bool:
-    """Whether a back end ran out of memory."""
-    return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
+def buildTrained(build: Callable, plain, optimisation: Optimisation, sharing: Sharing, stepCount: int):
+    """Compile the network, and give the one that is trained: the same, or another one with its weights.
+
+    Another one has another precision, is on several devices, or consists of layers that are faster here.
+
+    Parameters
+    ----------
+    build : callable
+        Builds the network again; takes `makers` of other layers, by kind.
+    plain : keras.Model
+        The network as it is validated and saved.
+    optimisation, sharing : Optimisation, Sharing
+        How it learns, and on what.
+    stepCount : int
+        Steps of the whole training.
+    """
+    machine, makers = sharing.machine, {}
+    compileModel(plain, optimisation, stepCount, machine.jitCompile)
+    if sharing.isAlike:
+        makers = {} if machine.jitCompile else fasterLayers()
+        if not makers:
+            return plain
+    keras = loadKeras()
+    keras.config.set_dtype_policy(machine.precision)
+    with sharing.scope():
+        model = build(makers=makers)
+        model.set_weights(plain.get_weights())
+        compileModel(model, optimisation, stepCount, machine.jitCompile, sharing.count)
+    keras.config.set_dtype_policy("float32")
+    return model
 
 
 def fasterLayers() -> dict[str, Callable]:
     """Makers of layers, by kind, that train faster here than Keras's own; empty where none are known."""
-    if loadKeras().backend.backend() != "tensorflow" or hasGpu() or not usesOneDnn():
+    if backendName() != "tensorflow" or hasGpu() or not usesOneDnn():
         return {}
     from engine.learning.fastLayers import MAKERS  # loads TensorFlow
 

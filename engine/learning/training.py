@@ -4,75 +4,42 @@ import contextlib
 import hashlib
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from engine.base.errors import StoppedBySignal
+from engine.base.console import say
+from engine.base.errors import PipelineError, StoppedBySignal
 from engine.base.files import writeAtomically
 from engine.base.records import digestFile
 from engine.learning.averages import Averages
-from engine.learning.batches import Batch, Batches, asDataset
+from engine.learning.batches import Batches, asDataset, readInOrder
+from engine.learning.job import Job
+from engine.learning.optimiser import Optimisation
+from engine.learning.progress import Progress, Row
 from engine.learning.sharing import Sharing
-from engine.learning.trainingState import TrainingState, captureState, restoreState
-from engine.network.devices import toNumpy
-from engine.network.modelWriter import modelContent
-
-Row = dict[str, float]
-
-
-class Checkpoint(NamedTuple):
-    """A file that keeps the model of the best epoch."""
-
-    path: Path
-    metric: str
-    isHighest: bool  # whether more is better
-
-    def isBetter(self, row: Row, best: Row | None) -> bool:
-        """Whether an epoch is better than the best one so far; one of NaN can have the best accuracy.
-
-        The loss decides between equals: as long as nothing is found, every Dice is 0.
-        """
-        if not (math.isfinite(row[self.metric]) and math.isfinite(row["val_loss"])):
-            return False
-        return best is None or self._rank(row) > self._rank(best)
-
-    def _rank(self, row: Row) -> tuple[float, float]:
-        """Order epochs: more is better."""
-        value = row[self.metric]
-        return value if self.isHighest else -value, -row["val_loss"]
+from engine.learning.steps import Steps
+from engine.learning.trainingState import Saved, captureState, restoreState
+from engine.network.devices import SAME_TO_ROUNDING, toNumpy
+from engine.network.modelWriter import modelContent, saveModel
+from engine.preparation.samples import Samples
 
 
-@dataclass
-class Progress:
-    """How far a training has come; what JSON can hold."""
-
-    epoch: int = 0  # finished ones
-    step: int = 0  # of the epoch under way
-    learnt: Row | None = None  # scores of its training, when only its validation is missing
-    history: list[Row] = field(default_factory=list)
-    best: dict[str, int] = field(default_factory=dict)  # {metric: epoch, from 0}
-    seconds: float = 0.0
-    epochSeconds: list[float] = field(default_factory=list)
-
-
-class Parts(NamedTuple):
+class Setup(NamedTuple):
     """What a training works with."""
 
-    model: keras.Model  # compiled
+    model: keras.Model  # that learns; compiled
     plain: keras.Model  # the same network, compiled, as it is validated and saved; may be the same object
     sharing: Sharing
-    readBatch: Callable[[int, int], Batch]  # (epoch, step) -> arrays for Keras
-    stepCount: int  # of an epoch
-    epochCount: int
-    validation: Batches
-    averages: Averages
-    checkpoints: list[Checkpoint]
+    steps: Steps
+    validation: Samples
+    optimisation: Optimisation
     completeRow: Callable[[Row], Row]  # adds scores that follow from counts
 
 
@@ -81,22 +48,22 @@ class Training:
 
     Parameters
     ----------
-    parts : Parts
+    setup : Setup
         What it works with.
-    state : TrainingState
-        Where it notes how far it has come.
-    identity : dict
-        Parameters and digests that the state belongs to.
+    job : Job
+        Which one it is: its files, and where it notes how far it has come.
     device : str
         What it computes on, in words.
     saveSeconds : float
         A state is saved after every epoch, and after so many seconds within one.
     """
 
-    def __init__(
-        self, parts: Parts, state: TrainingState, identity: dict[str, Any], device: str, saveSeconds: float
-    ) -> None:
-        self.parts, self.state, self.identity, self.saveSeconds = parts, state, identity, saveSeconds
+    def __init__(self, setup: Setup, job: Job, device: str, saveSeconds: float) -> None:
+        self.setup, self.job, self.saveSeconds = setup, job, saveSeconds
+        averageBatches = setup.optimisation.averageBatches
+        faster = setup.model if setup.sharing.isAlike else setup.plain
+        self._averages = Averages(setup.plain, setup.steps.readExtra, averageBatches, faster)
+        self._validation = readInOrder(setup.validation)
         self.devices = [device]  # all that it has computed on, this one last
         self.progress = Progress()
         self.kept: dict[str, np.ndarray] = {}  # {metric: content of the best model's file}
@@ -108,34 +75,44 @@ class Training:
     @property
     def isValidating(self) -> bool:
         """Whether no step is under way: the validation of an epoch, or all are done."""
-        return self.progress.learnt is not None or self.progress.epoch == self.parts.epochCount
+        return self.progress.learnt is not None or self.progress.epoch == self.setup.steps.epochCount
 
-    def resume(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Go on from a state: what `TrainingState.load` gave."""
-        parts = self.parts
+    def start(self) -> list[str]:
+        """Take up the saved state, if there is one, and tell so in lines."""
+        if not self.job.saved:
+            self.job.state.remove()  # of a training that shall not go on
+            return []
+        self._resume(self.job.saved)
+        lines = [f"Going on after epoch {self.progress.epoch}, step {self.progress.step}"]
+        if self.devices[:-1]:
+            lines.append(f"Trained so far on {', '.join(self.devices[:-1])}: {SAME_TO_ROUNDING}")
+        return lines
+
+    def _resume(self, saved: Saved) -> None:
+        """Go on from a state."""
+        record, arrays = saved
+        setup = self.setup
         self.progress = Progress(**record["progress"])
         earlier = [device for device in record.get("devices", ()) if device != self.devices[-1]]
         self.devices = [*earlier, self.devices[-1]]
         self.kept = {metric: arrays[f"best/{metric}"] for metric in self.progress.best}
-        with parts.sharing.scope():
-            parts.model.optimizer.build(parts.model.trainable_variables)
+        with setup.sharing.scope():
+            setup.model.optimizer.build(setup.model.trainable_variables)
             for group in ("weights", "optimiser"):
-                restoreState(parts.model, arrays, group)
+                restoreState(setup.model, arrays, group)
             if self.progress.step and self.progress.learnt is None:
                 self._unread = arrays
-                parts.model.test_on_batch(*parts.readBatch(0, 0))  # Keras makes its metrics only now
+                setup.model.test_on_batch(*setup.steps.read(0, 0))  # Keras makes its metrics only now
         self._renewPlain()
         self._writeBest()
 
-    def run(self, report: Callable[["Training", Row], None], callbacks: list) -> str:
+    def run(self, report: Callable[[], None]) -> str:
         """Train to the end.
 
         Parameters
         ----------
         report : callable
             Called after every epoch.
-        callbacks : list
-            Of Keras, for example a progress bar.
 
         Returns
         -------
@@ -147,17 +124,18 @@ class Training:
         StoppedBySignal
             Ctrl-C or SIGTERM; the state is saved.
         """
-        parts, progress = self.parts, self.progress
+        setup, progress = self.setup, self.progress
+        bars = showEpochs(setup.steps.epochCount)
         self._epochBegin = time.monotonic()  # an interrupted one counts from its last start
         self._begin = self._epochBegin - progress.seconds
         with _notedSignals(self):
-            while progress.epoch < parts.epochCount:
+            while progress.epoch < setup.steps.epochCount:
                 if progress.learnt is None:
-                    progress.learnt = self._learn(callbacks)
+                    progress.learnt = self._learn(bars)
                 if not math.isfinite(progress.learnt["loss"]):
                     return f"the loss of epoch {progress.epoch + 1} is not a finite number"
-                row = parts.completeRow(progress.learnt | self._validate())
-                if not all(np.isfinite(weights).all() for weights in parts.plain.get_weights()):
+                row = setup.completeRow(progress.learnt | self._validate())
+                if not all(np.isfinite(weights).all() for weights in setup.plain.get_weights()):
                     return f"a weight is no finite number after epoch {progress.epoch + 1}"
                 self._keepBest(row)
                 progress.history.append(row)
@@ -166,41 +144,65 @@ class Training:
                 progress.epoch, progress.step, progress.learnt = progress.epoch + 1, 0, None
                 self.save()
                 self._writeBest()
-                report(self, row)
+                report()
                 self._stopIfInterrupted()
         if not math.isfinite(progress.history[-1]["val_loss"]):
             return f"the validation loss of epoch {progress.epoch} is not a finite number"
         return ""
 
+    def saveLast(self, load: Callable[[Path], None], failure: str) -> list[str]:
+        """Save the model of the last epoch; after a failure that with the best loss, and tell so in a line.
+
+        Parameters
+        ----------
+        load : callable
+            Reads a file into the network.
+        failure : str
+            What `run` gave.
+
+        Raises
+        ------
+        PipelineError
+            No epoch can be used; the state is removed.
+        """
+        if not self.progress.best:
+            self.job.state.remove()
+            rule = "loss, validation loss or weights were never finite numbers; no checkpoint was written"
+            raise PipelineError(rule, remedy="try a smaller --learningRate")
+        outputs, lines = self.job.outputs, []
+        if failure:
+            load(outputs.weightFile)
+            held = f"{outputs.modelFile.name} holds its best epoch"
+            lines.append(f"Warning: {failure}: the training ends; {held}")
+        saveModel(self.setup.plain, outputs.modelFile)
+        return lines
+
     def save(self) -> None:
         """Save the state."""
         self.progress.seconds = round(time.monotonic() - self._begin, 1)
-        record = {"identity": self.identity, "progress": asdict(self.progress), "devices": self.devices}
+        record = {"identity": self.job.identity, "progress": asdict(self.progress), "devices": self.devices}
         best = {f"best/{metric}": content for metric, content in self.kept.items()}
-        self.state.save(record, captureState(self.parts.model) | best)
+        self.job.state.save(record, captureState(self.setup.model) | best)
 
     def _learn(self, callbacks: list) -> Row:
         """Do the steps of an epoch that are left."""
-        parts, epoch = self.parts, self.progress.epoch
-        batches = Batches(
-            lambda step: parts.readBatch(epoch, step), range(self.progress.step, parts.stepCount)
-        )
-        watch = _Watch(self)
-        span, calls = {"initial_epoch": epoch, "epochs": epoch + 1}, [watch, *callbacks]
-        with parts.sharing.scope(), _originalError(batches):
-            parts.model.fit(asDataset(batches), **span, callbacks=calls, verbose=0, shuffle=False)
-        if self.progress.step < parts.stepCount and not self.isDiverged:
+        model, steps, epoch = self.setup.model, self.setup.steps, self.progress.epoch
+        batches = Batches(lambda step: steps.read(epoch, step), range(self.progress.step, steps.count))
+        span, calls = {"initial_epoch": epoch, "epochs": epoch + 1}, [_Watch(self), *callbacks]
+        with self.setup.sharing.scope(), _originalError(batches):
+            model.fit(asDataset(batches), **span, callbacks=calls, verbose=0, shuffle=False)
+        if self.progress.step < steps.count and not self.isDiverged:
             self.save()
             self._stopIfInterrupted()
-        row = {name: float(value) for name, value in parts.model.get_metrics_result().items()}
-        return row | {"learning_rate": float(toNumpy(parts.model.optimizer.learning_rate))}
+        row = {name: float(value) for name, value in model.get_metrics_result().items()}
+        return row | {"learning_rate": float(toNumpy(model.optimizer.learning_rate))}
 
     def _validate(self) -> Row:
         """Score the network on the whole validation set."""
         self._renewPlain()
         options = {"verbose": 0, "return_dict": True, "callbacks": [_Watch(self)]}
-        with _originalError(self.parts.validation):
-            row = self.parts.plain.evaluate(asDataset(self.parts.validation), **options)
+        with _originalError(self._validation):
+            row = self.setup.plain.evaluate(asDataset(self._validation), **options)
         if self.signal:
             self.save()
             self._stopIfInterrupted()
@@ -208,25 +210,25 @@ class Training:
 
     def _renewPlain(self) -> None:
         """Bring the network that is validated and saved up to date."""
-        model, plain = self.parts.model, self.parts.plain
+        model, plain = self.setup.model, self.setup.plain
         if plain is not model:
             plain.set_weights(model.get_weights())
-        self.parts.averages.renew()
+        self._averages.renew()
 
     def _keepBest(self, row: Row) -> None:
         """Keep the model of this epoch wherever it is the best so far."""
         content = None
-        for checkpoint in self.parts.checkpoints:
+        for checkpoint in self.job.outputs.checkpoints:
             best = self.progress.best.get(checkpoint.metric)
             if checkpoint.isBetter(row, None if best is None else self.progress.history[best]):
                 if content is None:
-                    content = np.frombuffer(modelContent(self.parts.plain), np.uint8)
+                    content = np.frombuffer(modelContent(self.setup.plain), np.uint8)
                 self.kept[checkpoint.metric] = content
                 self.progress.best[checkpoint.metric] = self.progress.epoch
 
     def _writeBest(self) -> None:
         """Write the best models that differ from the files; the state has them already."""
-        for checkpoint in self.parts.checkpoints:
+        for checkpoint in self.job.outputs.checkpoints:
             content = self.kept.get(checkpoint.metric)
             if content is None:
                 continue
@@ -260,7 +262,7 @@ class _Watch(keras.callbacks.Callback):
         training.isDiverged = not math.isfinite(logs["loss"])
         if training.signal or training.isDiverged:
             self.model.stop_training = True
-        elif training.progress.step == training.parts.stepCount:
+        elif training.progress.step == training.setup.steps.count:
             return  # the state of the finished epoch follows
         elif time.monotonic() - self._saved > training.saveSeconds:
             training.save()
@@ -300,6 +302,11 @@ def _notedSignals(training: Training) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def showEpochs(epochCount: int) -> list[keras.callbacks.Callback]:
+    """Make a progress bar; none where stdout is no terminal."""
+    return [EpochBar(epochCount)] if sys.stdout.isatty() else []
+
+
 class EpochBar(keras.callbacks.Callback):
     """Keras's own progress bar, with what a user looks at: loss, Dice and remaining time."""
 
@@ -309,7 +316,7 @@ class EpochBar(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Begin a line."""
-        print(f"Epoch {epoch + 1}/{self.epochCount}")
+        say(f"Epoch {epoch + 1}/{self.epochCount}")
         self.bar = keras.utils.Progbar(self.params["steps"], stateful_metrics=("loss", "dice"))
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:

@@ -12,10 +12,11 @@ import numpy as np
 
 from engine.base.errors import PipelineError
 from engine.base.files import writeAtomically
-from engine.network.devices import loadKeras, toNumpy
+from engine.network.devices import backendName, toNumpy
 
 LOGGER = logging.getLogger(__name__)
 DIGEST_BYTES = 32
+Saved = tuple[dict[str, Any], dict[str, np.ndarray]]  # what JSON can hold, and arrays
 RECORD = "record"  # name of the JSON text among the arrays
 
 
@@ -60,7 +61,7 @@ class TrainingState:
             temporary.write_bytes(hashlib.sha256(content).digest() + content)
         self._saved = number
 
-    def load(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    def load(self) -> Saved | None:
         """Read the newer of the files that are whole; a damaged one is reported.
 
         Where the training shall begin anew, only what it has saved itself since then counts.
@@ -94,7 +95,7 @@ class TrainingState:
         self._saved = 0
 
 
-def _readState(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+def _readState(path: Path) -> Saved | None:
     """Read one file; None, and a warning, where it is damaged."""
     content = path.read_bytes()
     if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
@@ -107,7 +108,7 @@ def _readState(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | Non
 
 def captureState(model) -> dict[str, np.ndarray]:
     """Copy weights, optimiser and running metrics of a model in training."""
-    if loadKeras().backend.backend() == "jax":
+    if backendName() == "jax":
         model.jax_state_sync()
     return {name: toNumpy(variable) for name, variable in _variables(model)}
 

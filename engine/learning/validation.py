@@ -1,12 +1,45 @@
 """How good a trained network is: thresholds, and the samples where it is worst and best."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
 from engine.base.drawing import LEAST_SHOWN, REFERENCE_COLOUR, loadPyplot, saveFigure
+from engine.base.records import digestFile
 from engine.measures.thresholds import ThresholdScores
 from engine.preparation.samples import Samples
+
+
+def scoreFiles(
+    model, samples: Samples, files: Iterable[Path], load: Callable[[Path], None]
+) -> dict[str, ThresholdScores]:
+    """Score the network with the weights of every file.
+
+    Parameters
+    ----------
+    model : keras.Model
+        The network.
+    samples : Samples
+        What is predicted.
+    files : iterable of Path
+        Their weights; equal files are scored once.
+    load : callable
+        Reads a file into the network.
+
+    Returns
+    -------
+    dict
+        {name of the file: scores}
+    """
+    known, scores = {}, {}
+    for file in files:
+        digest = digestFile(file)
+        if digest not in known:
+            load(file)
+            known[digest] = scoreSamples(model, samples)
+        scores[file.name] = known[digest]
+    return scores
 
 
 def scoreSamples(model, samples: Samples) -> ThresholdScores:

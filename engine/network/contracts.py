@@ -1,12 +1,72 @@
 """What a model's training tells its prediction: the JSON beside the model."""
 
+import types
 from pathlib import Path
+from typing import Any, NamedTuple, get_args
 
 from engine.base.errors import PipelineError
-from engine.base.records import digestFile, readJson
+from engine.base.records import digestFile, readJson, writeJson
+
+PUBLISHED_THRESHOLD = 0.5
 
 
-def findContract(weightFile: str | Path) -> dict | None:
+class Contract(NamedTuple):
+    """What is known of the models of a training; None or empty where its file does not tell."""
+
+    architecture: dict[str, int] = {}  # base_depth, levelCount, parameterCount
+    normalization: str | None = None  # of the training data: subVolume or volume
+    positiveLabel: list[int] | int | None = None  # in the manual masks; one number in the oldest files
+    thresholds: dict[str, float] | None = None  # {file: best one}; empty: unfinished
+    diceAtThreshold: dict[str, float] = {}  # {file: Dice of the validation data there}
+    bestValidation: dict[str, dict] = {}  # {metric: epoch and scores}
+    training: dict[str, Any] = {}  # command, parameters, identity, devices, times
+    data: dict[str, Any] = {}  # parameters.json of the training data
+    files: dict[str, str] = {}  # {file: SHA-256}
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "Contract":
+        """Take what is ours out of a JSON object; an entry of another type is left out."""
+        kinds = {name: _typesOf(kind) for name, kind in cls.__annotations__.items()}
+        known = {name: content[name] for name in cls._fields if name in content}
+        return cls(**{name: value for name, value in known.items() if isinstance(value, kinds[name])})
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What the training depended on; None where none of ours tells."""
+        identity = self.training.get("identity")
+        return identity if isinstance(identity, dict) else None
+
+    def knows(self, file: Path) -> bool:
+        """Whether a file is as the training wrote it."""
+        return file.is_file() and digestFile(file) == self.files.get(file.name)
+
+    def write(self, path: str | Path) -> None:
+        """Write it, atomically."""
+        writeJson(path, self._asdict())
+
+
+def _typesOf(annotation: Any) -> tuple[type, ...]:
+    """List the classes of an annotation: `dict[str, int] | None` means dict, and None."""
+    parts = get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return tuple(getattr(part, "__origin__", part) for part in parts)
+
+
+# ---------------------------------------------------------------------------------------------- from files
+
+
+def readContract(path: str | Path) -> Contract | None:
+    """Read a contract; None if there is no such file.
+
+    Raises
+    ------
+    PipelineError
+        The file is no JSON object.
+    """
+    content = readJson(path)
+    return None if content is None else Contract.of(content)
+
+
+def findContract(weightFile: str | Path) -> Contract | None:
     """Find the contract that names the digest of a weight file, whatever the file is called.
 
     Parameters
@@ -16,29 +76,37 @@ def findContract(weightFile: str | Path) -> dict | None:
 
     Returns
     -------
-    dict or None
+    Contract or None
         None where no training of this pipeline describes these weights.
     """
+    content = findContent(weightFile)
+    return None if content is None else Contract.of(content)
+
+
+def findContent(weightFile: str | Path) -> dict[str, Any] | None:
+    """Find what `findContract` does, as it stands in the file."""
     digest = digestFile(weightFile)
     for path in sorted(Path(weightFile).parent.glob("*.json")):
         try:
-            contract = readJson(path) or {}
+            content = readJson(path) or {}
         except PipelineError:  # a foreign file that happens to lie there
             continue
-        files = contract.get("files")
-        if isinstance(files, dict) and digest in files.values():
-            return contract
+        if digest in Contract.of(content).files.values():
+            return content
     return None
 
 
-def chooseScope(wanted: str, contract: dict | None, shape: tuple[int, ...], region: tuple) -> str:
+# --------------------------------------------------------------------------------- what a prediction follows
+
+
+def chooseScope(wanted: str, contract: Contract | None, shape: tuple[int, ...], region: tuple) -> str:
     """Choose whose mean and standard deviation a prediction is z-scored with.
 
     Parameters
     ----------
     wanted : str
         "region" (published), "volume", or "" for the volume where the training z-scored whole volumes.
-    contract : dict or None
+    contract : Contract or None
         Of the weights.
     shape, region : tuple
         Of the volume, and what of it is predicted: half-open ranges.
@@ -50,25 +118,27 @@ def chooseScope(wanted: str, contract: dict | None, shape: tuple[int, ...], regi
     """
     if all(stop - start == side for (start, stop), side in zip(region, shape, strict=True)):
         return "volume"
-    return wanted or ("volume" if (contract or {}).get("normalization") == "volume" else "region")
+    return wanted or ("volume" if contract and contract.normalization == "volume" else "region")
 
 
-def describeNormalization(contract: dict | None, scope: str) -> str:
+def describeNormalization(contract: Contract | None, scope: str) -> str:
     """Tell in one line how the normalisation of a prediction relates to that of the training.
 
     A prediction is z-scored over the whole volume or its region, the training over sub-volumes or volumes.
     """
-    scheme = (contract or {}).get("normalization")
+    scheme = contract.normalization if contract else None
     applied = {"volume": "whole volume", "region": "region of interest"}[scope]
     if scheme == scope == "volume":
         return "z-score over the whole volume, as in the training"
     if scheme is None:
         return f"z-score over the {applied}; no contract beside the model tells how it was trained"
-    trained = {"subVolume": "each sub-volume", "volume": "each whole volume"}.get(scheme, str(scheme))
+    trained = {"subVolume": "each sub-volume", "volume": "each whole volume"}.get(scheme, scheme)
     return f"z-score over the {applied}; the training used another scheme: {trained} by itself"
 
 
-def chooseThreshold(wanted: float | None, contract: dict | None, weightFile: str | Path) -> tuple[float, str]:
+def chooseThreshold(
+    wanted: float | None, contract: Contract | None, weightFile: str | Path
+) -> tuple[float, str]:
     """Choose the probability from which on a voxel counts as positive, and tell where it comes from.
 
     Raises
@@ -80,12 +150,12 @@ def chooseThreshold(wanted: float | None, contract: dict | None, weightFile: str
         if not 0 <= wanted <= 1:
             raise PipelineError("threshold must lie in 0 to 1", received=wanted)
         return wanted, "as asked for"
-    contract = contract or {}
-    digest = digestFile(weightFile) if contract.get("thresholds") else None
-    for name, threshold in contract.get("thresholds", {}).items():
-        if contract.get("files", {}).get(name) == digest:
-            if contract.get("diceAtThreshold", {}).get(name) == 0:
-                return float(threshold), "as no threshold found anything in the validation data"
-            return float(threshold), "best Dice on the validation data"
-    isUnfinished = "thresholds" in contract and not contract["thresholds"]
-    return 0.5, "the published one" + " (the training is unfinished)" * isUnfinished
+    thresholds = contract.thresholds if contract else None
+    digest = digestFile(weightFile) if thresholds else None
+    for name, threshold in (thresholds or {}).items():
+        if contract.files.get(name) == digest:
+            isBlind = contract.diceAtThreshold.get(name) == 0
+            found = "as no threshold found anything in" if isBlind else "best Dice on"
+            return float(threshold), f"{found} the validation data"
+    isUnfinished = thresholds == {}
+    return PUBLISHED_THRESHOLD, "the published one" + " (the training is unfinished)" * isUnfinished

@@ -50,6 +50,11 @@ def loadKeras():
     return keras
 
 
+def backendName() -> str:
+    """Name the back end that Keras computes with: tensorflow or jax."""
+    return loadKeras().backend.backend()
+
+
 @contextlib.contextmanager
 def _silencedStderr() -> Iterator[None]:
     """Drop what a library writes straight to file descriptor 2 while it loads (start-up notes)."""
@@ -77,8 +82,8 @@ def describeDevice(isCompiled: bool | None = False) -> str:
     str
         GPU with its memory, or CPU with its cores; back end, and the library whose operations it uses.
     """
-    backend = loadKeras().backend.backend()
-    names = _listGpus(backend)
+    backend = backendName()
+    names = listGpus(backend)
     isCompiled = backend == "jax" or (len(names) == 1 if isCompiled is None else isCompiled)
     if names:
         memory = _gpuMemory()
@@ -108,18 +113,16 @@ def usesOneDnn() -> bool:
 
 def cudaHint() -> str:
     """Tell how the back end in use would find an NVIDIA card."""
-    package = CUDA_PACKAGES[loadKeras().backend.backend()]
+    package = CUDA_PACKAGES[backendName()]
     return f'No GPU in use; for an NVIDIA card: pip install "{package}"'
 
 
 def hasGpu() -> bool:
     """Whether Keras would compute on a GPU; where no driver is loaded, Keras is not loaded to find out."""
-    return any(os.path.exists(path) for path in GPU_DRIVERS) and bool(
-        _listGpus(loadKeras().backend.backend())
-    )
+    return any(os.path.exists(path) for path in GPU_DRIVERS) and bool(listGpus(backendName()))
 
 
-def _listGpus(backend: str) -> list[str]:
+def listGpus(backend: str) -> list[str]:
     """Names of the GPUs that the back end sees."""
     if backend == "tensorflow":
         tensorflow = importlib.import_module("tensorflow")
@@ -159,7 +162,7 @@ def _askDriver(what: str, form: str) -> list[str]:
 
 def compileFunction(function):
     """Compile a pure function of tensors for the back end; the memory of its first argument is used again."""
-    if loadKeras().backend.backend() == "jax":
+    if backendName() == "jax":
         return importlib.import_module("jax").jit(function, donate_argnums=0)
     return importlib.import_module("tensorflow").function(function, autograph=False)
 

@@ -67,6 +67,12 @@ def checkSize(plan: list[Layer], path: str | Path | None = None) -> None:
         raise PipelineError(rule, file=path, expected="at most 2 GiB of weights", received=received)
 
 
+def sizeOf(plan: list[Layer]) -> tuple[int, int]:
+    """Read base depth and number of levels: features of the first convolution, poolings + 1."""
+    width = next(layer.filters for layer in plan if layer.kind == "convolution")
+    return width, 1 + sum(layer.kind == "pool" for layer in plan)
+
+
 def sideMultiple(plan: list[Layer]) -> int:
     """Voxels that every side of the input must be a multiple of: 2 to the number of poolings."""
     return 2 ** sum(layer.kind == "pool" for layer in plan)

@@ -1,5 +1,7 @@
 """The layers of a training on a CPU against Keras's own: values, gradients, moving averages."""
 
+from functools import partial
+
 import keras
 import networks
 import numpy as np
@@ -146,11 +148,14 @@ def testOnAGpuAndWithoutOneDnnKerasTrainsWithItsOwnLayers(monkeypatch):
 )
 def testTheTrainedNetworkConsistsOfThem(flags, isFaster):
     import trainingAndValidation
-    from engine.learning.sharing import Sharing
+    from engine.base.parameters import pick
+    from engine.learning.optimiser import Optimisation
+    from engine.learning.sharing import Machine, Sharing, buildTrained
 
     arguments = trainingAndValidation.parseArguments(["--base_depth", "1", "--levelCount", "2", *flags])
     plain = buildSpotUNet(1, 2)
-    trained = trainingAndValidation.buildTrained(arguments, plain, Sharing(1, 2), 3)
+    sharing, build = Sharing(pick(Machine, arguments), 2), partial(buildSpotUNet, 1, 2)
+    trained = buildTrained(build, plain, pick(Optimisation, arguments), sharing, 3)
     kinds = {type(layer).__module__ for layer in trained.layers}
     assert ("engine.learning.fastLayers" in kinds) is isFaster
     assert "engine.learning.fastLayers" not in {

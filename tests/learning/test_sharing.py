@@ -23,7 +23,7 @@ learn = engine.learning.training.Training._learn
 
 def learnAndCompare(training, callbacks):
     row = learn(training, callbacks)
-    for layer in training.parts.model.layers:
+    for layer in training.setup.model.layers:
         for name in ("moving_mean", "moving_variance"):
             replicas = getattr(getattr(layer, name, None), "value", None)
             values = [np.asarray(value) for value in getattr(replicas, "values", ())]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def testTheLossDecidesBetweenEpochsThatFindNothing():
-    from engine.learning.training import Checkpoint
+    from engine.learning.progress import Checkpoint
 
     checkpoint = Checkpoint(Path("dice.h5"), "val_dice", True)
     first, second, third = ({"val_dice": d, "val_loss": v} for d, v in ((0, 2.0), (0, 1.0), (0.1, 3.0)))

@@ -5,7 +5,13 @@ import json
 import pytest
 
 from engine.base.records import digestFile
-from engine.network.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
+from engine.network.contracts import (
+    Contract,
+    chooseScope,
+    chooseThreshold,
+    describeNormalization,
+    findContract,
+)
 
 
 def testContractIsFoundByDigestWhateverTheNames(tmp_path):
@@ -20,7 +26,7 @@ def testContractIsFoundByDigestWhateverTheNames(tmp_path):
     assert findContract(weights) is None
     contract = {"files": {"x.h5": "1", "trained.h5": digestFile(weights)}, "normalization": "volume"}
     (tmp_path / "z.json").write_text(json.dumps(contract))
-    assert findContract(weights) == findContract(str(weights)) == contract
+    assert findContract(weights) == findContract(str(weights)) == Contract.of(contract)
     weights.write_bytes(b"other weights")
     assert findContract(weights) is None
 
@@ -58,15 +64,16 @@ def testContractIsFoundByDigestWhateverTheNames(tmp_path):
     ],
 )
 def testNormalisationIsToldInOneLine(contract, scope, line):
+    contract = None if contract is None else Contract.of(contract)
     assert describeNormalization(contract, scope) == line
 
 
 def testRegionIsNormalisedAsTheTrainingWas():
     shape, region, whole = (8, 9, 10), ((0, 8), (2, 9), (0, 10)), ((0, 8), (0, 9), (0, 10))
-    contract = {"normalization": "volume"}
+    contract = Contract.of({"normalization": "volume"})
     assert chooseScope("", contract, shape, region) == "volume"
     assert chooseScope("region", contract, shape, region) == "region"
-    assert chooseScope("", {"normalization": "subVolume"}, shape, region) == "region"  # published
+    assert chooseScope("", Contract(normalization="subVolume"), shape, region) == "region"  # published
     assert chooseScope("", None, shape, region) == "region"
     assert chooseScope("volume", None, shape, region) == "volume"
     assert chooseScope("region", None, shape, whole) == "volume"  # the same
@@ -75,11 +82,12 @@ def testRegionIsNormalisedAsTheTrainingWas():
 def testThresholdTellsWhereItComesFrom(tmp_path):
     (tmp_path / "net.h5").write_bytes(b"weights")
     files = {"net.h5": digestFile(tmp_path / "net.h5")}
-    contract = {"files": files, "thresholds": {"net.h5": 0.3}, "diceAtThreshold": {"net.h5": 0.8}}
+    entries = {"files": files, "thresholds": {"net.h5": 0.3}, "diceAtThreshold": {"net.h5": 0.8}}
+    contract = Contract.of(entries)
     assert chooseThreshold(None, contract, tmp_path / "net.h5") == (0.3, "best Dice on the validation data")
-    contract["diceAtThreshold"]["net.h5"] = 0
+    contract.diceAtThreshold["net.h5"] = 0
     assert "no threshold found anything" in chooseThreshold(None, contract, tmp_path / "net.h5")[1]
-    begun = {"files": files, "thresholds": {}}
+    begun = Contract.of({"files": files, "thresholds": {}})
     answer = 0.5, "the published one (the training is unfinished)"
     assert chooseThreshold(None, begun, tmp_path / "net.h5") == answer
     assert chooseThreshold(None, None, tmp_path / "net.h5") == (0.5, "the published one")

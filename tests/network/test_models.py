@@ -18,7 +18,7 @@ import pytest
 from places import ROOT
 
 from engine.base.errors import PipelineError
-from engine.network import models
+from engine.network import modelStorage
 from engine.network.models import readArchitecture, readWeights
 from engine.network.plan import variableShapes
 from functions import buildModel, describeUNet, readModel
@@ -508,7 +508,7 @@ def testArchiveWithoutItsPartsIsRefused(files, tmp_path):
 
 def testArchiveWithAnAbsurdEntryIsRefused(files, tmp_path, monkeypatch):
     path = rewriteArchive(files["archive3.keras"], tmp_path / "model.keras")
-    monkeypatch.setattr(models, "MAXIMUM_BYTES", 1 << 20)
+    monkeypatch.setattr(modelStorage, "MAXIMUM_BYTES", 1 << 20)
     assert readModel(path)
     size = zipfile.ZipFile(path).getinfo("config.json").file_size
     content = bytearray(path.read_bytes())
