@@ -30,8 +30,8 @@ from engine.base.parameters import describeSettings, plainSettings, readParamete
 from engine.base.records import digestFile, packageVersions, readJson, writeJson
 from engine.preparation.samples import openArray, writeArraysAtomically
 from engine.volumes.frame import requireSamePlace
-from engine.volumes.nrrdData import NrrdVolume
 from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.rawData import RawVolume
 from functions import (
     ROTATION_AXES,
     chooseSubVolumeSide,
@@ -74,8 +74,8 @@ force: bool = False  # repeat even if neither inputs nor parameters changed
 class Pair(NamedTuple):
     """An image and the mask that belongs to it."""
 
-    image: NrrdVolume
-    mask: NrrdVolume
+    image: RawVolume
+    mask: RawVolume
 
 
 class Part(NamedTuple):
@@ -283,7 +283,7 @@ def inspectPair(pair: Pair, used: list[np.ndarray], labels: list[int]) -> float:
     return positive
 
 
-def countPositives(mask: NrrdVolume, used: list[np.ndarray], labels: list[int]) -> tuple[int, int]:
+def countPositives(mask: RawVolume, used: list[np.ndarray], labels: list[int]) -> tuple[int, int]:
     """Count the positive voxels of a mask, and those of them that lie in a sub-volume; refuse NaN."""
     isUsed, z = used[0] & used[1][:, np.newaxis], used[2]  # (y, x), (z,)
     first = count = usedCount = nanCount = 0
@@ -299,7 +299,7 @@ def countPositives(mask: NrrdVolume, used: list[np.ndarray], labels: list[int]) 
     return count, usedCount
 
 
-def listBlocks(volume: NrrdVolume) -> Iterator[np.ndarray]:
+def listBlocks(volume: RawVolume) -> Iterator[np.ndarray]:
     """Read a volume as blocks of planes that are small whatever the volume is."""
     return volume.slabs(planeCount=max(1, BLOCK_VOXELS // math.prod(volume.shape[:2])))
 
@@ -327,14 +327,14 @@ def describeRun(parts: list[Part], arguments: argparse.Namespace) -> dict:
     return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
 
 
-def nameInput(part: str, kind: str, volume: NrrdVolume, path: Path) -> str:
+def nameInput(part: str, kind: str, volume: RawVolume, path: Path) -> str:
     """Name a file of a volume as parameters.json does."""
     return f"{part}{kind}/{os.path.relpath(path, volume.path.parent)}"
 
 
 def warnOfLeaks(training: Part, validation: Part) -> None:
     """Warn where a validation image is a training image as well, whatever its header, encoding or type."""
-    seen: dict[tuple, list[NrrdVolume]] = {}
+    seen: dict[tuple, list[RawVolume]] = {}
     for image, _ in training.pairs:
         seen.setdefault(identifyMiddle(image), []).append(image)
     for image, _ in validation.pairs:
@@ -346,13 +346,13 @@ def warnOfLeaks(training: Part, validation: Part) -> None:
                 )
 
 
-def identifyMiddle(image: NrrdVolume) -> tuple:
+def identifyMiddle(image: RawVolume) -> tuple:
     """Give what equal volumes have in common and others hardly ever, without reading all of them."""
     middle = image.shape[2] // 2
     return image.shape, digestPlanes(image, middle, middle + 1)
 
 
-def digestPlanes(image: NrrdVolume, first: int, last: int) -> bytes:
+def digestPlanes(image: RawVolume, first: int, last: int) -> bytes:
     """Digest grey values of whole planes along z, whatever their type in the file."""
     x, y, _ = image.shape
     digest = hashlib.sha256()

@@ -1,7 +1,7 @@
 """NRRD volumes, checked before they are read.
 
 Arrays are (x, y, z): index order 'F' of pynrrd, the first axis changes fastest in the file. The data may
-follow the header, or lie in a file of their own or in several; nrrdData.py reads them.
+follow the header, or lie in a file of their own or in several; rawData.py reads them.
 """
 
 import logging
@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from engine.base.errors import PipelineError
-from engine.volumes.nrrdData import CHUNK_BYTES, COMPRESSED, SKIP_REMEDY, NrrdVolume
 from engine.volumes.nrrdHeaders import ENCODINGS, readHeader, voxelType
+from engine.volumes.rawData import CHUNK_BYTES, COMPRESSED, SKIP_REMEDY, RawVolume
 
 LOGGER = logging.getLogger(__name__)
 EXPANSION = {"gzip": 1032, "bzip2": 2_000_000}  # most bytes that one compressed byte can stand for
@@ -24,7 +24,7 @@ LIKE_NUMBERED = r".*%\S*\s+[+-]?[0-9]+(\s.*)?"  # meant as the form above, if no
 # -------------------------------------------------- open: everything is checked, no voxel is read
 
 
-def openVolume(path: str | Path) -> NrrdVolume:
+def openVolume(path: str | Path) -> RawVolume:
     """Open an NRRD file (attached or detached header) and check it without reading voxels.
 
     Parameters
@@ -34,7 +34,7 @@ def openVolume(path: str | Path) -> NrrdVolume:
 
     Returns
     -------
-    NrrdVolume
+    RawVolume
         With `.header`, `.shape` (x, y, z), `.dtype`, `.read(region)` and `.slabs(region)`.
 
     Raises
@@ -49,7 +49,7 @@ def openVolume(path: str | Path) -> NrrdVolume:
         shape, dtype = tuple(header["sizes"].tolist()), voxelType(path, header)
         encoding = _checkEncoding(path, header)
         byteSkip = header.get("byte skip", 0) if encoding in COMPRESSED else 0
-        volume = NrrdVolume(
+        volume = RawVolume(
             path, header, shape, dtype, encoding, _findDataFiles(path, header), offsets=(), byteSkip=byteSkip
         )
         start = 0 if "data file" in header else headerBytes
@@ -148,7 +148,7 @@ def _skipLines(path: Path, offset: int, lineCount: int) -> int:
         return file.tell()
 
 
-def _locateData(volume: NrrdVolume, start: int) -> tuple[int, ...]:
+def _locateData(volume: RawVolume, start: int) -> tuple[int, ...]:
     """Byte of each data file where the (encoded) voxels start; compare the files' lengths with the sizes."""
     offsets, surplus = [], 0
     for dataPath in volume.dataPaths:
@@ -166,7 +166,7 @@ def _locateData(volume: NrrdVolume, start: int) -> tuple[int, ...]:
     return tuple(offsets)
 
 
-def _judgeLength(volume: NrrdVolume, dataPath: Path, available: int) -> int:
+def _judgeLength(volume: RawVolume, dataPath: Path, available: int) -> int:
     """Refuse a data file that is too short; return surplus of raw data whose header says where they start."""
     needed = volume.fileByteCount
     if volume.encoding == "text":

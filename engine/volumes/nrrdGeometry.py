@@ -1,11 +1,18 @@
 """Where the voxels of an NRRD volume lie, and the header of what is cut from it."""
 
+import dataclasses
+import logging
+
 import numpy as np
 
-from engine.volumes.frame import Frame, frameOfVoxels, spannedVolume
+from engine.base.errors import PipelineError
+from engine.volumes.frame import METRES, Frame, frameOfVoxels, spannedVolume
 from engine.volumes.nrrdHeaders import OLD_FILE_FIELDS, OLD_VALUE_FIELDS, describeData, spaceDirections
 from engine.volumes.volume import Region, Volume, completeRegion
 
+LOGGER = logging.getLogger(__name__)
+PLACE_FIELDS = ("spacings", "space", "space dimension", "space directions", "space origin", "space units")
+PLACE_FIELDS += ("units", "axis mins", "axis maxs")
 MOST_UNEQUAL = 1e5  # sides of a voxel; beyond it directions in space fall together
 
 
@@ -31,13 +38,73 @@ def voxelSizeOf(volume: Volume) -> tuple[tuple[float, ...], tuple[str, ...]] | N
 
 
 def withVoxelSize(volume: Volume, voxelSize: str) -> Volume:
-    """..."""
-    return volume
+    """Give a volume another size of its voxels.
+
+    Parameters
+    ----------
+    volume : Volume
+        Of any format.
+    voxelSize : str
+        "0.65 um", or along x, y and z: "0.65 0.65 1.3 um"; empty: the volume stays as it is.
+
+    Raises
+    ------
+    PipelineError
+        It is no such text.
+    """
+    if not voxelSize:
+        return volume
+    *words, unit = voxelSize.split()
+    try:
+        sides = np.array([float(word) for word in words])
+    except ValueError:
+        sides = np.zeros(0)
+    if unit not in METRES or len(sides) not in (1, 3) or not (np.isfinite(sides) & (sides > 0)).all():
+        expected = f"'0.65 um' or '0.65 0.65 1.3 um', in {', '.join(METRES)}"
+        raise PipelineError("voxelSize cannot be read", expected=expected, received=repr(voxelSize))
+    sides = np.resize(sides, 3)
+    before = volume.frame
+    known = before.sides * METRES[before.unit] / METRES[unit] if before.unit in METRES else sides
+    if not np.allclose(known, sides, rtol=0.01):
+        words = f"the file gives a voxel the sides {known.tolist()} {unit}, voxelSize {sides.tolist()}"
+        LOGGER.warning("%s: %s", volume.path, words)
+    turned = np.eye(3) if before.why else before.directions / before.sides[:, np.newaxis]
+    scale = METRES[before.unit] / METRES[unit] if before.unit in METRES else 1.0
+    origin = before.origin * (scale if not before.why else 0.0)
+    frame = Frame(turned * sides[:, np.newaxis], origin, unit, "", before.space, before.hasOrigin)
+    header = volume.header and _placeHeader(volume.header, frame)
+    return dataclasses.replace(volume, header=header, place=frame)
+
+
+def _placeHeader(header: dict, frame: Frame) -> dict:
+    """Put a frame into a header, in place of what it says of the size of a voxel."""
+    places = (
+        "spacings",
+        "space directions",
+        "space origin",
+        "units",
+        "space units",
+        "axis mins",
+        "axis maxs",
+    )
+    return {name: value for name, value in header.items() if name not in places} | _describeFrame(frame)
+
+
+def _describeFrame(frame: Frame) -> dict:
+    """Write a frame as fields of NRRD; nothing where lengths are in voxels."""
+    if frame.why:
+        return {}
+    if frame.space is None:
+        return {"spacings": frame.sides} | ({"units": [frame.unit] * 3} if frame.unit else {})
+    fields = {"space": frame.space} if frame.space else {"space dimension": 3}
+    fields |= {"space directions": frame.directions, "space units": [frame.unit] * 3}
+    return fields | ({"space origin": frame.origin} if frame.hasOrigin else {})
 
 
 def resultHeader(volume: Volume, region: Region | None, dtype: np.dtype | type | str) -> dict:
-    """..."""
-    return cropHeader(volume.header, region, dtype)
+    """Make the header of a result that covers a region of a volume of any format; see `cropHeader`."""
+    header = volume.header or {"sizes": np.array(volume.shape)} | _describeFrame(volume.frame)
+    return cropHeader(header, region, dtype)
 
 
 def cropHeader(header: dict, region: Region | None, dtype: np.dtype | type | str) -> dict:

@@ -25,7 +25,7 @@ from sampleVolumes import (
 )
 
 from engine.base.errors import PipelineError
-from engine.volumes import nrrdData, nrrdFiles
+from engine.volumes import nrrdFiles, rawData
 from engine.volumes.nrrdFiles import openVolume
 from engine.volumes.nrrdGeometry import cropHeader, voxelSize
 from engine.volumes.nrrdHeaders import ENCODINGS, TYPES
@@ -81,7 +81,7 @@ def testEveryNameOfATypeIsRead(tmp_path, name):
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "text"])
 @pytest.mark.parametrize("chunkBytes", [1, 40, 1 << 22])
 def testEveryRegionIsACutOfTheWhole(tmp_path, monkeypatch, encoding, chunkBytes):
-    monkeypatch.setattr(nrrdData, "CHUNK_BYTES", chunkBytes)
+    monkeypatch.setattr(rawData, "CHUNK_BYTES", chunkBytes)
     path = tmp_path / "a.nrrd"
     nrrd.write(str(path), EXPECTED.astype(">i2"), {"encoding": encoding})
     volume = openVolume(path)
@@ -328,7 +328,7 @@ def testNoNrrdIsRefused(tmp_path, content, text):
 
 def testMissingFileFolderAndEndlessHeader(tmp_path, monkeypatch):
     assert refusal(tmp_path / "none.nrrd") == f"{tmp_path}/none.nrrd: there is no such file"
-    assert "is a folder, no file" in refusal(tmp_path)
+    assert "the folder holds no TIFF slices" in refusal(tmp_path)
     monkeypatch.setattr("engine.volumes.nrrdHeaders.HEADER_LIMIT_BYTES", 100)
     assert "the header does not end" in refusal(
         writeText(tmp_path / "a.nrrd", ["NRRD0005", "a: " + 200 * "b"])
@@ -381,7 +381,7 @@ def testTextThatIsNoNumberOfTheTypeIsRefused(tmp_path, words, dtype):
 
 def testTooLittleMemoryIsTold(tmp_path, monkeypatch):
     path = writeText(tmp_path / "a.nrrd", headerLines(encoding="gzip"), gzip.compress(DATA))
-    monkeypatch.setattr(nrrdData.np, "empty", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(rawData.np, "empty", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
     assert "does not fit in memory; choose a smaller region" in refusal(path)
 
 

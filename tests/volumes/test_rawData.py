@@ -20,7 +20,7 @@ from places import ROOT
 from sampleVolumes import headerLines, refusal, sampleArray, writeText
 
 from engine.base.errors import PipelineError
-from engine.volumes import nrrdData
+from engine.volumes import rawData
 from engine.volumes.nrrdFiles import openVolume
 from engine.volumes.nrrdGeometry import cropHeader
 from engine.volumes.nrrdHeaders import TYPES
@@ -78,7 +78,7 @@ def openedFiles(monkeypatch):
         files.append(open(*arguments))
         return files[-1]
 
-    monkeypatch.setattr(nrrdData, "open", openAlone, raising=False)
+    monkeypatch.setattr(rawData, "open", openAlone, raising=False)
     return files
 
 
@@ -89,7 +89,7 @@ def openedFiles(monkeypatch):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", ">f4", "<f8", ">u8"])
 def testSlabsAreConsecutiveCuts(tmp_path, monkeypatch, dtype, encoding, chunkBytes):
-    monkeypatch.setattr(nrrdData, "CHUNK_BYTES", chunkBytes)
+    monkeypatch.setattr(rawData, "CHUNK_BYTES", chunkBytes)
     array = sampleArray(dtype, SHAPE)
     volume = openVolume(writeVolumeIn(tmp_path, array, encoding, count=0))
     for region, planeCount in itertools.product(REGIONS, (1, 2, 4, 16)):
@@ -136,8 +136,8 @@ def testSlabsOfAnyVolumeInAnyFiles(tmp_path, choice):
 
 
 def testSlabsReadNoRawBytesBesideTheRows(tmp_path, monkeypatch):
-    array, fill, read = sampleArray("<i2", SHAPE), nrrdData._fill, []
-    monkeypatch.setattr(nrrdData, "_fill", lambda file, part: (read.append(len(part)), fill(file, part)))
+    array, fill, read = sampleArray("<i2", SHAPE), rawData._fill, []
+    monkeypatch.setattr(rawData, "_fill", lambda file, part: (read.append(len(part)), fill(file, part)))
     volume = openVolume(writeVolumeIn(tmp_path, array, "raw", count=0))
     for region, reads in (
         (((0, 5), (0, 4), (1, 5)), [3 * 4 * 5 * 2, 1 * 4 * 5 * 2]),  # y is whole: one a block
@@ -164,7 +164,7 @@ def testSlabsCheckTheRegionAtTheCall(tmp_path):
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2"])
 @pytest.mark.parametrize("region", [None, ((3, 9), (0, 512), (5, 32)), ((0, 512), (10, 20), (5, 32))])
 def testSlabsHoldTwoBlocksAndLittleMore(tmp_path, monkeypatch, encoding, count, region):
-    monkeypatch.setattr(nrrdData, "CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(rawData, "CHUNK_BYTES", 1 << 16)
     array = np.zeros((512, 512, 32), np.uint8)
     volume = openVolume(writeVolumeIn(tmp_path, array, encoding, count))
     tracemalloc.start()
@@ -172,7 +172,7 @@ def testSlabsHoldTwoBlocksAndLittleMore(tmp_path, monkeypatch, encoding, count, 
     largest = max(block.nbytes for block in blocks)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2 * largest + 4 * nrrdData.CHUNK_BYTES + (1 << 18) < array.nbytes / 3
+    assert peak < 2 * largest + 4 * rawData.CHUNK_BYTES + (1 << 18) < array.nbytes / 3
 
 
 WATCHED = """
@@ -263,7 +263,7 @@ def testRawFileThatShrinksAfterOpeningIsTold(tmp_path):
 
 def testTooLittleMemoryForABlockIsTold(tmp_path, monkeypatch):
     volume = openVolume(writeVolumeIn(tmp_path, sampleArray("u1", SHAPE), "raw", count=0))
-    monkeypatch.setattr(nrrdData.np, "empty", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(rawData.np, "empty", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(PipelineError, match="does not fit in memory"):
         list(volume.slabs())
 
@@ -318,7 +318,7 @@ def testSeveralFilesAreReadAsSimpleItkReadsThem(tmp_path, dtype, encoding, count
 @pytest.mark.parametrize("count", [2, 6, 24])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def testRegionsOfSeveralFiles(tmp_path, monkeypatch, encoding, count, chunkBytes):
-    monkeypatch.setattr(nrrdData, "CHUNK_BYTES", chunkBytes)
+    monkeypatch.setattr(rawData, "CHUNK_BYTES", chunkBytes)
     array = sampleArray("<i2", SHAPE)
     volume = openVolume(writeVolumeIn(tmp_path, array, encoding, count))
     for region, planeCount in itertools.product(REGIONS, (1, 4, 16)):

@@ -1,4 +1,4 @@
-"""Voxels of an NRRD volume: a region at once or slab by slab, from one data file or from several.
+"""Encoded voxels at known places of known files: a region at once or slab by slab.
 
 Arrays are (x, y, z): index order 'F' of pynrrd, the first axis changes fastest in the file. A region of one
 raw file is mapped. Everything else goes through one forward reader that holds a block and a few MiB.
@@ -15,7 +15,6 @@ import io
 import math
 import os
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,15 +36,16 @@ READ_ERRORS = (MemoryError, OSError, EOFError, zlib.error, ValueError, OverflowE
 
 
 @dataclass(frozen=True, eq=False)
-class NrrdVolume:
-    """A volume whose header is consistent and whose data are where it says; made by `openVolume`.
+class RawVolume:
+    """A volume whose data are where it says; made by `openVolume` of a format.
 
     Parameters
     ----------
     path : Path
         The file that was asked for.
-    header : OrderedDict
-        Fields as `readHeader` gives them, spelled with spaces ('byte skip'), and the key/values as strings.
+    header : dict
+        NRRD: fields as `readHeader` gives them, spelled with spaces ('byte skip'), and the key/values as
+        strings; empty for other formats.
     shape : tuple of int
         Voxels along (x, y, z).
     dtype : np.dtype
@@ -58,26 +58,30 @@ class NrrdVolume:
         Byte of each data file where the (encoded) voxels start.
     byteSkip : int
         Bytes to leave out of each file after decompression; -1 means that the voxels come last.
+    place : Frame, optional
+        Where the voxels lie in space; without it, as the header tells.
     """
 
     path: Path
-    header: OrderedDict
+    header: dict
     shape: tuple[int, int, int]
     dtype: np.dtype
     encoding: str
     dataPaths: tuple[Path, ...]
     offsets: tuple[int, ...]
     byteSkip: int = 0
+    place: Frame | None = None
 
     @functools.cached_property
     def frame(self) -> Frame:
-        """Where the voxels lie in space, as the header tells."""
-        return readFrame(self.header)
+        """Where the voxels lie in space."""
+        return self.place or readFrame(self.header)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The header, and the files with the voxels."""
-        return tuple(dict.fromkeys((self.path, *self.dataPaths)))
+        """The header's file, and those with the voxels."""
+        own = () if self.path.is_dir() else (self.path,)
+        return tuple(dict.fromkeys((*own, *self.dataPaths)))
 
     @property
     def dataPath(self) -> Path:
@@ -150,7 +154,7 @@ class NrrdVolume:
 # -------------------------------------------------- from decoded bytes to arrays
 
 
-def _mapRegion(volume: NrrdVolume, region: tuple[tuple[int, int], ...]) -> np.ndarray:
+def _mapRegion(volume: RawVolume, region: tuple[tuple[int, int], ...]) -> np.ndarray:
     """View on the one raw file, mapped."""
     try:
         mapped = np.memmap(volume.dataPath, volume.dtype, "r", volume.offsets[0], volume.shape, order="F")
@@ -160,7 +164,7 @@ def _mapRegion(volume: NrrdVolume, region: tuple[tuple[int, int], ...]) -> np.nd
 
 
 def _readBlocks(
-    volume: NrrdVolume, region: tuple[tuple[int, int], ...], planeCount: int
+    volume: RawVolume, region: tuple[tuple[int, int], ...], planeCount: int
 ) -> Iterator[np.ndarray]:
     """Yield the region in blocks of z planes and keep none of them."""
     first, last = region[2]
@@ -205,7 +209,7 @@ def _readRows(stream: "_VoxelStream", firstRow: int, x1: int, rows: np.ndarray) 
         rows[start : start + step] = part[:, x1 : x1 + rows.shape[1]]
 
 
-def _explain(error: Exception, volume: NrrdVolume, dataPath: Path) -> PipelineError:
+def _explain(error: Exception, volume: RawVolume, dataPath: Path) -> PipelineError:
     """Turn what reading or decoding raised into the line a user reads."""
     if isinstance(error, MemoryError):
         return PipelineError("does not fit in memory", file=volume.path, remedy="choose a smaller region")
@@ -218,7 +222,7 @@ def _explain(error: Exception, volume: NrrdVolume, dataPath: Path) -> PipelineEr
 class _VoxelStream:
     """Decoded bytes of the voxels through all data files; read forward, with one file open at a time."""
 
-    def __init__(self, volume: NrrdVolume) -> None:
+    def __init__(self, volume: RawVolume) -> None:
         self.volume, self.path = volume, volume.dataPath  # path: the file in hand, for messages
         self.index, self.position = None, 0  # of the file in hand, and the next of its decoded bytes
         self.stream, self.opened = None, contextlib.ExitStack()
@@ -263,7 +267,7 @@ class _VoxelStream:
 
 
 @contextlib.contextmanager
-def _openDecoded(volume: NrrdVolume, index: int) -> Iterator[BinaryIO]:
+def _openDecoded(volume: RawVolume, index: int) -> Iterator[BinaryIO]:
     """Stream of one data file's decoded voxels, skipped bytes already behind it."""
     skip = volume.byteSkip
     if skip == -1:
@@ -275,7 +279,7 @@ def _openDecoded(volume: NrrdVolume, index: int) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _openEncoded(volume: NrrdVolume, index: int) -> Iterator[BinaryIO]:
+def _openEncoded(volume: RawVolume, index: int) -> Iterator[BinaryIO]:
     """Stream of one data file from its offset, decompressed."""
     with open(volume.dataPaths[index], "rb") as file:
         file.seek(volume.offsets[index])
@@ -286,7 +290,7 @@ def _openEncoded(volume: NrrdVolume, index: int) -> Iterator[BinaryIO]:
             yield stream
 
 
-def _parseText(volume: NrrdVolume, file: BinaryIO) -> bytes:
+def _parseText(volume: RawVolume, file: BinaryIO) -> bytes:
     """Numbers between spaces or commas; NumPy's own text reader lets 300 wrap around to 44 in 8 bits."""
     words = file.read().replace(b",", b" ").split()
     expected = volume.fileByteCount // volume.dtype.itemsize

@@ -1,0 +1,295 @@
+"""TIFF stacks, as one file or as a folder of slices, against tifffile's own whole reading."""
+
+import logging
+import struct
+
+import nrrd
+import numpy as np
+import pytest
+import tifffile
+from sampleVolumes import writeVolume
+
+from engine.base.errors import PipelineError
+from engine.volumes.formats import openVolume
+from engine.volumes.frame import Frame
+from engine.volumes.nrrdGeometry import readFrame, resultHeader, withVoxelSize
+from engine.volumes.planes import PlaneVolume
+from engine.volumes.rawData import RawVolume
+from engine.volumes.tiff import openTiff
+
+SHAPE = (9, 7, 8)  # (z, y, x)
+GREY = {"photometric": "minisblack"}
+FORMS = {
+    "plain": {},
+    "big": {"bigtiff": True},
+    "otherOrder": {"byteorder": ">"},
+    "deflate": {"compression": "zlib"},
+    "tiles": {"tile": (16, 16), "compression": "zlib"},
+    "imagej": {"imagej": True},
+    "ome": {"ome": True, "metadata": {"axes": "ZYX"}},
+}
+
+
+def makePlanes(dtype="uint16", shape=SHAPE):
+    return np.random.default_rng(2).integers(0, 120, shape).astype(dtype)
+
+
+def writeSlices(folder, planes, name="slice{}.tif", **options):
+    folder.mkdir()
+    for number, plane in enumerate(planes):
+        tifffile.imwrite(folder / name.format(number + 1), plane, **GREY, **options)
+    return folder
+
+
+def check(volume, planes):
+    """Compare a volume with its planes, whole, in part and slab by slab."""
+    expected = planes.T
+    assert volume.shape == expected.shape and volume.dtype.newbyteorder("=") == expected.dtype
+    np.testing.assert_array_equal(volume.read(), expected)
+    region = (1, 6), (2, None), (3, 8)
+    part = expected[1:6, 2:, 3:8]
+    np.testing.assert_array_equal(volume.read(region), part)
+    for count in (1, 2, 5, 99):
+        blocks = list(volume.slabs(region, count))
+        assert all(block.flags.f_contiguous for block in blocks)
+        np.testing.assert_array_equal(np.concatenate(blocks, axis=2), part)
+    with pytest.raises(PipelineError, match="leaves the volume"):
+        volume.slabs(((0, 99), (0, 1), (0, 1)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("form", FORMS)
+def testStackInOneFileIsReadAsItIs(tmp_path, form, dtype):
+    if form == "imagej" and dtype == "int16":
+        pytest.skip("ImageJ has no such type")
+    planes = makePlanes(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", planes, **GREY, **FORMS[form])
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), planes)
+    volume = openVolume(tmp_path / "a.tif")
+    check(volume, planes)
+    assert volume.files == (tmp_path / "a.tif",) and volume.header == {}
+    assert isinstance(volume, PlaneVolume if "compression" in FORMS[form] else RawVolume)
+
+
+@pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"compression": "zlib"}])
+def testFolderOfSlicesIsReadInTheOrderOfItsNumbers(tmp_path, options):
+    planes = makePlanes(shape=(12, 7, 8))
+    folder = writeSlices(tmp_path / "scan", planes, **options)
+    (folder / "scan_infos.txt").write_text("voxel_size_cm = 1")
+    (folder / ".hidden.tif").write_bytes(b"nothing")
+    volume = openVolume(folder)
+    check(volume, planes)
+    assert [path.name for path in volume.files] == [f"slice{number}.tif" for number in range(1, 13)]
+    assert volume.path == folder
+
+
+def testPagesThatDoNotFollowEachOtherAreRead(tmp_path):
+    planes = makePlanes()
+    with tifffile.TiffWriter(tmp_path / "a.tiff") as writer:
+        for plane in planes:
+            writer.write(plane, metadata=None, contiguous=False, **GREY)
+    check(openVolume(tmp_path / "a.tiff"), planes)
+
+
+def testSlabsDecodeEveryPlaneOnceAndInOrder():
+    planes, read = makePlanes(), []
+
+    def readPlanes(numbers):
+        for number in numbers:
+            read.append(number)
+            yield planes[number]
+
+    volume = PlaneVolume(None, (), planes.shape[::-1], planes.dtype, None, readPlanes)
+    slabs = volume.slabs(((0, 8), (0, 7), (2, 9)), 3)
+    assert read == []
+    np.testing.assert_array_equal(next(slabs), planes[2:5].T)
+    assert read == [2, 3, 4]
+    list(slabs)
+    assert read == [2, 3, 4, 5, 6, 7, 8]
+
+
+# ---------------------------------------------------------------------------------------- the size of a voxel
+
+SPACED = {"axes": "ZYX", "spacing": 1.3, "unit": "um"}
+OME = {f"PhysicalSize{axis}": side for axis, side in zip("XYZ", (0.65, 0.5, 1.3), strict=True)}
+MICROMETRES = {f"PhysicalSize{axis}Unit": "µm" for axis in "XYZ"}
+CENTIMETRE = {"resolution": (1e4 / 0.65, 1e4 / 0.5), "resolutionunit": "CENTIMETER"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"imagej": True, "resolution": (1 / 0.65, 1 / 0.5), "metadata": SPACED},
+        {"imagej": True, "resolution": (1 / 0.65, 1 / 0.5), "metadata": SPACED | {"unit": "\\u00B5m"}},
+        {"ome": True, "metadata": {"axes": "ZYX", **OME, **MICROMETRES}},
+    ],
+)
+def testVoxelSizeIsThatOfTheFile(tmp_path, options):
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), **GREY, **options)
+    frame = openVolume(tmp_path / "a.tif").frame
+    np.testing.assert_allclose(frame.sides, (0.65, 0.5, 1.3), rtol=1e-6)
+    assert (frame.unit, frame.why) == ("um", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, "the TIFF gives no size of a voxel; --voxelSize does"),
+        ({"resolution": (72, 72), "resolutionunit": "INCH"}, "the TIFF gives no size of a voxel;"),
+        ({"resolution": (300, 300), "resolutionunit": "INCH"}, "the TIFF gives no size of a voxel;"),
+        ({"imagej": True, "resolution": (1, 1)}, "the TIFF gives no size of a voxel;"),
+        (CENTIMETRE, "the TIFF gives no size of a voxel along z; --voxelSize does"),
+    ],
+)
+def testLengthsAreInVoxelsWhereTheFileDoesNotTell(tmp_path, options, why):
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), **GREY, **options)
+    frame = openVolume(tmp_path / "a.tif").frame
+    assert frame.unit == "voxel" and frame.why.startswith(why)
+
+
+def testWhatTheProjectWritesIsReadWithTheSameVoxels(tmp_path):
+    planes, frame = makePlanes(), Frame(np.diag([0.65, 0.5, 1.3]), np.zeros(3), "um")
+    with openTiff(tmp_path / "a.tif", SHAPE[::-1], "uint16", frame) as write:
+        write(planes)
+    volume = openVolume(tmp_path / "a.tif")
+    check(volume, planes)
+    np.testing.assert_allclose(volume.frame.sides, frame.sides, rtol=1e-6)
+    assert volume.frame.unit == "um"
+
+
+@pytest.mark.parametrize(("text", "sides"), [("650 nm", (650,) * 3), ("0.65 0.5 1.3 um", (0.65, 0.5, 1.3))])
+def testVoxelSizeOfTheUserTravelsToTheResult(tmp_path, text, sides):
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), **GREY)
+    volume = withVoxelSize(openVolume(tmp_path / "a.tif"), text)
+    frame = readFrame(resultHeader(volume, ((2, 8), (0, 7), (1, 9)), "uint8"))
+    np.testing.assert_allclose(frame.sides, sides)
+    np.testing.assert_allclose(frame.origin, np.multiply(sides, (2, 0, 1)))
+    assert frame.unit == text.split()[-1]
+    np.testing.assert_array_equal(volume.read(), makePlanes().T)
+
+
+def testVoxelSizeOfTheUserBeatsAHeaderAndSaysSo(tmp_path, caplog):
+    directions = np.array([[0.0, 0.5, 0.0], [-0.3, 0.0, 0.4], [0.4, 0.0, 0.3]])
+    header = {"space": "left-posterior-superior", "space directions": directions, "space units": ["um"] * 3}
+    header["space origin"] = np.array([1.0, 2.0, 3.0])
+    writeVolume(tmp_path / "a.nrrd", makePlanes("uint8"), header)
+    volume = openVolume(tmp_path / "a.nrrd")
+    with caplog.at_level(logging.WARNING):
+        same = withVoxelSize(volume, "500 nm")
+        assert not caplog.records and withVoxelSize(volume, "") is volume
+        other = withVoxelSize(volume, "1 um")
+        assert "the file gives a voxel the sides [0.5, 0.5, 0.5] um" in caplog.text
+    np.testing.assert_allclose(same.frame.directions, directions * 1000)
+    np.testing.assert_allclose(same.frame.origin, (1000, 2000, 3000))
+    np.testing.assert_allclose(readFrame(resultHeader(other, None, "uint8")).directions, directions * 2)
+
+
+@pytest.mark.parametrize("text", ["0.65", "um", "0 um", "-1 um", "1 2 um", "1 ly", "nan um", "1 2 3 4 um"])
+def testNonsenseIsNoVoxelSize(tmp_path, text):
+    writeVolume(tmp_path / "a.nrrd", makePlanes("uint8"), {})
+    with pytest.raises(PipelineError, match="voxelSize cannot be read .expected '0.65 um' or"):
+        withVoxelSize(openVolume(tmp_path / "a.nrrd"), text)
+
+
+# ------------------------------------------------------------------------------------------------- bad input
+
+
+def writeLzw(path):
+    """Write a file that says it is compressed by LZW."""
+    tifffile.imwrite(path, makePlanes(), compression="zlib", **GREY)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        places = [page.tags["Compression"].valueoffset for page in tiff.pages]
+    for place in places:
+        struct.pack_into("<H", content, place, 5)
+    path.write_bytes(content)
+
+
+BAD = {
+    "colours": (
+        lambda p: tifffile.imwrite(p, np.zeros((6, 5, 3), "u1"), photometric="rgb"),
+        "is a colour image",
+    ),
+    "channels": (
+        lambda p: tifffile.imwrite(p, makePlanes("u2", (4, 2, 9, 8)), imagej=True, metadata={"axes": "ZCYX"}),
+        "has several channels (expected one, received 2)",
+    ),
+    "times": (
+        lambda p: tifffile.imwrite(p, makePlanes("u2", (4, 2, 9, 8)), imagej=True, metadata={"axes": "TZYX"}),
+        "has several points in time (expected one, received 4)",
+    ),
+    "one slice": (
+        lambda p: tifffile.imwrite(p, makePlanes()[0], **GREY),
+        "is a single slice, no volume; put the slices of a volume into a folder of their own",
+    ),
+    "bits": (lambda p: tifffile.imwrite(p, makePlanes() > 50, **GREY), "this type of voxel cannot be read"),
+    "complex": (
+        lambda p: tifffile.imwrite(p, makePlanes("complex64"), **GREY),
+        "this type of voxel cannot be read",
+    ),
+    "no TIFF": (lambda p: p.write_bytes(b"NRRD0004 and more"), "is no readable TIFF file"),
+    "nothing": (lambda p: None, "there is no such file"),
+    "compressed": (writeLzw, "its compression LZW cannot be read; pip install imagecodecs"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def testWhatIsNoVolumeIsToldInOneLine(tmp_path, case):
+    damage, words = BAD[case]
+    damage(tmp_path / "a.tif")
+    if case == "compressed" and pytest.importorskip("tifffile").TIFF.DECOMPRESSORS.get(5):
+        pytest.skip("imagecodecs is installed")
+    with pytest.raises(PipelineError) as caught:
+        openVolume(tmp_path / "a.tif")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.tif'}: ") and words in str(caught.value)
+
+
+def testSlicesThatDifferAreNamed(tmp_path):
+    folder = writeSlices(tmp_path / "scan", makePlanes())
+    tifffile.imwrite(folder / "slice5.tif", makePlanes()[0, :5], **GREY)
+    words = r"slice5.tif: differs from slice1.tif, .* .expected 8 x 7 uint16, received 8 x 5 uint16"
+    with pytest.raises(PipelineError, match=words):
+        openVolume(folder)
+    tifffile.imwrite(folder / "slice5.tif", makePlanes(), **GREY)
+    with pytest.raises(PipelineError, match="holds several slices, but lies in a folder of slices"):
+        openVolume(folder)
+
+
+def testFolderWithoutSlicesIsRefused(tmp_path):
+    (tmp_path / "scan.nrrd").touch()
+    with pytest.raises(PipelineError, match="the folder holds no TIFF slices"):
+        openVolume(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["plain", "deflate", "ome", "imagej"])
+def testCutFilesNeverEndInATraceback(tmp_path, form):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, makePlanes(), **GREY, **FORMS[form])
+    content, failed = path.read_bytes(), 0
+    for length in range(0, len(content), 41):
+        path.write_bytes(content[:length])
+        try:
+            volume = openVolume(path)
+            read = list(volume.slabs(None, 4))
+            assert np.concatenate(read, axis=2).shape == volume.shape
+        except PipelineError:
+            failed += 1
+    assert failed > 3
+
+
+def testMissingPackageIsNamed(tmp_path, monkeypatch):
+    import sys
+
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), **GREY)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(PipelineError, match="a.tif: TIFF needs tifffile; pip install tifffile"):
+        openVolume(tmp_path / "a.tif")
+
+
+def testOtherNamesAreTriedAsNrrd(tmp_path):
+    nrrd.write(str(tmp_path / "a.nrrd"), makePlanes())
+    (tmp_path / "a.nrrd").rename(tmp_path / "a.scan")
+    assert openVolume(tmp_path / "a.scan").shape == SHAPE
+    (tmp_path / "a.txt").write_text("words")
+    with pytest.raises(PipelineError, match="is no NRRD file"):
+        openVolume(tmp_path / "a.txt")
