@@ -124,7 +124,8 @@ def main(arguments: argparse.Namespace) -> None:
 
     plan = describeUNet(arguments.base_depth, arguments.levelCount)
     checkSize(plan)
-    data = {part: openSamples(arguments.learningData, part, plan) for part in ("training", "validation")}
+    multiple = sideMultiple(plan)
+    data = {part: openSamples(arguments.learningData, part, multiple) for part in ("training", "validation")}
     checkDrawing(data["training"], plan, drawing.patchSide, drawing.batchSize, drawing.stepsPerEpoch)
     origin = readOrigin(arguments.learningData, arguments.weightStart, plan)
     say(*describeOrigin(origin, arguments.learningData))

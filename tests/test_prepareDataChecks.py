@@ -12,6 +12,8 @@ import pytest
 import prepareData
 from engine.base.console import runScript
 from engine.base.files import lockName
+from engine.base.passes import passOver
+from engine.preparation import checks, samples
 from engine.volumes.formats import openVolume
 
 SHAPE = (24, 16, 16)
@@ -257,7 +259,7 @@ def testEqualMasksAreNoLeak(data, capfd):
 
 @pytest.mark.parametrize("blockVoxels", [1, 24 * 16 * 3, 1 << 22])
 def testNaNInAMaskIsRefusedWithFileAndCount(blockVoxels, data, capfd, monkeypatch):
-    monkeypatch.setattr(prepareData, "BLOCK_VOXELS", blockVoxels)
+    monkeypatch.setattr(checks, "BLOCK_VOXELS", blockVoxels)
     mask = makeMask().astype(np.float32)
     mask[0, 0, 0], mask[5, 6, 7], mask[-1, -1, -1] = np.nan, np.inf, np.nan
     write(data / "validationMasks" / "validation.nrrd", mask)
@@ -289,14 +291,14 @@ def testFolderWithoutReadRightIsRefusedInOneLine(name, data, capfd, monkeypatch)
 
 
 def testFileWithoutReadRightIsRefusedInOneLine(data, capfd, monkeypatch):
-    digest = prepareData.digestFile
+    digest = samples.digestFile
 
     def digestOrRefuse(path):
         if path.parent.name == "trainingMasks":
             raise PermissionError(13, "Permission denied", str(path))
         return digest(path)
 
-    monkeypatch.setattr(prepareData, "digestFile", digestOrRefuse)
+    monkeypatch.setattr(samples, "digestFile", digestOrRefuse)
     text = refusal(capfd, data)
     assert f"{data / 'trainingMasks' / 'training.nrrd'}: cannot be read: Permission denied; give" in text
 
@@ -329,15 +331,17 @@ def testPrintedSharesAreThoseOfTheWholeVolume(data, capfd):
 @pytest.mark.parametrize("blockVoxels", [1, 24 * 16 * 3, 1 << 22])
 @pytest.mark.parametrize("encoding", ["raw", "gzip"])
 def testPositivesAreCountedAsPlainNumPyDoes(encoding, blockVoxels, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepareData, "BLOCK_VOXELS", blockVoxels)
+    monkeypatch.setattr(checks, "BLOCK_VOXELS", blockVoxels)
     mask = np.random.default_rng(7).integers(0, 4, (11, 10, 17)).astype(np.uint8)
     write(tmp_path / "mask.nrrd", mask, encoding=encoding)
-    used = [prepareData.coverAxis(*axis) for axis in ((11, [0, 3], 8), (10, [2], 8), (17, [0, 8], 8))]
-    counts = prepareData.countPositives(openVolume(tmp_path / "mask.nrrd"), used, [0, 3])
+    used = [checks.coverAxis(*axis) for axis in ((11, [0, 3], 8), (10, [2], 8), (17, [0, 8], 8))]
+    positives = checks.Positives(used, [0, 3])
+    passOver(checks.listBlocks(openVolume(tmp_path / "mask.nrrd")), positives)
+    counts = positives.count, positives.usedCount
     positive = np.isin(mask, (0, 3))
     assert counts == (positive.sum(), positive[:11, 2:, :16].sum())
 
 
 def testGapBetweenSubVolumesIsNotCovered():
     expected = [True] * 8 + [False] * 4 + [True] * 8
-    assert prepareData.coverAxis(20, [0, 12], 8).tolist() == expected
+    assert checks.coverAxis(20, [0, 12], 8).tolist() == expected

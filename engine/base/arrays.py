@@ -1,6 +1,6 @@
 """Walking through arrays in the order in which they lie in memory, or block by block."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +83,13 @@ class NonFinite:
         if block.dtype.kind == "f":
             self.count += block.size - int(np.count_nonzero(np.isfinite(block)))
 
-    def refuse(self, fileName: str | Path) -> None:
+    def refuse(self, fileName: str | Path, substitute: str = "a grey value") -> None:
         """Raise PipelineError naming the file and the number of such voxels, if there were any."""
         if self.count:
             raise PipelineError(
                 f"{self.count} voxels are NaN or infinite",
                 file=fileName,
-                remedy="replace them by a grey value and repeat",
+                remedy=f"replace them by {substitute} and repeat",
             )
 
 
@@ -98,13 +98,4 @@ def refuseNonFinite(image: np.ndarray, fileName: str | Path) -> None:
     seen = NonFinite()
     for block in slowestFirst(image):
         seen.add(0, block)
-    seen.refuse(fileName)
-
-
-def countNonFinite(blocks: Iterable[np.ndarray], fileName: str | Path) -> Iterator[np.ndarray]:
-    """Pass blocks of a volume on; raise PipelineError after the last one if voxels were NaN or infinite."""
-    seen = NonFinite()
-    for block in blocks:
-        seen.add(0, block)
-        yield block
     seen.refuse(fileName)

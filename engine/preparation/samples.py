@@ -1,16 +1,21 @@
 """The sub-volumes that prepareData.py wrote: read piece by piece, never held or mapped as a whole."""
 
 import contextlib
+import hashlib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from engine.base.errors import PipelineError
-from engine.base.files import flushToDisk, reserveSpace, writeAtomically
-from engine.network.plan import Layer, sideMultiple
+from engine.base.files import flushToDisk, lockName, reserveSpace, writeAtomically
+from engine.base.records import changedNames, digestFile, packageVersions, readJson, writeJson
+from engine.preparation.pairs import Pair, explainReadErrors
+from engine.volumes.volume import Volume
 
 Place = Sequence[slice]
 
@@ -74,7 +79,7 @@ def _identify(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def openSamples(folder: str | Path, part: str, plan: list[Layer]) -> Samples:
+def openSamples(folder: str | Path, part: str, multiple: int) -> Samples:
     """Open the sub-volumes that prepareData.py wrote and check that they can be learnt.
 
     Parameters
@@ -83,8 +88,8 @@ def openSamples(folder: str | Path, part: str, plan: list[Layer]) -> Samples:
         Usually pythonFiles/.
     part : str
         training or validation.
-    plan : list of Layer
-        The network to train.
+    multiple : int
+        Voxels that the network needs sides to be multiples of.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def openSamples(folder: str | Path, part: str, plan: list[Layer]) -> Samples:
     """
     paths = [Path(folder) / f"{part}Data{kind}.npy" for kind in ("Image", "Mask")]
     images, masks = map(openArray, paths)
-    file, multiple = paths[0], sideMultiple(plan)
+    file = paths[0]
     if images.shape != masks.shape:
         raise PipelineError(
             "images and masks differ in shape", file=file, received=f"{images.shape} and {masks.shape}"
@@ -178,3 +183,82 @@ class SampleWriter:
     def write(self, index: int, sample: np.ndarray) -> None:
         """Write one sample."""
         np.lib.format.open_memmap(self.path, mode="r+")[index] = sample
+
+
+# ------------------------------------------------------------------------------------------- what is written
+
+
+class Part(NamedTuple):
+    """What one of the two sets is cut into."""
+
+    name: str  # training or validation
+    pairs: list[Pair]
+    shape: tuple[int, int, int]  # of every sub-volume
+    starts: list[tuple[list[int], ...]]  # of each pair along x, y and z
+    sampleCount: int
+
+
+def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
+    """Describe inputs, parameters and outputs: equal descriptions mean equal results.
+
+    A folder of slices has one digest, of those of its files in order: two thousand would bury the others.
+    """
+    inputs, outputs = {}, {}
+    for part in parts:
+        for pair in part.pairs:
+            for kind, volume in zip(("Images", "Masks"), pair, strict=True):
+                inputs |= {f"{part.name}{kind}/{name}": digest for name, digest in _digestVolume(volume)}
+        shape = [part.sampleCount, *part.shape, 1]
+        outputs[f"{part.name}DataImage.npy"] = {"shape": shape, "dtype": "float32"}
+        outputs[f"{part.name}DataMask.npy"] = {"shape": shape, "dtype": "bool"}
+    parameters = {
+        name: value
+        for name, value in settings.items()
+        if name.startswith(("length_", "nb_")) or name in ("positiveLabel", "normalization", "cover")
+    }
+    return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
+
+
+def _digestVolume(volume: Volume) -> Iterator[tuple[str, str]]:
+    """Give names, as parameters.json has them, and digests of the files of a volume."""
+    digests = []
+    for path in volume.files:
+        with explainReadErrors(path):
+            digests.append((os.path.relpath(path, volume.path.parent), digestFile(path)))
+    if volume.path.is_dir():
+        whole = hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests).encode())
+        digests = [(volume.path.name, whole.hexdigest())]
+    yield from digests
+
+
+def isUpToDate(record: dict[str, Any], folder: Path) -> bool:
+    """Whether the folder holds the result of the same inputs and parameters, whole."""
+    try:
+        known = readJson(folder / "parameters.json") or {}
+        arrays = [openArray(folder / name) for name in record["outputs"]]
+    except PipelineError:  # damaged or missing
+        return False
+    shapes = [{"shape": list(array.shape), "dtype": str(array.dtype)} for array in arrays]
+    isSame = not changedNames(known, record, free={*known, *record} - {"parameters", "inputs", "outputs"})
+    return isSame and shapes == list(record["outputs"].values())
+
+
+@contextlib.contextmanager
+def openParts(
+    folder: Path, record: dict[str, Any]
+) -> Iterator[dict[str, tuple["SampleWriter", "SampleWriter"]]]:
+    """Yield {part: writers of images and masks}; all files appear together, parameters.json comes last."""
+    marker = folder / "parameters.json"
+    arrays = {
+        folder / name: (tuple(output["shape"]), output["dtype"]) for name, output in record["outputs"].items()
+    }
+    with (
+        lockName(marker, "another process is writing into this folder"),
+        writeArraysAtomically(arrays, marker=marker) as writers,
+    ):
+        images, masks = (
+            {path.name.split("Data")[0]: writer for path, writer in writers.items() if kind in path.name}
+            for kind in ("DataImage", "DataMask")
+        )
+        yield {name: (images[name], masks[name]) for name in images}
+    writeJson(marker, record)

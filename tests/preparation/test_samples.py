@@ -7,7 +7,6 @@ from places import listNames
 
 from engine.base.errors import PipelineError
 from engine.preparation.samples import Samples, openSamples, writeArraysAtomically
-from functions import describeUNet
 
 
 def writeSamples(folder, images, masks, part="training"):
@@ -77,12 +76,12 @@ def testSamplesThatCannotBeLearntAreRefused(tmp_path, changes, text):
     arrays = {"images": np.zeros((2, 8, 8, 8, 1), np.float32), "masks": np.zeros((2, 8, 8, 8, 1), bool)}
     writeSamples(tmp_path, **arrays | changes)
     with pytest.raises(PipelineError, match=text):
-        openSamples(tmp_path, "training", describeUNet())
+        openSamples(tmp_path, "training", 8)
 
 
 def testMissingSamplesNameTheScriptThatWritesThem(tmp_path):
     with pytest.raises(PipelineError, match=r"trainingDataImage\.npy: no such file; run prepareData\.py"):
-        openSamples(tmp_path, "training", describeUNet())
+        openSamples(tmp_path, "training", 8)
 
 
 def testArraysAreFilledSampleBySample(tmp_path):

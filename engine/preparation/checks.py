@@ -1,0 +1,117 @@
+"""What is looked at in images and masks before they are cut."""
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from engine.base.arrays import NonFinite
+from engine.base.passes import passOver
+from engine.preparation.pairs import Pair
+from engine.volumes.targets import selectPositive
+from engine.volumes.volume import Volume
+
+BLOCK_VOXELS = 1 << 22  # looked at together, so that memory stays small
+
+
+def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
+    """Tell which voxels of an axis lie in at least one sub-volume: (side,) bool."""
+    isCovered = np.zeros(side, bool)
+    for start in starts:
+        isCovered[start : start + length] = True
+    return isCovered
+
+
+def inspectPair(pair: Pair, used: list[np.ndarray], labels: Sequence[int]) -> tuple[float, list[str]]:
+    """Look at every voxel of a pair; refuse numbers that are none.
+
+    Parameters
+    ----------
+    pair : Pair
+        Image and mask.
+    used : list of (side,) bool
+        Along x, y and z: the voxels that lie in a sub-volume.
+    labels : sequence of int
+        Positive ones of the mask.
+
+    Returns
+    -------
+    tuple
+        Positive fraction of the whole mask; warnings.
+    """
+    unusable, positives = NonFinite(), Positives(used, labels)
+    passOver(listBlocks(pair.image), unusable)
+    unusable.refuse(pair.image.path)
+    unlabelled = NonFinite()
+    passOver(listBlocks(pair.mask), positives, unlabelled)
+    unlabelled.refuse(pair.mask.path, "a label")
+    fraction = positives.count / math.prod(pair.mask.shape)
+    doubt = _doubtPositives(positives, fraction, labels)
+    return fraction, [f"Warning: {pair.mask.path}: {doubt}"] if doubt else []
+
+
+def _doubtPositives(positives: "Positives", fraction: float, labels: Sequence[int]) -> str:
+    """Say what looks wrong with a mask; empty: nothing."""
+    if fraction in (0, 1):
+        missing = "no positive voxel" if fraction == 0 else "nothing but positive voxels"
+        return f"{missing} (positiveLabel {','.join(map(str, labels))})"
+    if positives.usedCount == 0:
+        outside = f"all {positives.count} positive voxels lie outside the sub-volumes"
+        return f"{outside}; --cover, with nb_subVol_x, _y and _z 0, uses every voxel"
+    return "more than half of the voxels are positive; is positiveLabel right?" if fraction > 0.5 else ""
+
+
+class Positives:
+    """Counts the positive voxels of a mask, and those of them that lie in a sub-volume."""
+
+    def __init__(self, used: list[np.ndarray], labels: Sequence[int]) -> None:
+        self._isUsed, self._usedPlanes = used[0] & used[1][:, np.newaxis], used[2]  # (y, x), (z,)
+        self._labels, self.count, self.usedCount = labels, 0, 0
+
+    def add(self, z: int, block: np.ndarray) -> None:
+        """Take labels (z, y, x)."""
+        positive = selectPositive(block, self._labels)
+        self.count += int(np.count_nonzero(positive))
+        inside = positive[self._usedPlanes[z : z + len(positive)]] & self._isUsed
+        self.usedCount += int(np.count_nonzero(inside))
+
+
+def listBlocks(volume: Volume) -> Iterator[tuple[np.ndarray]]:
+    """Read a volume as blocks of planes (z, y, x) that are small whatever the volume is."""
+    planeCount = max(1, BLOCK_VOXELS // math.prod(volume.shape[:2]))
+    return ((block.T,) for block in volume.slabs(planeCount=planeCount))
+
+
+# ------------------------------------------------------------------------------------------------------ leaks
+
+
+def findLeaks(training: list[Pair], validation: list[Pair]) -> list[str]:
+    """Warn where a validation image is a training image as well, whatever its header, encoding or type."""
+    seen: dict[tuple, list[Volume]] = {}
+    for image, _ in training:
+        seen.setdefault(_identifyMiddle(image), []).append(image)
+    return [
+        f"Warning: {image.path}: has the same content as the training image {twin.path}; "
+        "the validation measures nothing there, take another volume"
+        for image, _ in validation
+        for twin in seen.get(_identifyMiddle(image), [])
+        if digestPlanes(image, 0, image.shape[2]) == digestPlanes(twin, 0, twin.shape[2])
+    ]
+
+
+def _identifyMiddle(image: Volume) -> tuple:
+    """Give what equal volumes have in common and others hardly ever, without reading all of them."""
+    middle = image.shape[2] // 2
+    return image.shape, digestPlanes(image, middle, middle + 1)
+
+
+def digestPlanes(image: Volume, first: int, last: int) -> bytes:
+    """Digest grey values of whole planes along z, whatever their type in the file."""
+    x, y, _ = image.shape
+    digest = hashlib.sha256()
+    with contextlib.closing(image.slabs(((0, x), (0, y), (first, last)))) as slabs:
+        for slab in slabs:
+            digest.update(slab.astype("<f4").tobytes("F"))
+    return digest.digest()

@@ -1,0 +1,108 @@
+"""Images and the masks that belong to them."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.base.errors import PipelineError
+from engine.volumes.formats import isVolumeName, openVolume
+from engine.volumes.frame import requireSamePlace
+from engine.volumes.volume import Volume
+
+
+class Pair(NamedTuple):
+    """An image and the mask that belongs to it."""
+
+    image: Volume
+    mask: Volume
+
+
+def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
+    """Pair images and masks by sorted order."""
+    images, masks = listVolumes(imageFolder), listVolumes(maskFolder)
+    if len(images) != len(masks):
+        raise PipelineError(
+            "every image needs one mask, in the same sorted order",
+            file=maskFolder,
+            expected=f"{len(images)} masks for {imageFolder.name}",
+            received=len(masks),
+        )
+    return list(zip(images, masks, strict=True))
+
+
+def openPairs(paths: list[tuple[Path, Path]]) -> list[Pair]:
+    """Open images and masks and check that they lie in the same places, as far as their files say."""
+    pairs = [Pair(openVolume(image), openVolume(mask)) for image, mask in paths]
+    for pair in pairs:
+        requireSamePlace(*pair, "take the mask that was drawn on this image, with its geometry")
+    return pairs
+
+
+def doubtNames(pairs: list[tuple[Path, Path]]) -> list[str]:
+    """Warn where the numbers in the names of a pair differ.
+
+    Also where sorted names (scan10, scan2) pair other files than their numbers (scan2, scan10) would.
+    """
+    images, masks = zip(*pairs, strict=True)
+    byNumber = dict(zip(sorted(images, key=splitNumbers), sorted(masks, key=splitNumbers), strict=True))
+    for image, mask in pairs:
+        other = byNumber[image]
+        if other != mask:
+            return [
+                f"Warning: {image}: sorted by name it belongs to {mask.name}, by the numbers in the names to "
+                f"{other.name}; number images and masks alike with leading zeros (scan02, scan10)"
+            ]
+    for image, mask in pairs:
+        numbers, others = ([*map(int, re.findall("[0-9]+", path.stem))] for path in (image, mask))
+        if len(numbers) == len(others) and numbers != others:
+            return [f"Warning: {image} is paired with {mask.name}; is a file missing, or one too many?"]
+    return []
+
+
+def splitNumbers(path: Path) -> tuple[list[str | int], str]:
+    """Sort key of a file: its name with numbers as numbers; the name itself decides between equal ones."""
+    parts = re.split("([0-9]+)", path.name)  # every second one is a number
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+
+
+@contextlib.contextmanager
+def explainReadErrors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to read a file or folder into the line a user reads."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "give yourself the right to read it and the folder it lies in (chmod u+rX)"
+        raise PipelineError(
+            f"cannot be read: {error.strerror or error}",
+            file=error.filename or path,
+            remedy=remedy if isinstance(error, PermissionError) else None,
+        ) from error
+
+
+def listVolumes(folder: Path) -> list[Path]:
+    """List the volumes of a folder in sorted order: files, and folders of slices.
+
+    Any other file is an error, not a file to skip.
+    """
+    entries = _listEntries(folder)
+    volumes = [path for path in entries if path.is_dir() or isVolumeName(path)]
+    known = {os.path.abspath(file) for path in volumes for file in openVolume(path).files}
+    for path in entries:
+        if path not in volumes and os.path.abspath(path) not in known:
+            rule = "is no NRRD file (.nrrd, .nhdr) and no TIFF (.tif, .tiff, or a folder of slices)"
+            raise PipelineError(rule, file=path, remedy="move it out of the folder")
+    if not volumes:
+        rule = "the folder holds no NRRD file and no TIFF"
+        raise PipelineError(rule, file=folder, remedy="put .nrrd or .tif volumes into it")
+    return volumes
+
+
+def _listEntries(folder: Path) -> list[Path]:
+    """List files and folders in a folder in sorted order, without hidden ones."""
+    with explainReadErrors(folder):
+        if not folder.is_dir():
+            raise PipelineError("no such folder", file=folder)
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
