@@ -11,7 +11,6 @@ Out: the probability as float32 NRRD with the geometry of the input; from it a m
 
 import argparse
 import contextlib
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,15 +35,14 @@ from engine.prediction.layout import Geometry, tileSection
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
 from engine.results import kinds
-from engine.results.evaluation import Criteria, Evaluation, Page
+from engine.results.evaluation import Criteria, Evaluation, Page, openReference
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
-from engine.volumes.frame import requireSamePlace
 from engine.volumes.growing import describeScale
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
 from engine.volumes.targets import chooseTargets
 from engine.volumes.tiff import requireTifffile
-from engine.volumes.volume import Region, Volume, checkRegion, chooseSlab, watchSlabs
+from engine.volumes.volume import Region, checkRegion, chooseSlab, watchSlabs
 from functions import VoxelScores, dropVoxels, predictProbability, readModel
 
 # ------------------------------------------------------------------------------------------------ parameters
@@ -106,10 +104,10 @@ def main(arguments: argparse.Namespace) -> None:
     limits = (arguments.x1, arguments.x2), (arguments.y1, arguments.y2), (arguments.z1, arguments.z2)
     region = checkRegion(volume, limits)
     weights = arguments.weightFile or arguments.modelFile
-    inputs = nameInputs(volume, arguments.modelFile)
+    inputs = kinds.nameInputs(volume, arguments.modelFile)
     inputs |= {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
     kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
-    refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
+    runs.refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
     if arguments.outputFormat == kinds.TIFF:
         requireTifffile()
     reference = openReference(arguments.nameReference, volume)
@@ -160,37 +158,8 @@ def main(arguments: argparse.Namespace) -> None:
         if outdated := kinds.listOutdated(arguments.nameOutput, results.values()):
             say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
         record = runs.recordRun(run, settings, threshold, clock.seconds, counts)
-        say(describeEnd(request, clock))
+        say(runs.describeEnd(request, clock))
         say(*(f"  {relativePath(path)}" for path in (arguments.nameOutput, *results.values(), record)))
-
-
-# --------------------------------------------------------------------------------------------------- checks
-
-
-def nameInputs(volume: Volume, modelFile: Path) -> dict[str, Path]:
-    """Name what no result may replace besides the files that were named: {what a user reads: path}."""
-    files = {f"the data file {path.name} of nameInput": path for path in volume.files}
-    others = {"the contract of modelFile": modelFile.with_suffix(".json")}
-    others["the manual mask of nameInput"] = kinds.nameManualMask(volume.path)  # even where there is none yet
-    return {"nameInput": volume.path} | files | others
-
-
-def refuseNegative(memoryBudget: float, minimumVoxels: int) -> None:
-    """Refuse numbers below 0."""
-    if not memoryBudget >= 0:
-        raise PipelineError("memoryBudget must not be below 0 GiB", received=memoryBudget)
-    if minimumVoxels < 0:
-        raise PipelineError("minimumVoxels must not be negative", received=minimumVoxels)
-
-
-def openReference(nameReference: Path, volume: Volume) -> Volume | None:
-    """Open the manual mask of a volume, if there is one."""
-    if str(nameReference) == "none":
-        return None
-    reference = openVolume(nameReference)
-    remedy = "give it the geometry of its volume, or predict without it (--nameReference none)"
-    requireSamePlace(volume, reference, remedy)
-    return reference
 
 
 # ----------------------------------------------------------------------------------------------- prediction
@@ -272,14 +241,6 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
         drawPrediction(grey, probability, manual, paths["overview"], voxelSizeOf(request.volume))
     clock.lap("picture")
     return counts
-
-
-def describeEnd(request: runs.Request, clock: Stopwatch) -> str:
-    """Tell what was done in which time."""
-    total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
-    voxels = f"{math.prod(request.shape) / 1e6:.1f} Mvoxel"
-    done = f"{network:.1f} s of it for the network" if network else "the network had nothing to do"
-    return f"Predicted {voxels} in {total:.1f} s, {done}. Written:"
 
 
 if __name__ == "__main__":

@@ -258,3 +258,48 @@ def testPredictOnARealFullDisk(models, tmp_path, capfd):
         flags = predictFlags(tmp_path / "volume_data.nrrd", disk / "out.nrrd", models / "good.h5")
         refusal(capfd, predictData, flags, ("out.nrrd", "too little disk for the result"))
         assert list(disk.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------------------------- TIFF
+
+
+@pytest.mark.parametrize("isFolder", [True, False])
+def testTiffGivesTheResultsOfNrrd(models, tmp_path, capfd, isFolder):
+    import tifffile
+
+    image, mask = makeVolume(4)
+    side = {"spacings": [0.65] * 3, "units": ["um"] * 3}
+    (tmp_path / "nrrd").mkdir()
+    nrrd.write(str(tmp_path / "nrrd" / "scan.nrrd"), image, side)
+    nrrd.write(str(tmp_path / "nrrd" / "scan_mask.nrrd"), mask.astype(np.uint8), side)
+    (tmp_path / "tiff").mkdir()
+    for name, array in (("scan", image), ("scan_mask", mask.astype(np.uint8))):
+        target = tmp_path / "tiff" / (name if isFolder else f"{name}.tif")
+        if isFolder:
+            target.mkdir()
+            for z in range(array.shape[2]):
+                tifffile.imwrite(target / f"{z}.tif", array[:, :, z].T, photometric="minisblack")
+        else:
+            tifffile.imwrite(target, array.T, photometric="minisblack", compression="zlib")
+    words = ["--modelFile", str(models / "good.h5"), "--no-report"]
+    name = "scan" if isFolder else "scan.tif"
+    predictData.main(
+        predictData.parseArguments(["--nameInput", str(tmp_path / "nrrd" / "scan.nrrd"), *words])
+    )
+    words += ["--voxelSize", "0.65 um"]
+    predictData.main(predictData.parseArguments(["--nameInput", str(tmp_path / "tiff" / name), *words]))
+    first, second = capfd.readouterr().out.split("Parameters:")[1:]
+    scores = [
+        next(line for line in text.splitlines() if "Scores against" in line) for text in (first, second)
+    ]
+    assert scores[0].split(":")[1] == scores[1].split(":")[1] and "0.65 um x 0.65 um x 0.65 um" in second
+    for ending in (".nrrd", "_mask.nrrd", "_labels.nrrd"):
+        arrays = [nrrd.read(str(tmp_path / kind / f"scan_segmented{ending}")) for kind in ("nrrd", "tiff")]
+        np.testing.assert_array_equal(arrays[0][0], arrays[1][0])
+        assert arrays[0][1]["spacings"].tolist() == arrays[1][1]["spacings"].tolist()
+    tables = [(tmp_path / kind / "scan_segmented_particles.csv").read_text() for kind in ("nrrd", "tiff")]
+    assert tables[0] == tables[1] and "volume_um3" in tables[0]
+    predictData.main(predictData.parseArguments(["--nameInput", str(tmp_path / "tiff" / name), *words[:-2]]))
+    assert (
+        "Lengths are in voxels: the TIFF gives no size of a voxel; --voxelSize does" in capfd.readouterr().out
+    )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.base.console import describeDuration, describeShape, relativePath
+from engine.base.console import Stopwatch, describeDuration, describeShape, relativePath
 from engine.base.errors import PipelineError
 from engine.base.records import (
     commandLine,
@@ -104,6 +104,14 @@ class Run(NamedTuple):
     def isLong(self) -> bool:
         """Whether a user wants to know in advance how long it takes."""
         return self.slabCount >= MANY_SLABS
+
+
+def refuseNegative(memoryBudget: float, minimumVoxels: int) -> None:
+    """Refuse numbers below 0."""
+    if not memoryBudget >= 0:
+        raise PipelineError("memoryBudget must not be below 0 GiB", received=memoryBudget)
+    if minimumVoxels < 0:
+        raise PipelineError("minimumVoxels must not be negative", received=minimumVoxels)
 
 
 # -------------------------------------------------------------------------------------------- what is decided
@@ -320,3 +328,11 @@ def recordRun(
     record = request.nameOutput.with_suffix(".json")
     writeJson(record, content)
     return record
+
+
+def describeEnd(request: Request, clock: Stopwatch) -> str:
+    """Tell what was done in which time."""
+    total, network = sum(clock.seconds.values()), clock.seconds.get("prediction", 0)
+    voxels = f"{math.prod(request.shape) / 1e6:.1f} Mvoxel"
+    done = f"{network:.1f} s of it for the network" if network else "the network had nothing to do"
+    return f"Predicted {voxels} in {total:.1f} s, {done}. Written:"

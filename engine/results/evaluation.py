@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine.results.looks import Looks
+from engine.volumes.formats import openVolume
+from engine.volumes.frame import requireSamePlace
 from engine.volumes.targets import Target
 from engine.volumes.volume import Volume
 
@@ -33,3 +35,13 @@ class Evaluation(NamedTuple):
     paths: dict[str, Path]  # {kind of result: file}
     looks: Looks
     page: Page
+
+
+def openReference(nameReference: Path, volume: Volume) -> Volume | None:
+    """Open the manual mask of a volume, if there is one."""
+    if str(nameReference) == "none":
+        return None
+    reference = openVolume(nameReference)
+    remedy = "give it the geometry of its volume, or predict without it (--nameReference none)"
+    requireSamePlace(volume, reference, remedy)
+    return reference

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.volumes.volume import Volume
 
 POSITIVE, REST = np.uint8(0), np.uint8(255)  # published
 TIFF = "tiff"
@@ -126,10 +127,20 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
 
 
 def nameManualMask(nameInput: Path) -> Path:
-    """Name the manual mask that belongs to a volume, whether there is one or not."""
-    return nameInput.with_name(f"{nameInput.stem.removesuffix('_data')}_mask.nrrd")
+    """Name the manual mask that belongs to a volume: a file or a folder of slices, whether it is there or not."""
+    stem = f"{nameInput.stem.removesuffix('_data')}_mask"
+    named = [nameInput.with_name(stem + ending) for ending in (".nrrd", ".tif", ".tiff", "")]
+    return next((path for path in named if path.exists()), named[0])
 
 
 def nameProbability(nameInput: Path) -> Path:
     """Name the probability of a volume."""
     return nameInput.with_name(f"{nameInput.stem.removesuffix('_data')}_segmented.nrrd")
+
+
+def nameInputs(volume: Volume, modelFile: Path) -> dict[str, Path]:
+    """Name what no result may replace besides the files that were named: {what a user reads: path}."""
+    files = {f"the data file {path.name} of nameInput": path for path in volume.files}
+    others = {"the contract of modelFile": modelFile.with_suffix(".json")}
+    others["the manual mask of nameInput"] = nameManualMask(volume.path)  # even where there is none yet
+    return {"nameInput": volume.path} | files | others
