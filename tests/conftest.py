@@ -1,9 +1,10 @@
-"""Quiet and fast back ends, and a heard Ctrl-C, for every test."""
+"""Quiet and fast back ends, a heard Ctrl-C and no thread of progress bars, for every test."""
 
 import os
 import signal
 
 import pytest
+import tqdm
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the tests compare with one another on the CPU
@@ -14,6 +15,7 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "DEFAULT")  # oneDNN asks once, and 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, their children too
+tqdm.tqdm.monitor_interval = 0  # a progress bar begins no thread of its own: tests compare the threads
 
 
 @pytest.fixture(scope="module")
