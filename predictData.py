@@ -212,7 +212,8 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
         resultHeader(request.volume, request.region, np.uint8),
         chooseSlab(request.shape, request.memoryBudget),
     )
-    hasParticles, frame = kinds.needParticles(paths), readFrame(header)
+    hasParticles = kinds.needParticles(paths)
+    frame = readFrame(header)._replace(why=request.volume.frame.why)
     isMeasured = hasParticles or (reference is not None and criteria.minimumVoxels > 1)
     judged = Judged(request.shape, *criteria[:2], frame, reference is not None, isMeasured)
     scores = [VoxelScores(criteria.threshold)] if reference else []

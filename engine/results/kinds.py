@@ -127,7 +127,7 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
 
 
 def nameManualMask(nameInput: Path) -> Path:
-    """Name the manual mask that belongs to a volume: a file or a folder of slices, whether it is there or not."""
+    """Name the manual mask that belongs to a volume: a file, or a folder of slices; there or not."""
     stem = f"{nameInput.stem.removesuffix('_data')}_mask"
     named = [nameInput.with_name(stem + ending) for ending in (".nrrd", ".tif", ".tiff", "")]
     return next((path for path in named if path.exists()), named[0])
