@@ -21,6 +21,7 @@ from engine.base.errors import PipelineError
 BLOCK = re.compile(r"^# -+ parameters\n(.*?)^# -{20,}$", re.DOTALL | re.MULTILINE)
 LINE = re.compile(r"(?:(\w+): .+? = .*?  )?# (.+)")  # a parameter and its meaning, or the heading of a group
 NOTHING = "none"  # in place of a file: there shall be none
+KINDS = {int: "whole number", float: "number", bool: "on, off", str: "text", Path: "file or folder"}
 Kind = TypeVar("Kind")
 
 
@@ -202,7 +203,7 @@ def tabulateParameters(script: types.ModuleType) -> str:
             preset = "on" if preset else "off"
         elif isinstance(preset, Path) and preset.is_absolute():
             preset = preset.relative_to(folder)
-        values = ", ".join(f"`{value}`" for value in part.choices if value != "") or part.kind.__name__
+        values = ", ".join(f"`{value}`" for value in part.choices if value != "") or KINDS[part.kind]
         flag = f"`--{part.name}`" + (f", `--no-{part.name}`" if part.kind is bool else "")
         head = "| flag | preset | values | meaning |\n|---|---|---|---|"
         row = f"| {flag} | {'' if preset is None else preset} | {values} | {part.meaning} |"
