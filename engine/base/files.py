@@ -178,3 +178,9 @@ def reserveSpace(path: Path, byteCount: int) -> None:
             return
         while missing > 0:  # macOS
             missing -= file.write(bytes(min(missing, CHUNK_BYTES)))
+
+
+def splitNumbers(path: Path) -> tuple[list[str | int], str]:
+    """Sort key of a file: its name with numbers as numbers; the name itself decides between equal ones."""
+    parts = re.split("([0-9]+)", path.name)  # every second one is a number
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name

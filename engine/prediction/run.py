@@ -50,6 +50,7 @@ class Request(NamedTuple):
     engine: str  # as asked for: auto fits any
     precision: str
     memoryBudget: float  # GiB; 0: by what is free
+    voxelSize: str = ""  # as asked for; empty: that of the file
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
@@ -171,6 +172,8 @@ def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str
         "engine": backend.engine,
         "precision": backend.precision,
     }
+    if request.voxelSize:
+        identity["voxelSize"] = request.voxelSize
     if digests:
         identity |= {name: digests[path] for name, path in _namedInputs(request).items()}
     return identity

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.base.errors import PipelineError
+from engine.base.files import splitNumbers
 from engine.volumes.formats import isVolumeName, openVolume
 from engine.volumes.frame import requireSamePlace
 from engine.volumes.volume import Volume
@@ -60,12 +61,6 @@ def doubtNames(pairs: list[tuple[Path, Path]]) -> list[str]:
         if len(numbers) == len(others) and numbers != others:
             return [f"Warning: {image} is paired with {mask.name}; is a file missing, or one too many?"]
     return []
-
-
-def splitNumbers(path: Path) -> tuple[list[str | int], str]:
-    """Sort key of a file: its name with numbers as numbers; the name itself decides between equal ones."""
-    parts = re.split("([0-9]+)", path.name)  # every second one is a number
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.base.files import splitNumbers
 from engine.volumes.frame import Frame, frameOfVoxels
 from engine.volumes.planes import PlaneVolume
 from engine.volumes.rawData import RawVolume
@@ -101,13 +102,7 @@ def _openFolder(folder: Path) -> Volume:
 def listSlices(folder: Path) -> list[Path]:
     """List the slices of a folder in the order of their names, numbers as numbers."""
     files = (path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
-    return sorted((path for path in files if not path.name.startswith(".")), key=_splitNumbers)
-
-
-def _splitNumbers(path: Path) -> tuple[list[str | int], str]:
-    """Sort key of a name: its numbers as numbers."""
-    parts = re.split("([0-9]+)", path.name)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], path.name
+    return sorted((path for path in files if not path.name.startswith(".")), key=splitNumbers)
 
 
 # -------------------------------------------------- what a file holds
