@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from engine.base.errors import PipelineError
-from engine.base.files import flushToDisk
 from engine.base.records import listDifferences, readJson, writeJson
 from engine.prediction.tasks import Task, mergeTasks
 from engine.volumes.growing import (
@@ -180,7 +179,6 @@ def openResult(
             journal.begin(record)
             yield result
             volume.finish(form["outputEncoding"])
-            flushToDisk(path.parent)
             journal.remove()
         except BaseException:
             with contextlib.suppress(OSError, PipelineError):  # then the last note stands
