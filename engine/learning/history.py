@@ -138,6 +138,12 @@ def drawTrainingCurves(history: list[dict[str, float]], best: dict[str, int], pa
     losses = [row[name] for row in history for name in ("loss", "val_loss")]
     if np.isfinite(losses).all() and min(losses) > 0:
         axes[0, 0].set_yscale("log")
+    _dressAxes(axes, epochs)
+    saveFigure(figure, path)
+
+
+def _dressAxes(axes: np.ndarray, epochs: np.ndarray) -> None:
+    """Set limits, grids, legends and labels of the four curves."""
     for axis in axes.flat:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlim(min(0.5, epochs[0]), epochs[-1] + 0.5)
@@ -148,4 +154,3 @@ def drawTrainingCurves(history: list[dict[str, float]], best: dict[str, int], pa
         axis.set_ylim(-0.02, 1.02)
     for axis in axes[1]:
         axis.set_xlabel("Epoch")
-    saveFigure(figure, path)

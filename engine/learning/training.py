@@ -137,13 +137,7 @@ class Training:
                 row = setup.completeRow(progress.learnt | self._validate())
                 if not all(np.isfinite(weights).all() for weights in setup.plain.get_weights()):
                     return f"a weight is no finite number after epoch {progress.epoch + 1}"
-                self._keepBest(row)
-                progress.history.append(row)
-                progress.epochSeconds.append(round(time.monotonic() - self._epochBegin, 2))
-                self._epochBegin = time.monotonic()
-                progress.epoch, progress.step, progress.learnt = progress.epoch + 1, 0, None
-                self.save()
-                self._writeBest()
+                self._endEpoch(row)
                 report()
                 self._stopIfInterrupted()
         if not math.isfinite(progress.history[-1]["val_loss"]):
@@ -183,6 +177,17 @@ class Training:
         record = {"identity": self.job.identity, "progress": asdict(self.progress), "devices": self.devices}
         best = {f"best/{metric}": content for metric, content in self.kept.items()}
         self.job.state.save(record, captureState(self.setup.model) | best)
+
+    def _endEpoch(self, row: Row) -> None:
+        """Note the scores of an epoch, and save its state and the best models."""
+        progress = self.progress
+        self._keepBest(row)
+        progress.history.append(row)
+        progress.epochSeconds.append(round(time.monotonic() - self._epochBegin, 2))
+        self._epochBegin = time.monotonic()
+        progress.epoch, progress.step, progress.learnt = progress.epoch + 1, 0, None
+        self.save()
+        self._writeBest()
 
     def _learn(self, callbacks: list) -> Row:
         """Do the steps of an epoch that are left."""
