@@ -10,8 +10,7 @@ from typing import NamedTuple
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
 from engine.volumes.formats import isVolumeName, openVolume
-from engine.volumes.frame import requireSamePlace
-from engine.volumes.volume import Volume
+from engine.volumes.volume import Volume, requireSamePlace
 
 
 class Pair(NamedTuple):

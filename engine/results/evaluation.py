@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
-from engine.volumes.frame import requireSamePlace
 from engine.volumes.targets import Target
-from engine.volumes.volume import Volume
+from engine.volumes.volume import Volume, requireSamePlace
 
 
 class Criteria(NamedTuple):

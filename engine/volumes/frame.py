@@ -1,13 +1,8 @@
 """Where the voxels of a volume lie in space, and whether those of another one lie there too."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-
-from engine.base.errors import PipelineError
-
-if TYPE_CHECKING:
-    from engine.volumes.volume import Volume
 
 METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "microns": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 
@@ -65,18 +60,6 @@ def frameOfVoxels(why: str) -> Frame:
 def spannedVolume(directions: np.ndarray) -> float:
     """Volume between three steps in space; the determinant of NumPy goes through logarithms, and rounds."""
     return float(abs(np.dot(directions[0], np.cross(directions[1], directions[2]))))
-
-
-def requireSamePlace(image: "Volume", mask: "Volume", remedy: str) -> None:
-    """Refuse a mask whose shape or, as far as both files say, place is another one than its image's."""
-    if image.shape != mask.shape:
-        difference = "shape", image.shape, mask.shape
-    else:
-        difference = compareFrames(image.frame, mask.frame, image.shape)
-    if difference:
-        what, expected, received = difference
-        rule = f"mask and image {image.path.name} differ in the {what}"
-        raise PipelineError(rule, file=mask.path, expected=expected, received=received, remedy=remedy)
 
 
 def compareFrames(
