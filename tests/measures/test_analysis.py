@@ -34,7 +34,7 @@ def judge(probability, truth, threshold, connectivity, slab=11):
     judged = Judged(probability.shape[::-1], threshold, connectivity, frame, truth is not None)
     starts = range(0, len(probability), slab)
     for z in starts:
-        judged.add(probability[z : z + slab], None if truth is None else truth[z : z + slab])
+        judged.add(z, probability[z : z + slab], None if truth is None else truth[z : z + slab])
     measured = judged.finish(1)
     again = Relabelling(measured.labels, connectivity)
     labels = np.concatenate([again.label(probability[z : z + slab] >= threshold) for z in starts])

@@ -189,7 +189,7 @@ def testPlanesGivenAreNotOverwrittenByTheNextOnes():
 @pytest.mark.slow
 def testKerasStreamEqualsOnePassOnJax():
     code = (
-        "import keras, networks, streams, test_prediction as t\n"
+        "import keras, networks, streams, test_tiles as t\n"
         "assert keras.backend.backend() == 'jax'\n"
         "for width, levels, size, slab, rowTiles, columnTiles in t.CASES[1::3]:\n"
         "    volume = networks.randomVolume(*size)\n"
@@ -198,7 +198,8 @@ def testKerasStreamEqualsOnePassOnJax():
         "t.checkResume(t.openKeras, (2, 2, (13, 21, 18), 4, (2, 1)), 5, 2)\n"
         "print('equal')\n"
     )
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    folders = [ROOT, ROOT / "tests", ROOT / "tests" / "prediction", os.environ.get("PYTHONPATH", "")]
+    paths = os.pathsep.join(map(str, folders))
     environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": paths}
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
