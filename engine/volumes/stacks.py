@@ -56,6 +56,7 @@ def openVolume(path: str | Path) -> Volume:
         depth, height, width = series.shape
         shape, frame, kind = (width, height, depth), _readFrame(tiff), _typeOf(tiff, series)
         if series.dataoffset is not None:
+            _requireBytes(path, series)
             return RawVolume(path, {}, shape, kind, "raw", (path,), (series.dataoffset,), place=frame)
         _decode(series.pages[0], path)  # refused before any work
 
@@ -101,8 +102,15 @@ def _openFolder(folder: Path) -> Volume:
 
 def listSlices(folder: Path) -> list[Path]:
     """List the slices of a folder in the order of their names, numbers as numbers."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
-    return sorted((path for path in files if not path.name.startswith(".")), key=splitNumbers)
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise PipelineError(f"cannot be read: {error.strerror or error}", file=folder) from error
+    for path in sorted(entries):
+        if path.is_dir():
+            rule = f"lies in the folder of slices {folder.name}"
+            raise PipelineError(rule, file=path, remedy="keep the slices of a volume in one folder")
+    return sorted((path for path in entries if path.suffix.lower() in ENDINGS), key=splitNumbers)
 
 
 # -------------------------------------------------- what a file holds
@@ -130,6 +138,7 @@ def _openTiff(path: Path) -> Iterator["tifffile.TiffFile"]:
 
 def _onlySeries(tiff: "tifffile.TiffFile", path: Path) -> Any:
     """Give the one series of grey values of a file; refuse anything else."""
+    _requireAllPages(tiff, path)
     if len(tiff.series) != 1:
         rule = "holds several images of different shapes or types"
         raise PipelineError(rule, file=path, expected="one stack", received=len(tiff.series))
@@ -151,12 +160,32 @@ def _onlySeries(tiff: "tifffile.TiffFile", path: Path) -> Any:
     return series
 
 
+def _requireAllPages(tiff: "tifffile.TiffFile", path: Path) -> None:
+    """Refuse a file whose chain of pages is broken: tifffile would go on with those before the break."""
+    pageCount = len(tiff.pages)
+    tiff.filehandle.seek(tiff.pages.next_page_offset)
+    following = tiff.filehandle.read(tiff.tiff.offsetsize)
+    if len(following) < tiff.tiff.offsetsize or any(following):
+        rule = f"the file is truncated or damaged: {pageCount} pages are found, and more are announced"
+        raise PipelineError(rule, file=path)
+
+
+def _requireBytes(path: Path, series: Any) -> None:
+    """Refuse raw voxels that end before the last one."""
+    available = path.stat().st_size - series.dataoffset
+    if available < series.nbytes:
+        rule = "the data are truncated"
+        raise PipelineError(rule, file=path, expected=f"{series.nbytes} bytes", received=max(available, 0))
+
+
 def _describeSlice(tiff: "tifffile.TiffFile", path: Path) -> tuple[tuple[int, int], np.dtype, int | None]:
     """Give shape (y, x), type and, where it is not compressed, the first byte of a slice."""
     series = _onlySeries(tiff, path)
     if series.ndim != 2:
         rule = "holds several slices, but lies in a folder of slices"
         raise PipelineError(rule, file=path, expected="one slice a file", received=series.shape[0])
+    if series.dataoffset is not None:
+        _requireBytes(path, series)
     return series.shape, _typeOf(tiff, series), series.dataoffset
 
 
