@@ -5,6 +5,7 @@ What is not compressed is read as raw bytes at known places, like NRRD; the rest
 
 import contextlib
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def openVolume(path: str | Path) -> Volume:
     with _openTiff(path) as tiff:
         series = _onlySeries(tiff, path)
         if series.ndim == 2:
-            raise PipelineError(FLAT, file=path, remedy=FLAT_REMEDY)
+            raise _refuseSlice(tiff, path)
         depth, height, width = series.shape
         shape, frame, kind = (width, height, depth), _readFrame(tiff), _typeOf(tiff, series)
         if series.dataoffset is not None:
@@ -66,6 +67,15 @@ def openVolume(path: str | Path) -> Volume:
                 yield _decode(tiff.series[0].pages[number], path)
 
     return PlaneVolume(path, (path,), shape, np.dtype(series.dtype), frame, readPlanes)
+
+
+def _refuseSlice(tiff: "tifffile.TiffFile", path: Path) -> PipelineError:
+    """Say what is wrong with a single slice; a cut stack of ImageJ, which has one page, looks like it."""
+    announced = (tiff.imagej_metadata or {}).get("images", 1)
+    if announced == 1:
+        return PipelineError(FLAT, file=path, remedy=FLAT_REMEDY)
+    expected = f"{announced} slices, as ImageJ says"
+    return PipelineError("the data are truncated", file=path, expected=expected, received="fewer bytes")
 
 
 def _openFolder(folder: Path) -> Volume:
@@ -161,13 +171,20 @@ def _onlySeries(tiff: "tifffile.TiffFile", path: Path) -> Any:
 
 
 def _requireAllPages(tiff: "tifffile.TiffFile", path: Path) -> None:
-    """Refuse a file whose chain of pages is broken: tifffile would go on with those before the break."""
-    pageCount = len(tiff.pages)
-    tiff.filehandle.seek(tiff.pages.next_page_offset)
-    following = tiff.filehandle.read(tiff.tiff.offsetsize)
-    if len(following) < tiff.tiff.offsetsize or any(following):
-        rule = f"the file is truncated or damaged: {pageCount} pages are found, and more are announced"
-        raise PipelineError(rule, file=path)
+    """Refuse a file whose chain of pages breaks off: tifffile would go on with fewer of them."""
+    form, file, offset, known = tiff.tiff, tiff.filehandle, tiff.pages.first.offset, set()
+    try:
+        while offset:
+            if offset in known:
+                raise PipelineError("the data are truncated or damaged: pages in a circle", file=path)
+            known.add(offset)
+            file.seek(offset)
+            (tagCount,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+            file.seek(offset + form.tagnosize + tagCount * form.tagsize)
+            (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    except (struct.error, OverflowError) as error:
+        rule = f"the data are truncated or damaged: page {len(known)} is not whole"
+        raise PipelineError(rule, file=path) from error
 
 
 def _requireBytes(path: Path, series: Any) -> None:
