@@ -16,7 +16,7 @@ PLACE_FIELDS += ("axis mins", "axis maxs")  # what a header says of the size and
 MOST_UNEQUAL = 1e5  # sides of a voxel; beyond it directions in space fall together
 
 
-def voxelSize(header: dict) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
+def readVoxelSize(header: dict) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
     """Edge lengths of a voxel along (x, y, z) and their units ('' if not given); None if one is unknown."""
     sizes = np.array(header.get("spacings", (np.nan,) * 3), dtype=np.float64)
     directions = spaceDirections(header)
@@ -32,7 +32,7 @@ def voxelSize(header: dict) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
 def voxelSizeOf(volume: Volume) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
     """Edge lengths of a voxel and their units as the file gives them, whatever can be made of them."""
     if volume.header:
-        return voxelSize(volume.header)
+        return readVoxelSize(volume.header)
     frame = volume.frame
     return None if frame.why else (tuple(frame.sides.tolist()), (frame.unit,) * 3)
 
@@ -181,7 +181,7 @@ def readFrame(header: dict) -> Frame:
     header : dict
         Of an NRRD file, as `openVolume` reads it.
     """
-    size = voxelSize(header)
+    size = readVoxelSize(header)
     if size is None:
         return frameOfVoxels("the header gives no size of a voxel")
     sides = np.array(size[0])

@@ -223,10 +223,17 @@ def writeLzw(path):
     path.write_bytes(content)
 
 
+def refuse(path) -> str:
+    """Give the whole line with which a stack is refused when it is opened."""
+    with pytest.raises(PipelineError) as caught:
+        openVolume(path)
+    return str(caught.value)
+
+
 BAD = {
     "colours": (
         lambda p: tifffile.imwrite(p, np.zeros((6, 5, 3), "u1"), photometric="rgb"),
-        "is a colour image",
+        "is a colour image (expected one grey value a voxel)",
     ),
     "channels": (
         lambda p: tifffile.imwrite(p, makePlanes("u2", (4, 2, 9, 8)), imagej=True, metadata={"axes": "ZCYX"}),
@@ -240,14 +247,21 @@ BAD = {
         lambda p: tifffile.imwrite(p, makePlanes()[0], **GREY),
         "is a single slice, no volume; put the slices of a volume into a folder of their own",
     ),
-    "bits": (lambda p: tifffile.imwrite(p, makePlanes() > 50, **GREY), "this type of voxel cannot be read"),
+    "bits": (
+        lambda p: tifffile.imwrite(p, makePlanes() > 50, **GREY),
+        "this type of voxel cannot be read (expected integers or floats of 8 to 64 bits, "
+        "received 1 bits, bool)",
+    ),
     "complex": (
         lambda p: tifffile.imwrite(p, makePlanes("complex64"), **GREY),
-        "this type of voxel cannot be read",
+        "this type of voxel cannot be read (expected integers or floats of 8 to 64 bits, "
+        "received 64 bits, complex64)",
     ),
-    "no TIFF": (lambda p: p.write_bytes(b"NRRD0004 and more"), "is no readable TIFF file"),
     "nothing": (lambda p: None, "there is no such file"),
-    "compressed": (writeLzw, "its compression LZW cannot be read; pip install imagecodecs"),
+    "compressed": (
+        writeLzw,
+        "its compression LZW cannot be read; pip install imagecodecs, or save it uncompressed",
+    ),
 }
 
 
@@ -257,9 +271,13 @@ def testWhatIsNoVolumeIsToldInOneLine(tmp_path, case):
     damage(tmp_path / "a.tif")
     if case == "compressed" and pytest.importorskip("tifffile").TIFF.DECOMPRESSORS.get(5):
         pytest.skip("imagecodecs is installed")
-    with pytest.raises(PipelineError) as caught:
-        openVolume(tmp_path / "a.tif")
-    assert str(caught.value).startswith(f"{tmp_path / 'a.tif'}: ") and words in str(caught.value)
+    assert refuse(tmp_path / "a.tif") == f"{tmp_path / 'a.tif'}: {words}"
+
+
+def testOtherFilesAreNoTiffWhateverTheirEnding(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"NRRD0004 and more")
+    line = refuse(tmp_path / "a.tif")  # ends in the words of tifffile
+    assert line.startswith(f"{tmp_path / 'a.tif'}: is no readable TIFF file: ") and "\n" not in line
 
 
 def testSlicesThatDifferAreNamed(tmp_path):
@@ -333,13 +351,6 @@ def testStackOfImageJWithOnePageIsRead(tmp_path):
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         assert len(tiff.pages) == 1
     check(openVolume(tmp_path / "a.tif"), makePlanes())
-
-
-def refuse(path) -> str:
-    """Give the whole line with which a stack is refused when it is opened."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path)
-    return str(caught.value)
 
 
 def testRawVoxelsThatEndTooEarlyAreRefusedWhenOpened(tmp_path):
