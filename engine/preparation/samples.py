@@ -98,7 +98,20 @@ def openSamples(folder: str | Path, part: str, multiple: int) -> Samples:
     """
     paths = [Path(folder) / f"{part}Data{kind}.npy" for kind in ("Image", "Mask")]
     images, masks = map(openArray, paths)
-    file = paths[0]
+    _requireSubVolumes(paths[0], images, masks)
+    if any(side % multiple for side in images.shape[1:4]):
+        raise PipelineError(
+            f"this network halves every side {multiple.bit_length() - 1} times",
+            file=paths[0],
+            expected=f"multiples of {multiple}",
+            received=images.shape[1:4],
+            remedy="prepare other sub-volumes or train with a smaller --levelCount",
+        )
+    return Samples(*paths)
+
+
+def _requireSubVolumes(file: Path, images: np.ndarray, masks: np.ndarray) -> None:
+    """Refuse arrays that are no sub-volumes with their masks."""
     if images.shape != masks.shape:
         raise PipelineError(
             "images and masks differ in shape", file=file, received=f"{images.shape} and {masks.shape}"
@@ -114,15 +127,6 @@ def openSamples(folder: str | Path, part: str, multiple: int) -> Samples:
             expected="float32 and bool",
             received=f"{images.dtype} and {masks.dtype}",
         )
-    if any(side % multiple for side in images.shape[1:4]):
-        raise PipelineError(
-            f"this network halves every side {multiple.bit_length() - 1} times",
-            file=file,
-            expected=f"multiples of {multiple}",
-            received=images.shape[1:4],
-            remedy="prepare other sub-volumes or train with a smaller --levelCount",
-        )
-    return Samples(*paths)
 
 
 def openArray(path: Path) -> np.ndarray:

@@ -11,12 +11,12 @@ from engine.volumes.nrrdHeaders import OLD_FILE_FIELDS, OLD_VALUE_FIELDS, descri
 from engine.volumes.volume import Region, Volume, completeRegion
 
 LOGGER = logging.getLogger(__name__)
-PLACE_FIELDS = ("spacings", "space", "space dimension", "space directions", "space origin", "space units")
-PLACE_FIELDS += ("units", "axis mins", "axis maxs")
+PLACE_FIELDS = ("spacings", "space directions", "space origin", "units", "space units")
+PLACE_FIELDS += ("axis mins", "axis maxs")  # what a header says of the size and place of a voxel
 MOST_UNEQUAL = 1e5  # sides of a voxel; beyond it directions in space fall together
 
 
-def voxelSize(header: dict) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
+def readVoxelSize(header: dict) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
     """Edge lengths of a voxel along (x, y, z) and their units ('' if not given); None if one is unknown."""
     sizes = np.array(header.get("spacings", (np.nan,) * 3), dtype=np.float64)
     directions = spaceDirections(header)
@@ -32,7 +32,7 @@ def voxelSize(header: dict) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
 def voxelSizeOf(volume: Volume) -> tuple[tuple[float, ...], tuple[str, ...]] | None:
     """Edge lengths of a voxel and their units as the file gives them, whatever can be made of them."""
     if volume.header:
-        return voxelSize(volume.header)
+        return readVoxelSize(volume.header)
     frame = volume.frame
     return None if frame.why else (tuple(frame.sides.tolist()), (frame.unit,) * 3)
 
@@ -54,15 +54,7 @@ def withVoxelSize(volume: Volume, voxelSize: str) -> Volume:
     """
     if not voxelSize:
         return volume
-    *words, unit = voxelSize.split()
-    try:
-        sides = np.array([float(word) for word in words])
-    except ValueError:
-        sides = np.zeros(0)
-    if unit not in METRES or len(sides) not in (1, 3) or not (np.isfinite(sides) & (sides > 0)).all():
-        expected = f"'0.65 um' or '0.65 0.65 1.3 um', in {', '.join(METRES)}"
-        raise PipelineError("voxelSize cannot be read", expected=expected, received=repr(voxelSize))
-    sides = np.resize(sides, 3)
+    sides, unit = _parseVoxelSize(voxelSize)
     before = volume.frame
     known = before.sides * METRES[before.unit] / METRES[unit] if before.unit in METRES else sides
     if not np.allclose(known, sides, rtol=0.01):
@@ -76,18 +68,23 @@ def withVoxelSize(volume: Volume, voxelSize: str) -> Volume:
     return dataclasses.replace(volume, header=header, place=frame)
 
 
+def _parseVoxelSize(text: str) -> tuple[np.ndarray, str]:
+    """Read sides (3,) and unit of a voxel; micrometres in ASCII, because pynrrd reads "µm" as "m"."""
+    *words, unit = text.split() or [""]
+    try:
+        sides = np.array([float(word) for word in words])
+    except ValueError:
+        sides = np.zeros(0)
+    if unit not in METRES or len(sides) not in (1, 3) or not (np.isfinite(sides) & (sides > 0)).all():
+        expected = f"'0.65 um' or '0.65 0.65 1.3 um', in {', '.join(METRES)}"
+        raise PipelineError("voxelSize cannot be read", expected=expected, received=repr(text))
+    return np.resize(sides, 3), unit if unit.isascii() else "um"
+
+
 def _placeHeader(header: dict, frame: Frame) -> dict:
     """Put a frame into a header, in place of what it says of the size of a voxel."""
-    places = (
-        "spacings",
-        "space directions",
-        "space origin",
-        "units",
-        "space units",
-        "axis mins",
-        "axis maxs",
-    )
-    return {name: value for name, value in header.items() if name not in places} | _describeFrame(frame)
+    kept = {name: value for name, value in header.items() if name not in PLACE_FIELDS}
+    return kept | _describeFrame(frame)
 
 
 def _describeFrame(frame: Frame) -> dict:
@@ -184,7 +181,7 @@ def readFrame(header: dict) -> Frame:
     header : dict
         Of an NRRD file, as `openVolume` reads it.
     """
-    size = voxelSize(header)
+    size = readVoxelSize(header)
     if size is None:
         return frameOfVoxels("the header gives no size of a voxel")
     sides = np.array(size[0])

@@ -5,6 +5,7 @@ What is not compressed is read as raw bytes at known places, like NRRD; the rest
 
 import contextlib
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,10 +53,11 @@ def openVolume(path: str | Path) -> Volume:
     with _openTiff(path) as tiff:
         series = _onlySeries(tiff, path)
         if series.ndim == 2:
-            raise PipelineError(FLAT, file=path, remedy=FLAT_REMEDY)
+            raise _refuseSlice(tiff, path)
         depth, height, width = series.shape
         shape, frame, kind = (width, height, depth), _readFrame(tiff), _typeOf(tiff, series)
         if series.dataoffset is not None:
+            _requireBytes(path, series)
             return RawVolume(path, {}, shape, kind, "raw", (path,), (series.dataoffset,), place=frame)
         _decode(series.pages[0], path)  # refused before any work
 
@@ -65,6 +67,15 @@ def openVolume(path: str | Path) -> Volume:
                 yield _decode(tiff.series[0].pages[number], path)
 
     return PlaneVolume(path, (path,), shape, np.dtype(series.dtype), frame, readPlanes)
+
+
+def _refuseSlice(tiff: "tifffile.TiffFile", path: Path) -> PipelineError:
+    """Say what is wrong with a single slice; a cut stack of ImageJ, which has one page, looks like it."""
+    announced = (tiff.imagej_metadata or {}).get("images", 1)
+    if announced == 1:
+        return PipelineError(FLAT, file=path, remedy=FLAT_REMEDY)
+    expected = f"{announced} slices, as ImageJ says"
+    return PipelineError("the data are truncated", file=path, expected=expected, received="fewer bytes")
 
 
 def _openFolder(folder: Path) -> Volume:
@@ -101,8 +112,15 @@ def _openFolder(folder: Path) -> Volume:
 
 def listSlices(folder: Path) -> list[Path]:
     """List the slices of a folder in the order of their names, numbers as numbers."""
-    files = (path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
-    return sorted((path for path in files if not path.name.startswith(".")), key=splitNumbers)
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise PipelineError(f"cannot be read: {error.strerror or error}", file=folder) from error
+    for path in sorted(entries):
+        if path.is_dir():
+            rule = f"lies in the folder of slices {folder.name}"
+            raise PipelineError(rule, file=path, remedy="keep the slices of a volume in one folder")
+    return sorted((path for path in entries if path.suffix.lower() in ENDINGS), key=splitNumbers)
 
 
 # -------------------------------------------------- what a file holds
@@ -130,6 +148,7 @@ def _openTiff(path: Path) -> Iterator["tifffile.TiffFile"]:
 
 def _onlySeries(tiff: "tifffile.TiffFile", path: Path) -> Any:
     """Give the one series of grey values of a file; refuse anything else."""
+    _requireAllPages(tiff, path)
     if len(tiff.series) != 1:
         rule = "holds several images of different shapes or types"
         raise PipelineError(rule, file=path, expected="one stack", received=len(tiff.series))
@@ -151,12 +170,39 @@ def _onlySeries(tiff: "tifffile.TiffFile", path: Path) -> Any:
     return series
 
 
+def _requireAllPages(tiff: "tifffile.TiffFile", path: Path) -> None:
+    """Refuse a file whose chain of pages breaks off: tifffile would go on with fewer of them."""
+    form, file, offset, known = tiff.tiff, tiff.filehandle, tiff.pages.first.offset, set()
+    try:
+        while offset:
+            if offset in known:
+                raise PipelineError("the data are truncated or damaged: pages in a circle", file=path)
+            known.add(offset)
+            file.seek(offset)
+            (tagCount,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+            file.seek(offset + form.tagnosize + tagCount * form.tagsize)
+            (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    except (struct.error, OverflowError) as error:
+        rule = f"the data are truncated or damaged: page {len(known)} is not whole"
+        raise PipelineError(rule, file=path) from error
+
+
+def _requireBytes(path: Path, series: Any) -> None:
+    """Refuse raw voxels that end before the last one."""
+    available = path.stat().st_size - series.dataoffset
+    if available < series.nbytes:
+        rule = "the data are truncated"
+        raise PipelineError(rule, file=path, expected=f"{series.nbytes} bytes", received=max(available, 0))
+
+
 def _describeSlice(tiff: "tifffile.TiffFile", path: Path) -> tuple[tuple[int, int], np.dtype, int | None]:
     """Give shape (y, x), type and, where it is not compressed, the first byte of a slice."""
     series = _onlySeries(tiff, path)
     if series.ndim != 2:
         rule = "holds several slices, but lies in a folder of slices"
         raise PipelineError(rule, file=path, expected="one slice a file", received=series.shape[0])
+    if series.dataoffset is not None:
+        _requireBytes(path, series)
     return series.shape, _typeOf(tiff, series), series.dataoffset
 
 

@@ -27,7 +27,7 @@ from sampleVolumes import (
 from engine.base.errors import PipelineError
 from engine.volumes import nrrdFiles, rawData
 from engine.volumes.nrrdFiles import openVolume
-from engine.volumes.nrrdGeometry import cropHeader, voxelSize
+from engine.volumes.nrrdGeometry import cropHeader, readVoxelSize
 from engine.volumes.nrrdHeaders import ENCODINGS, TYPES
 
 SAMPLES = SHARED / "nrrd_format"
@@ -205,7 +205,7 @@ def testUnitsKeepTheirGreekLetter(tmp_path, coding):
         "Gerät:=Röntgen".encode(coding),
     ]
     volume = openVolume(writeText(tmp_path / "a.nrrd", lines, DATA))
-    assert voxelSize(volume.header) == ((2.0, 2.0, 2.0), ("µm", "µm", "µm"))
+    assert readVoxelSize(volume.header) == ((2.0, 2.0, 2.0), ("µm", "µm", "µm"))
     writeVolume(tmp_path / "b.nrrd", volume.read(), volume.header)
     copy = openVolume(tmp_path / "b.nrrd")
     assert copy.header["units"] == ["µm"] * 3 and copy.header["Gerät"] == "Röntgen"
@@ -397,7 +397,7 @@ def judge(path):
         return False
     assert array.shape == volume.shape and array.dtype == volume.dtype
     header = cropHeader(volume.header, [(size - 1, size) for size in volume.shape], np.int8)
-    voxelSize(header)
+    readVoxelSize(header)
     writeVolume(path.with_name("result.nrrd"), np.zeros((1, 1, 1), np.int8), header)
     openVolume(path.with_name("result.nrrd")).read()
     return True

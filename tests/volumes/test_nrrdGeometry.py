@@ -16,7 +16,7 @@ from sampleVolumes import (
 
 from engine.measures.particles import directionWeights
 from engine.volumes.nrrdFiles import openVolume
-from engine.volumes.nrrdGeometry import cropHeader, readFrame, voxelSize
+from engine.volumes.nrrdGeometry import cropHeader, readFrame, readVoxelSize
 
 
 @pytest.mark.parametrize("directions", [np.diag([0.5, 1, 2]), np.diag([-0.5, 1, -2]), OBLIQUE])
@@ -154,14 +154,14 @@ def testWrittenHeaderIsReadBackEqual(tmp_path):
 
 
 def testVoxelSize():
-    lengths, units = voxelSize({"space directions": OBLIQUE, "space units": ["mm"] * 3})
+    lengths, units = readVoxelSize({"space directions": OBLIQUE, "space units": ["mm"] * 3})
     assert lengths == pytest.approx((1, 2, 0.5)) and units == ("mm", "mm", "mm")
-    assert voxelSize({"spacings": np.array([1.0, 2, 3])}) == ((1.0, 2.0, 3.0), ("", "", ""))
-    assert voxelSize({"space directions": np.empty((3, 0)), "spacings": [1, 2, 3], "units": ["a", "b", "c"]})[
-        1
-    ] == ("a", "b", "c")
-    assert voxelSize({}) is None
-    assert voxelSize({"spacings": np.array([1, 2, np.nan])}) is None
+    assert readVoxelSize({"spacings": np.array([1.0, 2, 3])}) == ((1.0, 2.0, 3.0), ("", "", ""))
+    assert readVoxelSize(
+        {"space directions": np.empty((3, 0)), "spacings": [1, 2, 3], "units": ["a", "b", "c"]}
+    )[1] == ("a", "b", "c")
+    assert readVoxelSize({}) is None
+    assert readVoxelSize({"spacings": np.array([1, 2, np.nan])}) is None
 
 
 # -------------------------------------------------- frames

@@ -178,7 +178,7 @@ def testSlabsHoldTwoBlocksAndLittleMore(tmp_path, monkeypatch, encoding, count, 
 WATCHED = """
 import sys
 from pathlib import Path
-from engine.nrrdFiles import openVolume
+from engine.volumes.formats import openVolume
 
 def peakMiB():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -184,7 +184,25 @@ def testVoxelSizeOfTheUserBeatsAHeaderAndSaysSo(tmp_path, caplog):
     np.testing.assert_allclose(readFrame(resultHeader(other, None, "uint8")).directions, directions * 2)
 
 
-@pytest.mark.parametrize("text", ["0.65", "um", "0 um", "-1 um", "1 2 um", "1 ly", "nan um", "1 2 3 4 um"])
+@pytest.mark.parametrize("unit", ["um", "µm", "μm", "microns"])
+def testMicrometresOfTheUserAreReadAsSuchByPynrrd(tmp_path, unit):
+    writeVolume(tmp_path / "a.nrrd", makePlanes("uint8"), {})
+    volume = withVoxelSize(openVolume(tmp_path / "a.nrrd"), f"0.65 {unit}")
+    writeVolume(tmp_path / "b.nrrd", volume.read(), resultHeader(volume, None, "uint8"))
+    expected = "microns" if unit == "microns" else "um"
+    assert nrrd.read_header(str(tmp_path / "b.nrrd"))["units"] == [expected] * 3
+
+
+def testHeaderOfAVolumeInVoxelsGivesNoSize(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), **GREY)
+    header = resultHeader(openVolume(tmp_path / "a.tif"), ((1, 3), (0, 7), (0, 9)), "uint8")
+    assert header["pipeline_region"] == "1:3 0:7 0:9"
+    assert not {"spacings", "units", "space", "space directions", "space units"} & header.keys()
+
+
+@pytest.mark.parametrize(
+    "text", [" ", "0.65", "um", "0 um", "-1 um", "1 2 um", "1 ly", "nan um", "1 2 3 4 um"]
+)
 def testNonsenseIsNoVoxelSize(tmp_path, text):
     writeVolume(tmp_path / "a.nrrd", makePlanes("uint8"), {})
     with pytest.raises(PipelineError, match="voxelSize cannot be read .expected '0.65 um' or"):
@@ -205,10 +223,17 @@ def writeLzw(path):
     path.write_bytes(content)
 
 
+def refuse(path) -> str:
+    """Give the whole line with which a stack is refused when it is opened."""
+    with pytest.raises(PipelineError) as caught:
+        openVolume(path)
+    return str(caught.value)
+
+
 BAD = {
     "colours": (
         lambda p: tifffile.imwrite(p, np.zeros((6, 5, 3), "u1"), photometric="rgb"),
-        "is a colour image",
+        "is a colour image (expected one grey value a voxel)",
     ),
     "channels": (
         lambda p: tifffile.imwrite(p, makePlanes("u2", (4, 2, 9, 8)), imagej=True, metadata={"axes": "ZCYX"}),
@@ -222,14 +247,21 @@ BAD = {
         lambda p: tifffile.imwrite(p, makePlanes()[0], **GREY),
         "is a single slice, no volume; put the slices of a volume into a folder of their own",
     ),
-    "bits": (lambda p: tifffile.imwrite(p, makePlanes() > 50, **GREY), "this type of voxel cannot be read"),
+    "bits": (
+        lambda p: tifffile.imwrite(p, makePlanes() > 50, **GREY),
+        "this type of voxel cannot be read (expected integers or floats of 8 to 64 bits, "
+        "received 1 bits, bool)",
+    ),
     "complex": (
         lambda p: tifffile.imwrite(p, makePlanes("complex64"), **GREY),
-        "this type of voxel cannot be read",
+        "this type of voxel cannot be read (expected integers or floats of 8 to 64 bits, "
+        "received 64 bits, complex64)",
     ),
-    "no TIFF": (lambda p: p.write_bytes(b"NRRD0004 and more"), "is no readable TIFF file"),
     "nothing": (lambda p: None, "there is no such file"),
-    "compressed": (writeLzw, "its compression LZW cannot be read; pip install imagecodecs"),
+    "compressed": (
+        writeLzw,
+        "its compression LZW cannot be read; pip install imagecodecs, or save it uncompressed",
+    ),
 }
 
 
@@ -239,9 +271,13 @@ def testWhatIsNoVolumeIsToldInOneLine(tmp_path, case):
     damage(tmp_path / "a.tif")
     if case == "compressed" and pytest.importorskip("tifffile").TIFF.DECOMPRESSORS.get(5):
         pytest.skip("imagecodecs is installed")
-    with pytest.raises(PipelineError) as caught:
-        openVolume(tmp_path / "a.tif")
-    assert str(caught.value).startswith(f"{tmp_path / 'a.tif'}: ") and words in str(caught.value)
+    assert refuse(tmp_path / "a.tif") == f"{tmp_path / 'a.tif'}: {words}"
+
+
+def testOtherFilesAreNoTiffWhateverTheirEnding(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"NRRD0004 and more")
+    line = refuse(tmp_path / "a.tif")  # ends in the words of tifffile
+    assert line.startswith(f"{tmp_path / 'a.tif'}: is no readable TIFF file: ") and "\n" not in line
 
 
 def testSlicesThatDifferAreNamed(tmp_path):
@@ -275,6 +311,82 @@ def testCutFilesNeverEndInATraceback(tmp_path, form):
         except PipelineError:
             failed += 1
     assert failed > 3
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}])
+@pytest.mark.parametrize("isBig", [False, True])
+def testCutFilesLoseNoPlanes(tmp_path, options, isBig):
+    path, planes, opened = tmp_path / "a.tif", makePlanes(), 0
+    with tifffile.TiffWriter(path, bigtiff=isBig) as writer:
+        for plane in planes:
+            writer.write(plane, metadata=None, contiguous=False, **GREY, **options)
+    content = path.read_bytes()
+    for length in range(8, len(content), 7):
+        path.write_bytes(content[:length])
+        try:
+            volume = openVolume(path)
+        except PipelineError:
+            continue
+        opened += 1
+        assert volume.shape == planes.T.shape
+        with pytest.raises(PipelineError, match="truncated or damaged"):
+            volume.read()
+    assert opened < len(content) / 70  # nearly all are refused before any work
+
+
+def writeOnePage(path, planes):
+    """Write as ImageJ does: the first page alone, all voxels behind it and nothing after them."""
+    tifffile.imwrite(path, planes, imagej=True, byteorder=">")
+    with tifffile.TiffFile(path) as tiff:
+        start, size = tiff.series[0].dataoffset, tiff.series[0].nbytes
+        following = tiff.pages.first.offset + 2 + 12 * len(tiff.pages.first.tags)
+    content = bytearray(path.read_bytes()[: start + size])
+    content[following : following + 4] = bytes(4)
+    path.write_bytes(content)
+    return size
+
+
+def testStackOfImageJWithOnePageIsRead(tmp_path):
+    writeOnePage(tmp_path / "a.tif", makePlanes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert len(tiff.pages) == 1
+    check(openVolume(tmp_path / "a.tif"), makePlanes())
+
+
+def testRawVoxelsThatEndTooEarlyAreRefusedWhenOpened(tmp_path):
+    file, planes = tmp_path / "a.tif", makePlanes()
+    writeOnePage(file, planes)
+    file.write_bytes(file.read_bytes()[:-3])
+    words = "the data are truncated (expected 9 slices, as ImageJ says, received fewer bytes)"
+    assert refuse(file) == f"{file}: {words}"
+    size = writeOnePage(file, planes[0])
+    file.write_bytes(file.read_bytes()[:-3])
+    words = f"the data are truncated (expected {size} bytes, received {size - 3})"
+    assert refuse(tmp_path) == f"{file}: {words}"
+
+
+def testPagesInACircleAreRefused(tmp_path):
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, makePlanes(), **GREY, metadata=None)
+    with tifffile.TiffFile(file) as tiff:
+        last = tiff.pages[len(tiff.pages) - 1]
+        place, first = last.offset + 2 + 12 * len(last.tags), tiff.pages.first.offset
+    content = bytearray(file.read_bytes())
+    struct.pack_into("<I", content, place, first)
+    file.write_bytes(content)
+    with pytest.raises(PipelineError, match="truncated or damaged: pages in a circle"):
+        openVolume(file)
+
+
+def testFoldersAmongSlicesAreRefused(tmp_path):
+    folder = writeSlices(tmp_path / "scan", makePlanes())
+    (folder / ".thumbnails").mkdir()
+    assert openVolume(folder).shape == SHAPE[::-1]
+    (folder / "more").mkdir()
+    with pytest.raises(PipelineError) as caught:
+        openVolume(folder)
+    words = "lies in the folder of slices scan; keep the slices of a volume in one folder"
+    assert str(caught.value) == f"{folder / 'more'}: {words}"
 
 
 def testMissingPackageIsNamed(tmp_path, monkeypatch):

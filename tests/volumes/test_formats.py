@@ -1,0 +1,85 @@
+"""Which module opens what, and what is loaded for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from places import ROOT
+from sampleVolumes import EXPECTED, writeVolume
+
+from engine.base.errors import PipelineError
+from engine.volumes.formats import FORMATS, isVolumeName, openVolume
+from engine.volumes.planes import PlaneVolume
+from engine.volumes.rawData import RawVolume
+
+GREY = {"photometric": "minisblack"}
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.tif", "a.tiff", "A.NRRD", "A.TIF", "a.b.tiff"])
+def testNamesOfVolumesAreKnown(name):
+    assert isVolumeName(Path(name))
+
+
+@pytest.mark.parametrize("name", ["a", "a.txt", "a.nrrd.gz", "tif", ".tif", "a.tif_infos.txt"])
+def testOtherNamesAreNoVolumes(name):
+    assert not isVolumeName(Path(name))
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.NRRD"])
+def testNrrdIsOpenedByItsEnding(tmp_path, name):
+    writeVolume(tmp_path / name, EXPECTED, {})
+    volume = openVolume(str(tmp_path / name))
+    assert isinstance(volume, RawVolume) and volume.header
+    np.testing.assert_array_equal(volume.read(), EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.TIFF"])
+@pytest.mark.parametrize(("compression", "kind"), [(None, RawVolume), ("zlib", PlaneVolume)])
+def testTiffIsOpenedByItsEnding(tmp_path, name, compression, kind):
+    tifffile.imwrite(tmp_path / name, EXPECTED.T, compression=compression, **GREY)
+    volume = openVolume(tmp_path / name)
+    assert isinstance(volume, kind) and volume.header == {}
+    np.testing.assert_array_equal(volume.read(), EXPECTED)
+
+
+@pytest.mark.parametrize("name", ["scan", "scan.tif", "scan.2"])
+def testFolderIsAStackWhateverItIsCalled(tmp_path, name):
+    (tmp_path / name).mkdir()
+    for z, plane in enumerate(EXPECTED.T):
+        tifffile.imwrite(tmp_path / name / f"{z}.tif", plane, **GREY)
+    np.testing.assert_array_equal(openVolume(tmp_path / name).read(), EXPECTED)
+
+
+def testContentThatIsNotThatOfTheEndingIsRefusedInOneLine(tmp_path):
+    writeVolume(tmp_path / "a.tif", EXPECTED, {})
+    tifffile.imwrite(tmp_path / "a.nrrd", EXPECTED.T, **GREY)
+    for name, words in (("a.tif", "is no readable TIFF file"), ("a.nrrd", "is no NRRD file")):
+        with pytest.raises(PipelineError) as caught:
+            openVolume(tmp_path / name)
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def testEveryFormatHasItsModule():
+    for module in set(FORMATS.values()):
+        assert (ROOT / "engine" / "volumes" / f"{module}.py").is_file()
+
+
+@pytest.mark.parametrize(("name", "isLoaded"), [("a.nrrd", False), ("a.tif", True)])
+def testTifffileIsLoadedForTiffAlone(tmp_path, name, isLoaded):
+    writeVolume(tmp_path / "a.nrrd", EXPECTED, {})
+    tifffile.imwrite(tmp_path / "a.tif", EXPECTED.T, **GREY)
+    code = "import sys; from engine.volumes.formats import openVolume; openVolume(sys.argv[1])"
+    code += "; print('tifffile' in sys.modules)"
+    command = [sys.executable, "-c", code, str(tmp_path / name)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(isLoaded)
+
+
+@pytest.mark.parametrize("script", ["prepareData", "predictData"])
+def testHelpLoadsNoTifffile(script):
+    command = [sys.executable, "-X", "importtime", f"{script}.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "engine.volumes.formats" in done.stderr and "tifffile" not in done.stderr
