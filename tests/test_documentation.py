@@ -1,5 +1,6 @@
 """README and docs/: links, flags, paths; run as a script it writes docs/parameters.md anew."""
 
+import functools
 import importlib
 import re
 import sys
@@ -16,7 +17,17 @@ from engine.base.parameters import declareParameters, tabulateParameters  # noqa
 SCRIPTS = ("prepareData", "trainingAndValidation", "predictData")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "RESULTS.md"]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-FOREIGN = {"help", "folder", "logdir", "baseline", "training", "signal", "tables", "instructions", "threads"}
+FOREIGN = {
+    "help",
+    "folder",
+    "logdir",
+    "baseline",
+    "training",
+    "signal",
+    "sides",
+    "against",
+}  # of other programs
+FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 INTRODUCTION = """# Parameters
 
 Every parameter is a constant at the top of its script and a flag of the same name: `--Nepochs 2`. Change it
@@ -34,28 +45,57 @@ def writeParameters():
     return "".join(parts)
 
 
-def anchorsOf(page):
-    """Give the anchors of the headings of a page, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+def listAnchors(text):
+    """List the anchors of the headings of a page, as GitHub makes them; a comment in a command is none."""
+    anchors = []
+    for heading in re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.MULTILINE):
+        anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        again = sum(re.fullmatch(rf"{re.escape(anchor)}(-\d+)?", other) is not None for other in anchors)
+        anchors.append(f"{anchor}-{again}" if again else anchor)
+    return anchors
+
+
+def listCommands(text):
+    """List the commands of a page that run one of the scripts: its name, and the flags they give it."""
+    spans = [line for block in FENCED.findall(text) for line in block.splitlines()]
+    spans += re.findall(r"`([^`]+)`", FENCED.sub("", text))
+    found = []
+    for span in spans:
+        if match := re.search(rf"(?<![\w/])({'|'.join(SCRIPTS)})\.py\b([^#]*)", span):
+            found.append((match[1], re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", match[2])))
+    return found
+
+
+@functools.cache
+def flagsOf(name):
+    """Give the flags of a script."""
+    names = {part.name for part in declareParameters(importlib.import_module(name))}
+    switches = {part.name for part in declareParameters(importlib.import_module(name)) if part.kind is bool}
+    return frozenset(names | {f"no-{name}" for name in switches} | {"help"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def testLinksLeadSomewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text(encoding="utf-8"))):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
         found = (page.parent / path).resolve() if path else page
         assert found.exists(), f"{page.name}: {target}"
-        assert not anchor or anchor in anchorsOf(found), f"{page.name}: {target}"
+        assert not anchor or anchor in listAnchors(found.read_text(encoding="utf-8")), (
+            f"{page.name}: {target}"
+        )
 
 
-@pytest.mark.parametrize("page", PAGES[:-1], ids=NAMES[:-1])
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def testCommandsGiveTheirScriptFlagsThatItHas(page):
+    for name, flags in listCommands(page.read_text(encoding="utf-8")):
+        assert set(flags) <= flagsOf(name), f"{page.name}: {name}.py"
+
+
+@pytest.mark.parametrize("page", PAGES[:-1], ids=NAMES[:-1])  # the last one is full of those of benchmarks
 def testFlagsExist(page):
-    known = {part.name for name in SCRIPTS for part in declareParameters(importlib.import_module(name))}
-    known |= {f"no-{name}" for name in known}
+    known = frozenset().union(*map(flagsOf, SCRIPTS))
     for flag in re.findall(r"(?<![\w-])--([a-zA-Z][\w-]*)", page.read_text(encoding="utf-8")):
         assert flag in known | FOREIGN, f"{page.name}: --{flag}"
 
@@ -71,6 +111,20 @@ def testEveryModuleIsInTheDrawing():
     for path in (ROOT / "engine").glob("*/*.py"):
         if path.name != "__init__.py":
             assert f"`{path.relative_to(ROOT)}`" in text
+
+
+def testAnchorsAreThoseOfHeadings():
+    text = "# One `word`\n```sh\n# no heading\n```\n## GPU, and more\n### One word\n"
+    assert listAnchors(text) == ["one-word", "gpu-and-more", "one-word-1"]
+
+
+def testCommandsAreFoundInBlocksAndInLines():
+    text = (
+        "Give `python3 prepareData.py\n--cover`, `--seed` or `python3 benchmarks/startup.py --repeats 1`:\n\n"
+        "1. so\n\n   ```sh\n   python3 predictData.py --dryRun  # not --seed\n   ```\n"
+    )
+    assert listCommands(text) == [("predictData", ["dryRun"]), ("prepareData", ["cover"])]
+    assert "cover" in flagsOf("prepareData") and "cover" not in flagsOf("predictData")
 
 
 def testReadmeIsShort():
