@@ -54,7 +54,7 @@ y1: int | None = None  # the same along y
 y2: int | None = None  # the same along y
 z1: int | None = None  # the same along z
 z2: int | None = None  # the same along z
-nameReference: Path | None = None  # its manual mask; without it *_mask.nrrd beside it; none = no scores
+nameReference: Path | None = None  # its manual mask; without it one called *_mask beside it; none = no scores
 positiveLabel: str = ""  # value or values (with commas) of the reference; empty: as in the training
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did

@@ -25,15 +25,14 @@ FOREIGN = {
     "training",
     "signal",
     "sides",
-    "against",
 }  # of other programs
 FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 INTRODUCTION = """# Parameters
 
 Every parameter is a constant at the top of its script and a flag of the same name: `--Nepochs 2`. Change it
-there for good, or give the flag for once. `--help` shows this table too. A path given as a flag is relative
-to the folder you are in; the presets belong to the folder of the scripts. This page is written from the
-scripts (`python3 tests/test_documentation.py`).
+there for good, or give the flag for once. `--help` shows the same, under the same headings. A path given as
+a flag is relative to the folder you are in; the presets belong to the folder of the scripts. This page is
+written from the scripts (`python3 tests/test_documentation.py`).
 """
 
 
