@@ -28,10 +28,10 @@ from engine.base.passes import passOver
 from engine.network.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
-from engine.prediction.backends import chooseBackend, openStream
+from engine.prediction.backends import chooseBackend
 from engine.prediction.execute import Method, execute
 from engine.prediction.journal import openResult
-from engine.prediction.layout import Geometry, tileSection
+from engine.prediction.layout import Geometry
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
 from engine.results import kinds
@@ -41,7 +41,6 @@ from engine.volumes.formats import openVolume
 from engine.volumes.growing import describeScale
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
 from engine.volumes.targets import chooseTargets
-from engine.volumes.tiff import requireTifffile
 from engine.volumes.volume import Region, checkRegion, chooseSlab, watchSlabs
 from functions import VoxelScores, dropVoxels, predictProbability, readModel
 
@@ -108,8 +107,6 @@ def main(arguments: argparse.Namespace) -> None:
     inputs |= {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
     kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
     runs.refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
-    if arguments.outputFormat == kinds.TIFF:
-        requireTifffile()
     reference = openReference(arguments.nameReference, volume)
     plan, values = readModel(arguments.modelFile, arguments.weightFile)
     contract = findContract(weights)
@@ -120,9 +117,8 @@ def main(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
     request = runs.Request(volume, region, scope, arguments.modelFile, weights, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
-    results = kinds.chooseResults(
-        arguments.nameOutput, arguments.outputFormat, switches, hasReference=reference is not None
-    )
+    hasReference = reference is not None
+    results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
     preferInstructions(arguments.engine, arguments.precision)
     backend = chooseBackend(arguments.engine, arguments.precision)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
@@ -135,31 +131,39 @@ def main(arguments: argparse.Namespace) -> None:
         say(*runs.describeRequest(request), f"Normalisation: {describeNormalization(contract, scope)}")
         say(*runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
         say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
-        looks, settings = Looks(request.shape, results, reference is not None), plainSettings(arguments)
-        if not run.isFinished:
-            stream = openStream(backend, run.steps, run.layout.slab, tileSection(geometry, run.layout))
-            if arguments.dryRun or run.isLong:
-                say(runs.estimateDuration(stream, run))
         if arguments.dryRun:
+            say(runs.estimateDuration(runs.openNetwork(run), run))
             return
-        if run.isFinished:
-            if looks.areWanted:
-                passOver(listGreys(request, region), looks.watch("grey"))
-            clock.lap("statistics")
-        else:
-            clock.lap("building the network")
-            predictRegion(run, stream, looks, clock)
-            del stream  # the particles need its memory
-            runs.recordRun(run, settings, threshold, clock.seconds)
-        page = Page(volume.path.name, f"{run.origin['device']}, {run.origin['precision']}", settings)
-        for target in targets:
-            evaluation = Evaluation(target, criteria, reference, results, looks, page)
-            counts = evaluate(run, evaluation, clock)
-        if outdated := kinds.listOutdated(arguments.nameOutput, results.values()):
-            say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
-        record = runs.recordRun(run, settings, threshold, clock.seconds, counts)
-        say(runs.describeEnd(request, clock))
-        say(*(f"  {relativePath(path)}" for path in (arguments.nameOutput, *results.values(), record)))
+        looks = Looks(request.shape, results, hasReference)
+        page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
+        evaluations = [Evaluation(part, criteria, reference, results, looks, page) for part in targets]
+        carryOut(run, evaluations, clock)
+
+
+def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> None:
+    """Predict what is not predicted yet, make the results of every target, and tell of them."""
+    request, (_, criteria, _, paths, looks, page) = (
+        run.request,
+        evaluations[0],
+    )  # but for the target all agree
+    if run.isFinished:
+        if looks.areWanted:
+            passOver(listGreys(request, request.region), looks.watch("grey"))
+        clock.lap("statistics")
+    else:
+        stream = runs.openNetwork(run)
+        if run.isLong:
+            say(runs.estimateDuration(stream, run))
+        clock.lap("building the network")
+        predictRegion(run, stream, looks, clock)
+        del stream  # the particles need its memory
+        runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
+    counts = [evaluate(run, evaluation, clock) for evaluation in evaluations]
+    if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
+        say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
+    record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
+    say(runs.describeEnd(request, clock))
+    say(*(f"  {relativePath(path)}" for path in (request.nameOutput, *paths.values(), record)))
 
 
 # ----------------------------------------------------------------------------------------------- prediction
@@ -178,8 +182,7 @@ def predictRegion(run: runs.Run, stream: Stream, looks: Looks, clock: Stopwatch)
     unusable.refuse(volume.path)
     mean, std = moments.finish()
     if std == 0:
-        scope = request.normalization
-        say(f"Warning: all voxels of the {scope} have the same grey value; it becomes zeros")
+        say(f"Warning: all voxels of the {request.normalization} have the same grey value; it becomes zeros")
     clock.lap("statistics")
     header = resultHeader(volume, region, request.outputType) | describeScale(request.outputType)
     method, job = Method(readModel, predictProbability), run.makeJob((mean, std))
@@ -208,10 +211,8 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
 
     clock.lap("opening")
     request, result = run.request, openVolume(run.request.nameOutput)
-    header, slab = (
-        resultHeader(request.volume, request.region, np.uint8),
-        chooseSlab(request.shape, request.memoryBudget),
-    )
+    header = resultHeader(request.volume, request.region, np.uint8)
+    slab = chooseSlab(request.shape, request.memoryBudget)
     hasParticles = kinds.needParticles(paths)
     frame = readFrame(header)._replace(why=request.volume.frame.why)
     isMeasured = hasParticles or (reference is not None and criteria.minimumVoxels > 1)
@@ -232,9 +233,8 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
         subject = outcome.Subject(request.shape, frame, header | criteria._asdict(), target)
         pairs = outcome.listPairs(result, None, request.region, target, slab)
         outcome.writeVolumes(pairs, findings, subject, paths, looks)
-        settings = (
-            criteria._asdict() | runs.describeInputs(run) | outcome.describeReference(reference, target)
-        )
+        settings = criteria._asdict() | runs.describeInputs(run)
+        settings |= outcome.describeReference(reference, target)
         say(*outcome.writeTables(findings, subject, evaluation, settings))
     clock.lap("particles")
     if "overview" in paths:

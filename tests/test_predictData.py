@@ -299,7 +299,10 @@ def testTiffGivesTheResultsOfNrrd(models, tmp_path, capfd, isFolder):
         assert arrays[0][1]["spacings"].tolist() == arrays[1][1]["spacings"].tolist()
     tables = [(tmp_path / kind / "scan_segmented_particles.csv").read_text() for kind in ("nrrd", "tiff")]
     assert tables[0] == tables[1] and "volume_um3" in tables[0]
-    predictData.main(predictData.parseArguments(["--nameInput", str(tmp_path / "tiff" / name), *words[:-2]]))
-    assert (
-        "Lengths are in voxels: the TIFF gives no size of a voxel; --voxelSize does" in capfd.readouterr().out
-    )
+    flags = ["--nameInput", str(tmp_path / "tiff" / name), *words[:-1], "0.65 0.65 0.65 µm"]
+    predictData.main(predictData.parseArguments(flags))
+    assert "is finished" in capfd.readouterr().out  # the same size in other words
+    predictData.main(predictData.parseArguments(flags[:-2]))
+    printed = capfd.readouterr().out
+    assert "Lengths are in voxels: the TIFF gives no size of a voxel; --voxelSize does" in printed
+    assert "begun anew: voxelSize was 0.65 0.65 0.65 um, is None" in printed  # its header tells it

@@ -74,7 +74,7 @@ def chooseBackend(engine: str, precision: str) -> Backend:
         raise PipelineError("Keras has no float16 on a CPU", expected="float32 or bfloat16")
     if engine == "keras":
         return Backend(engine, precision, describeDevice(), isGpu)
-    device = f"CPU ({processorName()}, {coreCount()} cores), openvino with {describeOneDnn()}"
+    device = f"CPU ({processorName()}, {coreCount()} cores), {engine} with {describeOneDnn()}"
     return Backend(engine, precision, device, isGpu)
 
 

@@ -21,7 +21,7 @@ from engine.base.records import (
     writeJson,
 )
 from engine.network.devices import SAME_TO_ROUNDING
-from engine.prediction.backends import Backend, availableMemory, baseMemory
+from engine.prediction.backends import Backend, availableMemory, baseMemory, openStream
 from engine.prediction.job import Job
 from engine.prediction.journal import Journal
 from engine.prediction.layout import GIB, Geometry, Layout, chooseLayout, tileSection, workFactor
@@ -90,6 +90,11 @@ class Run(NamedTuple):
         """List what no earlier run has predicted."""
         finished = Journal(self.request.nameOutput).finished() if self.isGoingOn else ()
         return leaveOut(listTasks(self.geometry, self.layout), finished)
+
+    @property
+    def madeBy(self) -> str:
+        """Device and precision of the probability, in words."""
+        return f"{self.origin['device']}, {self.origin['precision']}"
 
     @property
     def tileCount(self) -> int:
@@ -173,7 +178,8 @@ def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str
         "precision": backend.precision,
     }
     if request.voxelSize:
-        identity["voxelSize"] = request.voxelSize
+        frame = request.volume.frame  # the result's header tells it
+        identity["voxelSize"] = " ".join([*(f"{side:g}" for side in frame.sides), frame.unit])
     if digests:
         identity |= {name: digests[path] for name, path in _namedInputs(request).items()}
     return identity
@@ -247,6 +253,11 @@ def describeRun(run: Run) -> list[str]:
             devices = ", ".join(run.record["devices"][:-1])
             lines.append(f"Predicted so far by {devices}: {SAME_TO_ROUNDING}")
     return lines
+
+
+def openNetwork(run: Run) -> Stream:
+    """Build the network on its back end, for the tiles of a run."""
+    return openStream(run.backend, run.steps, run.layout.slab, tileSection(run.geometry, run.layout))
 
 
 def estimateDuration(stream: Stream, run: Run) -> str:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.volumes.formats import findBeside, stemOf
+from engine.volumes.tiff import requireTifffile
 from engine.volumes.volume import Volume
 
 POSITIVE, REST = np.uint8(0), np.uint8(255)  # published
@@ -119,6 +121,8 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
         raise PipelineError("nameOutput must end with .nrrd", file=nameOutput)
     if nameOutput.is_dir():
         raise PipelineError("nameOutput is a folder", file=nameOutput)
+    if outputFormat == TIFF:
+        requireTifffile()
     outputs = nameOutput, nameOutput.with_suffix(".json"), *nameResults(nameOutput, outputFormat).values()
     for written in outputs:
         for name, path in inputs.items():
@@ -127,15 +131,13 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
 
 
 def nameManualMask(nameInput: Path) -> Path:
-    """Name the manual mask that belongs to a volume: a file, or a folder of slices; there or not."""
-    stem = f"{nameInput.stem.removesuffix('_data')}_mask"
-    named = [nameInput.with_name(stem + ending) for ending in (".nrrd", ".tif", ".tiff", "")]
-    return next((path for path in named if path.exists()), named[0])
+    """Name the manual mask that belongs to a volume, whether it is there or not."""
+    return findBeside(nameInput, f"{stemOf(nameInput).removesuffix('_data')}_mask")
 
 
 def nameProbability(nameInput: Path) -> Path:
     """Name the probability of a volume."""
-    return nameInput.with_name(f"{nameInput.stem.removesuffix('_data')}_segmented.nrrd")
+    return nameInput.with_name(f"{stemOf(nameInput).removesuffix('_data')}_segmented.nrrd")
 
 
 def nameInputs(volume: Volume, modelFile: Path) -> dict[str, Path]:

@@ -57,7 +57,7 @@ def withVoxelSize(volume: Volume, voxelSize: str) -> Volume:
     sides, unit = _parseVoxelSize(voxelSize)
     before = volume.frame
     known = before.sides * METRES[before.unit] / METRES[unit] if before.unit in METRES else sides
-    if not np.allclose(known, sides, rtol=0.01):
+    if not np.allclose(known, sides, rtol=0.01, atol=0):
         words = f"the file gives a voxel the sides {known.tolist()} {unit}, voxelSize {sides.tolist()}"
         LOGGER.warning("%s: %s", volume.path, words)
     turned = np.eye(3) if before.why else before.directions / before.sides[:, np.newaxis]

@@ -27,6 +27,7 @@ MOST_CHANNELS = 4  # of a single slice; more than these are slices
 SCREENS = (72, 96, 100, 150, 300, 600)  # dots an inch that programs write of themselves
 TAG_SCALES = {2: 25400.0, 3: 10000.0}  # micrometres of an inch, of a centimetre
 MICRONS = ("um", "µm", "μm", "micron", "microns")
+PREDICTORS = (1, 2)  # none, differences along a row
 BUILT_IN = (1, 8, 32946, 32773)  # none, deflate, packed bits: tifffile needs no other package
 UNKNOWN = "the TIFF gives no size of a voxel; --voxelSize does"
 FLAT = "is a single slice, no volume"
@@ -216,8 +217,10 @@ def _decode(page: Any, path: Path) -> np.ndarray:
     try:
         return page.asarray()
     except Exception as error:
-        if page.compression not in BUILT_IN:
-            rule = f"its compression {page.compression.name} cannot be read"
+        compression, predictor = page.keyframe.compression, page.keyframe.predictor
+        if compression not in BUILT_IN or predictor not in PREDICTORS:
+            way = f" with predictor {predictor.name}" if predictor not in PREDICTORS else ""
+            rule = f"its compression {compression.name}{way} cannot be read"
             remedy = "pip install imagecodecs, or save it uncompressed"
             raise PipelineError(rule, file=path, remedy=remedy) from error
         raise PipelineError(f"the data are truncated or damaged: {error}", file=path) from error

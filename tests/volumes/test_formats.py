@@ -11,7 +11,8 @@ from places import ROOT
 from sampleVolumes import EXPECTED, writeVolume
 
 from engine.base.errors import PipelineError
-from engine.volumes.formats import FORMATS, isVolumeName, openVolume
+from engine.results.kinds import nameProbability
+from engine.volumes.formats import FORMATS, findBeside, isVolumeName, openVolume, stemOf
 from engine.volumes.planes import PlaneVolume
 from engine.volumes.rawData import RawVolume
 
@@ -83,3 +84,15 @@ def testHelpLoadsNoTifffile(script):
     command = [sys.executable, "-X", "importtime", f"{script}.py", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "engine.volumes.formats" in done.stderr and "tifffile" not in done.stderr
+
+
+def testADotInTheNameOfAFolderIsNoEnding(tmp_path):
+    for name in ("scan_0.65um", "scan_0.70um_mask", "scan.tif"):
+        (tmp_path / name).mkdir()
+    assert stemOf(tmp_path / "scan_0.65um") == "scan_0.65um"
+    assert stemOf(tmp_path / "scan_0.65um.nrrd") == "scan_0.65um" and stemOf(tmp_path / "scan.tif") == "scan"
+    assert findBeside(tmp_path / "scan_0.70um", "scan_0.70um_mask").name == "scan_0.70um_mask"
+    assert findBeside(tmp_path / "a", "a_mask").name == "a_mask.nrrd"
+    (tmp_path / "a_mask.tiff").touch()
+    assert findBeside(tmp_path / "a", "a_mask").name == "a_mask.tiff"
+    assert nameProbability(tmp_path / "scan_0.65um").name == "scan_0.65um_segmented.nrrd"

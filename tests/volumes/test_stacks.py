@@ -212,14 +212,14 @@ def testNonsenseIsNoVoxelSize(tmp_path, text):
 # ------------------------------------------------------------------------------------------------- bad input
 
 
-def writeLzw(path):
-    """Write a file that says it is compressed by LZW."""
-    tifffile.imwrite(path, makePlanes(), compression="zlib", **GREY)
+def writeClaim(path, name, value, **options):
+    """Write a compressed file whose pages claim something that needs another package."""
+    tifffile.imwrite(path, makePlanes(), compression="zlib", **GREY, **options)
     content = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
-        places = [page.tags["Compression"].valueoffset for page in tiff.pages]
+        places = [page.tags[name].valueoffset for page in tiff.pages]
     for place in places:
-        struct.pack_into("<H", content, place, 5)
+        struct.pack_into("<H", content, place, value)
     path.write_bytes(content)
 
 
@@ -259,8 +259,13 @@ BAD = {
     ),
     "nothing": (lambda p: None, "there is no such file"),
     "compressed": (
-        writeLzw,
+        lambda p: writeClaim(p, "Compression", 5),
         "its compression LZW cannot be read; pip install imagecodecs, or save it uncompressed",
+    ),
+    "predicted": (
+        lambda p: writeClaim(p, "Predictor", 3, predictor=2),
+        "its compression ADOBE_DEFLATE with predictor FLOATINGPOINT cannot be read; "
+        "pip install imagecodecs, or save it uncompressed",
     ),
 }
 
@@ -269,7 +274,7 @@ BAD = {
 def testWhatIsNoVolumeIsToldInOneLine(tmp_path, case):
     damage, words = BAD[case]
     damage(tmp_path / "a.tif")
-    if case == "compressed" and pytest.importorskip("tifffile").TIFF.DECOMPRESSORS.get(5):
+    if case in ("compressed", "predicted") and pytest.importorskip("tifffile").TIFF.DECOMPRESSORS.get(5):
         pytest.skip("imagecodecs is installed")
     assert refuse(tmp_path / "a.tif") == f"{tmp_path / 'a.tif'}: {words}"
 
