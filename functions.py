@@ -14,10 +14,15 @@ import numpy as np
 
 from engine.base.arrays import measureMoments, refuseNonFinite, slowestFirst
 from engine.base.errors import PipelineError
+from engine.learning.regions import drawMoments
+from engine.measures.scores import VoxelScores
+from engine.measures.scores import dropVoxels as dropVoxels
+from engine.measures.scores import scoreCounts as scoreCounts
 from engine.network.devices import loadKeras
 from engine.network.models import Weights, readArchitecture, readWeights
 from engine.network.plan import VARIABLES, Layer, sizeOf, weightedLayers
 from engine.prediction.job import Job
+from engine.prediction.noData import NoDataSink
 from engine.prediction.tasks import Range, Task
 from engine.prediction.tiles import Sink, Stream, predictVolume
 from engine.preparation.samples import Samples
@@ -286,6 +291,7 @@ class Drawing(NamedTuple):
     stepsPerEpoch: int  # 0: an epoch takes every sub-volume once
     patchSide: int  # 0: whole sub-volumes
     positiveShare: float
+    regions: bool
     turns: bool
     greyScale: float
     greyOffset: float
@@ -324,7 +330,10 @@ def drawBatch(
     isPositive = spread(drawing.positiveShare, len(indices), generator)
     pairs = []
     for index, isAround in zip(indices, isPositive, strict=True):
-        image, mask = samples.read(*placePatch(generator, samples, drawing.sidesOf(samples), isAround, index))
+        place = placePatch(generator, samples, drawing.sidesOf(samples), isAround, index)
+        image, mask = samples.read(*place)
+        if drawing.regions:
+            image = prep_img(image, *drawMoments(generator, samples, *place))
         if drawing.turns:
             image, mask = turnPatch(generator, image, mask)
         image = varyGrey(generator, image, drawing.greyScale, drawing.greyOffset, drawing.greyNoise)
@@ -514,11 +523,14 @@ def predictProbability(
         Parts of the region; default: all of it. What the sink has already is left out.
     """
     (left, _), (top, _), (first, last) = job.region
+    scale = job.scale
+    if scale.noData is not None:
+        sink = NoDataSink(sink, volume, job.region, scale.noData)
 
     def readPlanes(plane: int, rows: Range, columns: Range, slab: int) -> Iterator[np.ndarray]:
         part = (left + columns[0], left + columns[1]), (top + rows[0], top + rows[1]), (first + plane, last)
         for block in volume.slabs(part, slab):  # (x, y, z)
-            yield prep_img(block.T, *job.moments)  # (z, y, x)
+            yield prep_img(scale.mend(block).T, scale.mean, scale.std)  # (z, y, x)
 
     predictVolume(readPlanes, job.geometry, job.layout, stream, sink, tasks)
 
@@ -553,43 +565,3 @@ def scoreBlocks(blocks: Iterable[tuple[np.ndarray, np.ndarray]], threshold: floa
     for probability, reference in blocks:
         scores.add(0, probability, reference)
     return scores.finish()
-
-
-class VoxelScores:
-    """Scores of a prediction that comes block by block: `add` each, then `finish`."""
-
-    def __init__(self, threshold: float) -> None:
-        self.threshold, self._tp, self._found, self._true, self._size = threshold, 0, 0, 0, 0
-
-    def add(self, z: int, probability: np.ndarray, reference: np.ndarray) -> None:
-        """Count the voxels of a block; bool reference."""
-        positive = probability >= self.threshold
-        self._tp += int(np.count_nonzero(positive & reference))
-        self._found += int(np.count_nonzero(positive))
-        self._true += int(np.count_nonzero(reference))
-        self._size += reference.size
-
-    def finish(self) -> dict[str, float]:
-        """Give the scores as `scoreVoxels` does."""
-        tp, fp, fn = self._tp, self._found - self._tp, self._true - self._tp
-        return {"tp": tp, "fp": fp, "fn": fn, "tn": self._size - tp - fp - fn} | scoreCounts(tp, fp, fn)
-
-
-def dropVoxels(scores: dict[str, float], lost: int, lostTrue: int) -> dict[str, float]:
-    """Score a prediction again without some of its positive voxels, of which `lostTrue` were right."""
-    tp, fp, fn = scores["tp"] - lostTrue, scores["fp"] - lost + lostTrue, scores["fn"] + lostTrue
-    return {"tp": tp, "fp": fp, "fn": fn, "tn": scores["tn"] + lost - lostTrue} | scoreCounts(tp, fp, fn)
-
-
-def scoreCounts(tp: float, fp: float, fn: float) -> dict[str, float]:
-    """Compute precision, recall, Dice and IoU from counts; NaN where nothing is positive."""
-
-    def share(part: float, whole: float) -> float:
-        return part / whole if whole else float("nan")
-
-    return {
-        "precision": share(tp, tp + fp),
-        "recall": share(tp, tp + fn),
-        "dice": share(2 * tp, 2 * tp + fp + fn),
-        "iou": share(tp, tp + fp + fn),
-    }

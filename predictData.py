@@ -12,26 +12,31 @@ Out: the probability as float32 NRRD with the geometry of the input; from it a m
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from engine.base.arrays import Moments, NonFinite
 from engine.base.console import Stopwatch, relativePath, runScript, say
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
 from engine.base.machine import preferInstructions
 from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.passes import passOver
-from engine.network.contracts import chooseScope, chooseThreshold, describeNormalization, findContract
+from engine.network.contracts import (
+    chooseMoments,
+    chooseScope,
+    chooseThreshold,
+    describeNormalization,
+    findContract,
+)
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
 from engine.prediction.backends import chooseBackend
 from engine.prediction.execute import Method, execute
 from engine.prediction.journal import openResult
 from engine.prediction.layout import Geometry
+from engine.prediction.statistics import describeFinding, listGreys, measureRequest
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
 from engine.results import kinds
@@ -40,8 +45,9 @@ from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.growing import describeScale
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
+from engine.volumes.scale import Finding
 from engine.volumes.targets import chooseTargets
-from engine.volumes.volume import Region, checkRegion, chooseSlab, watchSlabs
+from engine.volumes.volume import checkRegion, chooseSlab
 from functions import VoxelScores, dropVoxels, predictProbability, readModel
 
 # ------------------------------------------------------------------------------------------------ parameters
@@ -57,6 +63,9 @@ nameReference: Path | None = None  # its manual mask; without it one called *_ma
 positiveLabel: str = ""  # value or values (with commas) of the reference; empty: as in the training
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
+moments: Literal["", "plain", "robust"] = ""  # of the z-score; empty: as in the training, else robust
+momentsOf: str = ""  # scan that this one was cut from, or "mean,std": the z-score is theirs
+noData: str = "auto"  # grey value that means none; auto: recognised; none: all are values
 # network
 modelFile: Path = Path("modelAndWeights/final-uNet_model.h5")  # depth and width of the network
 weightFile: Path = Path("modelAndWeights/final-trained-weights.h5")  # used unless --modelFile stands alone
@@ -115,6 +124,7 @@ def main(arguments: argparse.Namespace) -> None:
     targets = chooseTargets(arguments.positiveLabel, contract.positiveLabel if contract else None)
     scope = chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
+    asked |= {"moments": chooseMoments(arguments.moments, contract)}
     request = runs.Request(volume, region, scope, arguments.modelFile, weights, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
@@ -155,7 +165,10 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
         if run.isLong:
             say(runs.estimateDuration(stream, run))
         clock.lap("building the network")
-        predictRegion(run, stream, looks, clock)
+        found = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
+        say(*describeFinding(request, found))
+        clock.lap("statistics")
+        predictRegion(run, stream, found, clock)
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
     counts = [evaluate(run, evaluation, clock) for evaluation in evaluations]
@@ -169,32 +182,15 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
 # ----------------------------------------------------------------------------------------------- prediction
 
 
-def predictRegion(run: runs.Run, stream: Stream, looks: Looks, clock: Stopwatch) -> None:
-    """Measure mean and standard deviation of the z-score, and predict the region into the result."""
-    request, moments, unusable = run.request, Moments(), NonFinite()
-    volume, region, grey = request.volume, request.region, looks.watch("grey")
-    if request.normalization == "volume" and request.shape != volume.shape:
-        if looks.areWanted:
-            passOver(listGreys(request, region), grey)
-        passOver(listGreys(request, None), moments, unusable)
-    else:
-        passOver(listGreys(request, region), moments, unusable, grey)
-    unusable.refuse(volume.path)
-    mean, std = moments.finish()
-    if std == 0:
-        say(f"Warning: all voxels of the {request.normalization} have the same grey value; it becomes zeros")
-    clock.lap("statistics")
-    header = resultHeader(volume, region, request.outputType) | describeScale(request.outputType)
-    method, job = Method(readModel, predictProbability), run.makeJob((mean, std))
+def predictRegion(run: runs.Run, stream: Stream, found: Finding, clock: Stopwatch) -> None:
+    """Predict the region into the result."""
+    request = run.request
+    kind = request.outputType
+    header = resultHeader(request.volume, request.region, kind) | describeScale(kind)
+    method, job = Method(readModel, predictProbability), run.makeJob(found.scale)
     with openResult(request.nameOutput, request.shape, header, run.record, run.isGoingOn) as result:
-        execute(method, volume, job, result, stream)
+        execute(method, request.volume, job, result, stream)
     clock.lap("prediction")
-
-
-def listGreys(request: runs.Request, region: Region | None) -> Iterator[tuple[np.ndarray]]:
-    """Read grey values of a region, or of the whole volume, as blocks (z, y, x)."""
-    slab = chooseSlab(request.volume.shape if region is None else request.shape, request.memoryBudget)
-    return ((block.T,) for block in watchSlabs(request.volume, region, slab, "Measuring"))
 
 
 # ------------------------------------------------------------------------------------------------- particles

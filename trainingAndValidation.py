@@ -62,6 +62,7 @@ learningData: Path = Path("pythonFiles")  # folder with the .npy files
 stepsPerEpoch: int = 50  # steps of an epoch; 0 = every sub-volume once
 patchSide: int = 64  # voxels, a multiple of 8; side of the patches drawn from sub-volumes; 0 = whole ones
 positiveShare: float = 0.5  # 0 to 1, of the patches that lie around a positive voxel
+regions: bool = True  # z-score each patch by a random region around it, as a crop of the scan would be
 turns: bool = True  # right-angle turns and reflections
 greyScale: float = 0.1  # standard deviation of the logarithm of a factor on the z-scored grey values
 greyOffset: float = 0.1  # standard deviation of what is added to them
@@ -94,6 +95,7 @@ PUBLISHED = {  # what --recipe published changes: from the value above, unless t
     "stepsPerEpoch": (50, 0),
     "patchSide": (64, 0),
     "positiveShare": (0.5, 0.0),
+    "regions": (True, False),
     "turns": (True, False),
     "greyScale": (0.1, 0.0),
     "greyOffset": (0.1, 0.0),

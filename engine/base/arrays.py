@@ -58,17 +58,17 @@ class Moments:
     def merge(self, block: np.ndarray) -> None:
         """Take the voxels of a block."""
         values = block.astype(np.float64).ravel(order="K")
-        middle = float(values.mean())
-        with np.errstate(invalid="ignore"):  # infinite grey values: refused by `NonFinite`
+        with np.errstate(invalid="ignore", over="ignore"):  # such grey values are refused afterwards
+            middle = float(values.mean())
             values -= middle
         difference, known = middle - self._mean, self._count
         self._count += values.size
         self._mean += difference * values.size / self._count
-        self._squares += float(values @ values) + difference**2 * known * values.size / self._count
+        self._squares += float(values @ values) + difference * difference * known * values.size / self._count
 
     def finish(self) -> tuple[float, float]:
         """Give mean and standard deviation; the deviation of equal values, whose mean is rounded, is 0."""
-        std = (self._squares / self._count) ** 0.5
+        std = (self._squares / self._count) ** 0.5 if self._count else 0.0
         return self._mean, 0.0 if std < ROUNDING * abs(self._mean) else std
 
 

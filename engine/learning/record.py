@@ -81,6 +81,7 @@ def beginContract(
             "parameterCount": countParameters(plan),
         },
         normalization=preparation.get("normalization"),
+        moments=preparation.get("moments"),
         positiveLabel=preparation.get("positiveLabel"),
         training={
             "command": commandLine(),

@@ -15,6 +15,7 @@ class Contract(NamedTuple):
 
     architecture: dict[str, int] = {}  # base_depth, levelCount, parameterCount
     normalization: str | None = None  # of the training data: subVolume or volume
+    moments: str | None = None  # plain or robust
     positiveLabel: list[int] | int | None = None  # in the manual masks; one number in the oldest files
     thresholds: dict[str, float] | None = None  # {file: best one}; empty: unfinished
     diceAtThreshold: dict[str, float] = {}  # {file: Dice of the validation data there}
@@ -119,6 +120,11 @@ def chooseScope(wanted: str, contract: Contract | None, shape: tuple[int, ...], 
     if all(stop - start == side for (start, stop), side in zip(region, shape, strict=True)):
         return "volume"
     return wanted or ("volume" if contract and contract.normalization == "volume" else "region")
+
+
+def chooseMoments(wanted: str, contract: Contract | None) -> str:
+    """Choose which mean and standard deviation: plain (published) or robust; where nothing tells, robust."""
+    return wanted or (contract.moments if contract else None) or "robust"
 
 
 def describeNormalization(contract: Contract | None, scope: str) -> str:

@@ -4,6 +4,7 @@ import json
 from typing import NamedTuple
 
 from engine.prediction.layout import Geometry, Layout
+from engine.volumes.scale import Scale
 
 
 class Job(NamedTuple):
@@ -11,7 +12,7 @@ class Job(NamedTuple):
 
     volume: str
     region: tuple[tuple[int, int], ...]
-    moments: tuple[float, float]  # mean and standard deviation of the z-score
+    scale: Scale  # mean and standard deviation of the z-score, and what is no grey value
     geometry: Geometry
     layout: Layout
     modelFile: str = ""
@@ -30,5 +31,5 @@ class Job(NamedTuple):
         fields = json.loads(text)
         size, cell, halo = fields["geometry"]
         fields |= {"geometry": Geometry(tuple(size), cell, halo), "layout": Layout(*fields["layout"])}
-        fields |= {"region": tuple(map(tuple, fields["region"])), "moments": tuple(fields["moments"])}
+        fields |= {"region": tuple(map(tuple, fields["region"])), "scale": Scale.of(fields["scale"])}
         return cls(**fields)

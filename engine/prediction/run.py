@@ -30,6 +30,7 @@ from engine.prediction.tasks import Task, leaveOut, listTasks
 from engine.prediction.tiles import Stream, timeSlab
 from engine.volumes.growing import partialName
 from engine.volumes.nrrdGeometry import voxelSizeOf
+from engine.volumes.scale import Scale
 from engine.volumes.volume import Volume
 
 MANY_SLABS = 100  # from which on timing two of them in advance is worth it
@@ -51,6 +52,9 @@ class Request(NamedTuple):
     precision: str
     memoryBudget: float  # GiB; 0: by what is free
     voxelSize: str = ""  # as asked for; empty: that of the file
+    moments: str = "robust"  # or plain
+    momentsOf: str = ""  # another scan or "mean,std"; empty: its own
+    noData: str = "auto"  # none, or a number
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:
@@ -78,12 +82,12 @@ class Run(NamedTuple):
     origin: dict[str, Any]  # what the probability was made with, now or by an earlier run
     isFinished: bool  # by an earlier run
 
-    def makeJob(self, moments: tuple[float, float]) -> Job:
+    def makeJob(self, scale: Scale) -> Job:
         """Make the job that is left to do."""
         request = self.request
         files = request.volume.path, request.modelFile, request.weightFile, request.nameOutput
         volume, model, weights, output = (str(path.resolve()) for path in files)
-        cut = request.region, moments, self.geometry, self.layout
+        cut = request.region, scale, self.geometry, self.layout
         return Job(volume, *cut, model, weights, self.backend.engine, self.backend.precision, output)
 
     def missing(self) -> list[Task]:
@@ -174,6 +178,7 @@ def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str
         "outputEncoding": request.outputEncoding,
         "region": [list(axis) for axis in request.region],
         "normalization": request.normalization,
+        **{name: getattr(request, name) for name in ("moments", "momentsOf", "noData")},
         "engine": backend.engine,
         "precision": backend.precision,
     }

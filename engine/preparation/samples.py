@@ -47,6 +47,10 @@ class Samples:
         image, mask = (self._open(path)[index, *place, 0] for path in (self.images, self.masks))
         return np.array(image), np.array(mask)
 
+    def readImage(self, index: int, place: Place) -> np.ndarray:
+        """Read grey values alone."""
+        return np.array(self._open(self.images)[index, *place, 0])
+
     def positiveVoxel(self, index: int, rank: int) -> tuple[int, int, int]:
         """Find the voxel with this number among the positive ones of a sample."""
         ends = np.cumsum(self.positives[index])

@@ -1,0 +1,95 @@
+"""Counts of grey values that come block by block, and the quantiles that follow from them."""
+
+import copy
+
+import numpy as np
+
+FINE_BINS = 1 << 16
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class Histogram:
+    """Counts of grey values: each value of 8 or 16 bits by itself, others to 0.8 % of their size.
+
+    Parameters
+    ----------
+    dtype : np.dtype
+        Of the voxels.
+    """
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.isExact = dtype.kind in "iu" and dtype.itemsize <= 2
+        self._lowest = int(np.iinfo(dtype).min) if self.isExact else 0
+        self.counts = np.zeros(1 << (8 * dtype.itemsize if self.isExact else 16), np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        """Count values; of any shape."""
+        self.counts += np.bincount(self._keysOf(values).ravel("K"), minlength=len(self.counts))
+
+    def without(self, value: float, count: int) -> "Histogram":
+        """Give the same but for so many voxels of one value."""
+        other = copy.copy(self)
+        other.counts = self.counts.copy()
+        other.counts[int(self._keysOf(np.array([value]))[0])] -= count
+        return other
+
+    @property
+    def lowest(self) -> float:
+        """Lower bound of the smallest value."""
+        return float(self.edgesOf(int(np.argmax(self.counts > 0)))[0])
+
+    @property
+    def highest(self) -> float:
+        """Upper bound of the largest value."""
+        return float(self.edgesOf(len(self.counts) - 1 - int(np.argmax(self.counts[::-1] > 0)))[1])
+
+    def _keysOf(self, values: np.ndarray) -> np.ndarray:
+        """Give the bins of values as numbers, in the order of the values."""
+        if self.isExact:
+            return np.subtract(values, self._lowest, dtype=np.int32, casting="unsafe")
+        if values.dtype.kind != "f" or values.dtype.itemsize > 4:
+            values = np.clip(values.astype(np.float64), -LARGEST, LARGEST)
+        bits = np.ascontiguousarray(values, np.float32).view(np.int32)
+        return ((bits >> 16) ^ ((bits >> 31) & 0x7FFF)) + 0x8000  # negative floats count backwards
+
+    def edgesOf(self, key: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give the smallest and the largest value of a bin."""
+        key = np.asarray(key)
+        if self.isExact:
+            return (key + self._lowest).astype(float), (key + self._lowest).astype(float)
+        high = key.astype(np.int64) - 0x8000
+        first = (high ^ ((high >> 63) & 0x7FFF)) << 16
+        near, far = first, first | 0xFFFF
+        near, far = (bits.astype(np.int32).view(np.float32).astype(float) for bits in (near, far))
+        return np.minimum(near, far), np.maximum(near, far)
+
+    def quantile(self, share: float) -> tuple[float, float]:
+        """Give the bounds between which a quantile lies."""
+        return _quantile(self, share)
+
+
+def _quantile(histogram: "Histogram | FineHistogram", share: float) -> tuple[float, float]:
+    """Give the edges of the bin of a quantile."""
+    ends = np.cumsum(histogram.counts)
+    low, high = histogram.edgesOf(np.searchsorted(ends, share * (ends[-1] - 1), "right"))
+    return float(low), float(high)
+
+
+class FineHistogram:
+    """Counts of equally wide bins between two values; what lies outside goes into the outermost ones."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.width, self.counts = low, (high - low) / FINE_BINS, np.zeros(FINE_BINS, np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        """Count values; of any shape."""
+        keys = np.clip((values.astype(np.float64) - self.low) / self.width, 0, FINE_BINS - 1).astype(np.int64)
+        self.counts += np.bincount(keys.ravel("K"), minlength=FINE_BINS)
+
+    def edgesOf(self, key: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give the smallest and the largest value of a bin."""
+        return self.low + self.width * np.asarray(key), self.low + self.width * (np.asarray(key) + 1)
+
+    def quantile(self, share: float) -> tuple[float, float]:
+        """Give the bounds between which a quantile lies."""
+        return _quantile(self, share)

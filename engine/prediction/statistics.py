@@ -1,0 +1,125 @@
+"""The grey values of a prediction: read once, and what the z-score follows from."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from engine.base.errors import PipelineError
+from engine.base.passes import Observer, passOver
+from engine.prediction.run import Request
+from engine.volumes.formats import openVolume
+from engine.volumes.greys import Greys, NoData
+from engine.volumes.scale import Finding, measureScale, requireUsable
+from engine.volumes.volume import Region, Volume, chooseSlab, watchSlabs
+
+OWN = ""  # of --momentsOf: the scan itself
+
+
+def listGreys(request: Request, region: Region | None) -> Iterator[tuple[np.ndarray]]:
+    """Read grey values of a region, or of the whole volume, as blocks (z, y, x)."""
+    return _listBlocks(request.volume, region, request.memoryBudget)
+
+
+def measureRequest(request: Request, observer: Observer | None = None) -> Finding:
+    """Measure the grey values that a prediction is z-scored by.
+
+    Parameters
+    ----------
+    request : Request
+        Region or volume, kind of moments, no-data value, another scan whose statistics count.
+    observer : Observer, optional
+        Sees the region once.
+
+    Returns
+    -------
+    Finding
+        Of the region or the volume; its scale has the moments of the other scan where one is named.
+
+    Raises
+    ------
+    PipelineError
+        Voxels that are not finite, numbers that float32 cannot hold, another scan that is none.
+    """
+    observers = [observer] if observer else []
+    isWhole = request.shape == request.volume.shape
+    if request.normalization == "volume" and not isWhole:
+        if observers:
+            passOver(listGreys(request, request.region), *observers)
+        found = _measure(request, request.volume, None, [])
+    else:
+        found = _measure(request, request.volume, request.region, observers)
+    if request.momentsOf == OWN:
+        return found
+    mean, std = _readMoments(request)
+    return found._replace(scale=found.scale._replace(mean=mean, std=std))
+
+
+def _measure(request: Request, volume: Volume, region: Region | None, observers: list[Observer]) -> Finding:
+    """Walk over a volume as often as its scale needs it."""
+
+    def walk(*seeing: Observer) -> None:
+        passOver(_listBlocks(volume, region, request.memoryBudget), *seeing)
+
+    greys = Greys(volume.dtype, NoData.parse(request.noData))
+    walk(greys, *observers)
+    greys.refuse(volume.path)
+    found = measureScale(greys, walk, request.moments == "robust")
+    requireUsable(found, volume)
+    return found
+
+
+def _listBlocks(volume: Volume, region: Region | None, memoryBudget: float) -> Iterator[tuple[np.ndarray]]:
+    """Read a region as blocks (z, y, x), with a progress bar if it takes a while."""
+    shape = volume.shape if region is None else tuple(stop - start for start, stop in region)
+    slabs = watchSlabs(volume, region, chooseSlab(shape, memoryBudget), "Measuring")
+    return ((block.T,) for block in slabs)
+
+
+def _readMoments(request: Request) -> tuple[float, float]:
+    """Give the moments that are asked for: two numbers, or those of another scan."""
+    numbers = parseMoments(request.momentsOf)
+    if numbers:
+        return numbers
+    other = openVolume(request.momentsOf)
+    return _measure(request, other, None, []).scale[:2]
+
+
+def parseMoments(text: str) -> tuple[float, float] | None:
+    """Read `mean,std`; None where the text is a name.
+
+    Raises
+    ------
+    PipelineError
+        The deviation is not above 0.
+    """
+    try:
+        mean, std = map(float, text.split(","))
+    except ValueError:
+        return None
+    if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
+        raise PipelineError("momentsOf needs a mean and a standard deviation above 0", received=text)
+    return mean, std
+
+
+def describeFinding(request: Request, found: Finding) -> list[str]:
+    """Tell what is left out of the statistics, and warn of a constant scan."""
+    scale, lines = found.scale, []
+    if found.noDataCount:
+        what = f"No data: {_share(found.noDataCount, found)} hold {scale.noData:g}"
+        remedy = "--noData none makes them grey values"
+        lines.append(f"{what}: left out of mean and deviation, predicted as matrix ({remedy})")
+    if found.beyondCount:
+        beyond = "lie beyond {:.4g} to {:.4g}, hot voxels or zingers?".format(*scale.fences)
+        what = f"Warning: {_share(found.beyondCount, found)} {beyond}"
+        seen = "the network sees {:.4g} or {:.4g} there".format(*scale.ends)
+        remedy = "--moments plain keeps them"
+        lines.append(f"{what} Mean and deviation are without them, {seen} ({remedy})")
+    if scale.std == 0:
+        same = f"all voxels of the {request.normalization} have the same grey value"
+        lines.append(f"Warning: {same}; it becomes zeros")
+    return lines
+
+
+def _share(count: int, found: Finding) -> str:
+    """Tell a number of voxels, and how many of all these are."""
+    return f"{count} voxels ({count / found.count:.3%})"

@@ -1,0 +1,172 @@
+"""What the grey values of a volume are like: moments, quantiles, extremes and noise, in one walk."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.base.arrays import Moments
+from engine.base.errors import PipelineError
+from engine.base.histograms import Histogram
+
+TAIL = 0.01  # share of the voxels below the lower and above the upper quantile
+NOISE_ROWS = 4  # of so many rows one is looked at
+NOISE_FACTOR = 1 / (0.67449 * 2**0.5)  # from the median difference of two normal values to their deviation
+NO_DATA_SHARE = 0.001  # of the voxels
+NO_DATA_RUNS = 0.8  # share of them whose neighbour along x is one as well: a region, not single voxels
+NO_DATA_GAP = 0.25  # to the next grey value, in distances of the two quantiles of the others
+NO_DATA_FAR = 3.0  # the same where there is no noise: air of a calculated volume is one value as well
+
+
+class _Extreme:
+    """The smallest value of a volume, or with `sign` -1 the largest one, and the region it fills.
+
+    A smaller value than before begins anew: no voxel seen so far had it, so one walk is enough.
+    """
+
+    def __init__(self, dtype: np.dtype, sign: int) -> None:
+        self._dtype, self._sign, self.value = dtype, sign, None
+        self.count = self.runs = 0
+        self.rim = Histogram(dtype)  # of the values that adjoin it along x
+
+    def add(self, planes: np.ndarray, values: np.ndarray) -> None:
+        """Take planes (z, y, x), and those of their values that count."""
+        value = values.min() if self._sign > 0 else values.max()
+        if self.value is None or self._sign * float(value) < self._sign * float(self.value):
+            self.value, self.count, self.runs = value, 0, 0
+            self.rim = Histogram(self._dtype)
+        elif value != self.value:
+            return
+        isThere = planes == value
+        self.count += int(np.count_nonzero(isThere))
+        self.rim.add(_besides(planes, isThere))
+        self.runs += int(np.count_nonzero(isThere[..., :-1] & isThere[..., 1:]))
+
+
+class _Known:
+    """The region that a declared value fills: what `_Extreme` knows of the one it finds."""
+
+    def __init__(self, dtype: np.dtype, value: float) -> None:
+        self.value, self.count, self.rim = value, 0, Histogram(dtype)
+
+    def add(self, planes: np.ndarray) -> np.ndarray:
+        """Take planes (z, y, x); gives where the value is."""
+        isThere = equals(planes, self.value)
+        self.count += int(np.count_nonzero(isThere))
+        self.rim.add(_besides(planes, isThere))
+        return isThere
+
+
+def _split(planes: np.ndarray, isKept: np.ndarray) -> list[np.ndarray]:
+    """List the voxels of each plane that count, where there are any."""
+    return [plane[kept] for plane, kept in zip(planes, isKept, strict=True) if kept.any()]
+
+
+def equals(values: np.ndarray, value: float) -> np.ndarray:
+    """Tell where an array has a value, which may be NaN."""
+    return np.isnan(values) if np.isnan(value) else values == value
+
+
+def _besides(planes: np.ndarray, isThere: np.ndarray) -> np.ndarray:
+    """List the finite values of planes (z, y, x) that adjoin the marked ones along x."""
+    left, right = isThere[..., :-1], isThere[..., 1:]
+    isBorder = left ^ right
+    values = np.where(left[isBorder], planes[..., 1:][isBorder], planes[..., :-1][isBorder])
+    return values[np.isfinite(values)]
+
+
+class NoData(NamedTuple):
+    """Which grey value means that there is none."""
+
+    value: float | None = None  # as declared
+    isSought: bool = True  # recognise an extreme one that fills a region
+
+    @classmethod
+    def parse(cls, text: str) -> "NoData":
+        """Read `auto`, `none` or a number, which may be nan; PipelineError for anything else."""
+        if text in ("auto", "none"):
+            return cls(None, text == "auto")
+        try:
+            return cls(float(text), False)
+        except ValueError:
+            raise PipelineError("noData must be auto, none or a number", received=repr(text)) from None
+
+
+class Greys:
+    """What one walk over the grey values of a volume finds out: an observer.
+
+    Parameters
+    ----------
+    dtype : np.dtype
+        Of the voxels.
+    noData : NoData
+        A declared value is left out of everything, another one looked for.
+    """
+
+    def __init__(self, dtype: np.dtype, noData: NoData) -> None:
+        self.moments, self.histogram = Moments(), Histogram(dtype)
+        self.differences = Histogram(np.dtype(np.float32))  # of neighbours along x
+        self.declared = None if noData.value is None else _Known(dtype, noData.value)
+        self._isSought = noData.isSought
+        self.extremes = _Extreme(dtype, 1), _Extreme(dtype, -1)
+        self.count = self.unusableCount = 0
+
+    def add(self, z: int, planes: np.ndarray) -> None:
+        """Take planes (z, y, x)."""
+        self.count += planes.size
+        isKept = None if self.declared is None else ~self.declared.add(planes)
+        values = planes if isKept is None else planes[isKept]
+        if planes.dtype.kind == "f" and (bad := values.size - int(np.count_nonzero(np.isfinite(values)))):
+            self.unusableCount += bad
+        elif values.size:
+            for plane in planes if isKept is None else _split(planes, isKept):
+                self.moments.merge(plane)
+            self.histogram.add(values)
+            for extreme in self.extremes:
+                extreme.add(planes, values)
+            rows = np.s_[:, ::NOISE_ROWS]
+            self._addNoise(planes[rows], None if isKept is None else isKept[rows])
+
+    def _addNoise(self, rows: np.ndarray, isKept: np.ndarray | None) -> None:
+        """Count differences of neighbours, but for those inside of a region of one extreme value."""
+        isFlat = (rows == self.extremes[0].value) | (rows == self.extremes[1].value)
+        isUsed = ~(isFlat[..., 1:] & isFlat[..., :-1])
+        if isKept is not None:
+            isUsed &= isKept[..., 1:] & isKept[..., :-1]
+        wide = rows.astype(np.float32 if rows.dtype.itemsize < 4 else np.float64)
+        self.differences.add(np.abs(np.diff(wide))[isUsed])
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of white noise with these differences of neighbours."""
+        if not self.differences.counts.any():
+            return 0.0
+        return sum(self.differences.quantile(0.5)) / 2 * NOISE_FACTOR
+
+    def refuse(self, fileName: str | Path) -> None:
+        """Raise PipelineError naming the file where there were voxels that are NaN or infinite."""
+        if self.unusableCount:
+            raise PipelineError(
+                f"{self.unusableCount} voxels are NaN or infinite",
+                file=fileName,
+                remedy="replace them by a grey value and repeat, or declare a value with --noData",
+            )
+
+    def findNoData(self) -> _Known | _Extreme | None:
+        """Find the value that means "no data": declared, or an extreme one that fills a region."""
+        if self.declared is not None:
+            return self.declared if self.declared.count else None
+        return next(filter(self._isNoData, self.extremes), None) if self._isSought else None
+
+    def _isNoData(self, extreme: _Extreme) -> bool:
+        """Whether an extreme value fills a region and says nothing else."""
+        isRegion = extreme.runs >= NO_DATA_RUNS * extreme.count
+        if extreme.count < max(NO_DATA_SHARE * self.count, 1) or not isRegion:
+            return False
+        others = self.histogram.without(extreme.value, extreme.count)
+        if not others.counts.any():
+            return False
+        (low, _), (_, high) = others.quantile(TAIL), others.quantile(1 - TAIL)
+        nearest = others.lowest if extreme.value < low else others.highest
+        far = max(NO_DATA_GAP * (high - low), 3 * self.noise) if self.noise else NO_DATA_FAR * (high - low)
+        return abs(nearest - float(extreme.value)) > far > 0

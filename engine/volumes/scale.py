@@ -1,0 +1,183 @@
+"""The scale of the grey values: what is left in mean and standard deviation, and what replaces the rest.
+
+Moments are plain (published) or robust. Robust ones are the same bits as plain ones where no voxel lies
+beyond the fences: the quantiles at 1 % and 99 %, and three times their distance beyond them. What lies
+further out are hot voxels and zingers. A value that means "no data" is left out of both.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.base.arrays import Moments
+from engine.base.errors import PipelineError
+from engine.base.histograms import FineHistogram, Histogram
+from engine.base.passes import Observer
+from engine.volumes.greys import TAIL, Greys, equals
+from engine.volumes.volume import Volume
+
+REACH = 3.0  # fences lie so many distances of the two quantiles beyond them
+LARGEST_VALUE = 1e30  # of a grey value, and of one over their deviation
+STEPS = 64  # of float64 that a standard deviation must have
+COARSE = 64  # bins between the quantiles below which they are looked at again
+
+
+class Scale(NamedTuple):
+    """What the z-score of a volume is made with, as plain data; None: nothing is replaced."""
+
+    mean: float
+    std: float
+    fences: tuple[float, float] | None = None  # grey values beyond them become the ends
+    ends: tuple[float, float] | None = None
+    noData: float | None = None  # this value becomes the fill
+    fill: float | None = None
+
+    @classmethod
+    def of(cls, fields: list) -> "Scale":
+        """Make it from what JSON holds of it."""
+        return cls(*(tuple(field) if isinstance(field, list) else field for field in fields))
+
+    def mend(self, block: np.ndarray) -> np.ndarray:
+        """Replace what is no grey value; gives the block itself where there is no such voxel."""
+        if self.noData is not None:
+            block = _replace(block, equals(block, self.noData), self.fill)
+        if self.fences is not None:
+            for end, isBeyond in zip(self.ends, self._beyond(block), strict=True):
+                block = _replace(block, isBeyond, end)
+        return block
+
+    def keep(self, plane: np.ndarray) -> np.ndarray:
+        """Give the voxels of a plane that are left in the statistics, as a list."""
+        isLeft = np.zeros(plane.shape, bool)
+        if self.noData is not None:
+            isLeft |= equals(plane, self.noData)
+        if self.fences is not None:
+            isLeft |= np.logical_or(*self._beyond(plane))
+        return plane[~isLeft]
+
+    def _beyond(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tell which voxels lie below and above the fences."""
+        return block < self.fences[0], block > self.fences[1]
+
+
+def _replace(block: np.ndarray, isThere: np.ndarray, value: float) -> np.ndarray:
+    """Put a value, in the type of the block, where it is marked; order in memory stays."""
+    if not isThere.any():
+        return block
+    block = block.copy(order="K")
+    block[isThere] = value
+    return block
+
+
+class _Kept:
+    """Hands on what a scale leaves in: an observer."""
+
+    def __init__(self, scale: Scale, take: Callable[[np.ndarray], None]) -> None:
+        self._scale, self._take, self.count = scale, take, 0
+
+    def add(self, z: int, planes: np.ndarray) -> None:
+        """Take planes (z, y, x)."""
+        for plane in planes:
+            if (values := self._scale.keep(plane)).size:
+                self._take(values)
+                self.count += values.size
+
+
+class Finding(NamedTuple):
+    """The scale of a volume, and what its grey values are like."""
+
+    scale: Scale
+    extent: tuple[float, float]  # smallest and largest value of all that count
+    histogram: Histogram | FineHistogram  # of the voxels that are left in
+    noise: float  # standard deviation, grey values
+    count: int  # voxels
+    noDataCount: int
+    beyondCount: int  # beyond the fences
+
+
+def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool) -> Finding:
+    """Choose the scale of a volume from what a first walk found; with further ones only where needed.
+
+    Parameters
+    ----------
+    greys : Greys
+        What the first walk found.
+    walk : callable
+        Shows the whole volume to an observer once more.
+    isRobust : bool
+        Leave out what lies beyond the fences.
+    """
+    noData, histogram, scale = greys.findNoData(), greys.histogram, Scale(*greys.moments.finish())
+    if noData is not None:
+        if noData is not greys.declared:
+            histogram = histogram.without(noData.value, noData.count)
+        rim = noData.rim if noData.rim.counts.any() else histogram
+        scale = scale._replace(noData=float(noData.value), fill=sum(rim.quantile(0.5)) / 2)
+    extent = _extentOf(greys, noData, histogram)
+    if isRobust and histogram.counts.any():
+        histogram, ends = _chooseEnds(histogram, scale, walk)
+        scale = scale._replace(fences=_fences(*ends), ends=ends) if ends else scale
+    noDataCount = noData.count if noData else 0
+    found = Finding(scale, extent, histogram, greys.noise, greys.count, noDataCount, 0)
+    if scale.fences is None and (noData is None or noData is greys.declared):
+        return found
+    moments = Moments()
+    kept = _Kept(scale, moments.merge)
+    walk(kept)
+    beyondCount = greys.count - noDataCount - kept.count
+    if beyondCount or noData:  # else the moments of the first walk are those of all voxels
+        scale = Scale(*moments.finish(), *scale[2:])
+    if not beyondCount:
+        scale = scale._replace(fences=None, ends=None)
+    return found._replace(scale=scale, beyondCount=beyondCount)
+
+
+def _extentOf(greys: Greys, noData: object, histogram: Histogram) -> tuple[float, float]:
+    """Give the smallest and the largest value that count, to the width of a bin beside a no-data value."""
+    if not histogram.counts.any():
+        return 0.0, 0.0
+    ends = zip(greys.extremes, (histogram.lowest, histogram.highest), strict=True)
+    return tuple(bound if extreme is noData else float(extreme.value) for extreme, bound in ends)
+
+
+def _chooseEnds(
+    histogram: Histogram, scale: Scale, walk: Callable[[Observer], None]
+) -> tuple[Histogram | FineHistogram, tuple[float, float] | None]:
+    """Measure the two quantiles as exactly as the fences need them; None where all lies within the fences."""
+    (low, lowTo), (highFrom, high) = histogram.quantile(TAIL), histogram.quantile(1 - TAIL)
+    first, last = _fences(lowTo, highFrom)
+    if first <= histogram.lowest and histogram.highest <= last:
+        return histogram, None
+    if low < high and highFrom - lowTo < COARSE * max(lowTo - low, high - highFrom):
+        histogram = FineHistogram(low, high)
+        walk(_Kept(scale, histogram.add))
+        lowTo, highFrom = histogram.quantile(TAIL)[0], histogram.quantile(1 - TAIL)[0]
+    return histogram, ((lowTo, highFrom) if lowTo < highFrom else None)
+
+
+def _fences(low: float, high: float) -> tuple[float, float]:
+    """Give the grey values beyond which a voxel is left out."""
+    return low - REACH * (high - low), high + REACH * (high - low)
+
+
+def requireUsable(found: Finding, volume: Volume) -> None:
+    """Refuse grey values that differ by more, or less, than single precision can tell.
+
+    Raises
+    ------
+    PipelineError
+        Numbers beyond 1e30 or deviations below 1e-30 that are no constant, or a large offset that hides them.
+    """
+    mean, std = found.scale[:2]
+    low, high = found.scale.fences or found.extent
+    rule = None
+    if not (np.isfinite(std) and max(abs(low), abs(high)) <= LARGEST_VALUE):
+        rule = f"grey values of {low:.3g} to {high:.3g} are too large for a z-score in single precision"
+    elif 0 < std < 1 / LARGEST_VALUE:
+        rule = f"grey values that differ by {high - low:.3g} are too close for a z-score in single precision"
+    elif low < high and std < STEPS * np.spacing(max(abs(low), abs(high))) and not found.noDataCount:
+        rule = f"the offset of {mean:.3g} hides grey values that differ by {high - low:.3g}"
+    if rule:
+        remedy = "multiply them by a constant, or subtract one, before they are saved"
+        raise PipelineError(rule, file=volume.path, remedy=remedy)
