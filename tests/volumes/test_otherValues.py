@@ -29,7 +29,9 @@ def testValuesInBetweenAreCounted(dtype, depth):
     others = look(maskOf({0: 100, 64: 30, 128: 5, 191: 1}, dtype), "0", depth)
     assert (others.count, others.usual) == (36, 255)
     line = others.describe()
-    assert line.startswith("36 voxels (5.00%) hold neither a positive label (0) nor 255, such as 64, 128, 191,")
+    assert line.startswith(
+        "36 voxels (5.00%) hold neither a positive label (0) nor 255, such as 64, 128, 191,"
+    )
     assert "interpolated mask" in line and "nearest neighbour" in line and "--positiveLabel" in line
 
 
@@ -42,7 +44,7 @@ def testValuesInBetweenAreCounted(dtype, depth):
         ({0: 720}, "0"),
         ({1: 20, 2: 30}, "1-2"),
         ({-1: 20, 3: 30}, "-1,3-5"),
-        ({0: 500} | {label: 7 for label in range(1, 31)}, "!0"),
+        ({0: 500} | dict.fromkeys(range(1, 31), 7), "!0"),
         ({0: 400, 7: 9}, "!0,255"),
     ],
 )
@@ -68,7 +70,9 @@ def testTheMostFrequentOfTheRestIsKnownOnlyAtTheEnd():
 def testFractionsAreToldWhereAllLabelsButSomeArePositive():
     others = look(maskOf({0: 600, 0.25: 9, 3: 11}, "float32"), "!0")
     assert others.count == 9
-    assert others.describe().startswith("9 voxels (1.25%) hold no whole number, such as 0.25: an interpolated")
+    assert others.describe().startswith(
+        "9 voxels (1.25%) hold no whole number, such as 0.25: an interpolated"
+    )
 
 
 def testManyDifferentFractionsStaySmallInMemoryAndAreAllCounted():
