@@ -60,7 +60,7 @@ y2: int | None = None  # the same along y
 z1: int | None = None  # the same along z
 z2: int | None = None  # the same along z
 nameReference: Path | None = None  # its manual mask; without it one called *_mask beside it; none = no scores
-positiveLabel: str = ""  # value or values (with commas) of the reference; empty: as in the training
+positiveLabel: str = ""  # of the reference: 1, 1,2, 1-30 or '!0' (all but 0); empty: as in the training
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
 moments: Literal["", "plain", "robust"] = ""  # of the z-score; empty: as in the training, else robust
@@ -214,13 +214,14 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
     isMeasured = hasParticles or (reference is not None and criteria.minimumVoxels > 1)
     judged = Judged(request.shape, *criteria[:2], frame, reference is not None, isMeasured)
     scores = [VoxelScores(criteria.threshold)] if reference else []
-    pairs = outcome.listPairs(result, reference, request.region, target, slab)
+    others = outcome.OtherValues(target.labels)
+    pairs = outcome.listPairs(result, reference, request.region, target, slab, others)
     passOver(pairs, judged, *scores, looks.watch("probability", "manual"))
     clock.lap("reading back")
     counts = scores[0].finish() if reference else None
     measured = judged.finish(criteria.minimumVoxels) if isMeasured else None
     if counts:
-        say(*outcome.listDoubts(counts, reference, target))
+        say(*outcome.listDoubts(counts, reference, target, others))
         if isMeasured:
             counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
         say(outcome.describeCounts(counts, reference, criteria.threshold))

@@ -25,7 +25,7 @@ from engine.base.parameters import describeSettings, pick, plainSettings, readPa
 from engine.preparation.checks import coverAxis, findLeaks, inspectPair
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, describeRun, isUpToDate, openParts
-from engine.volumes.targets import parseLabels, selectPositive
+from engine.volumes.targets import Labels, parseLabels, selectPositive
 from functions import (
     ROTATION_AXES,
     chooseSubVolumeSide,
@@ -33,7 +33,6 @@ from functions import (
     placeSubVolumes,
     prep_img,
     quarterTurns,
-    readDataImage,
     rotateSubVolume,
 )
 
@@ -41,7 +40,7 @@ FOLDER = Path(__file__).resolve().parent
 
 # ----------------------------------------------------------------------------------------------- parameters
 # data
-positiveLabel: str = "0"  # mask value of precipitates and pores, or several separated by commas
+positiveLabel: str = "0"  # mask value of precipitates and pores, or 1,2 or 1-30 or '!0' (all but 0)
 normalization: Literal["subVolume", "volume"] = "subVolume"  # z-score over each (published) or whole volumes
 trainingImages: Path = Path("trainingImages")  # folder of grey-value volumes
 trainingMasks: Path = Path("trainingMasks")  # folder of their masks
@@ -149,7 +148,7 @@ def planPart(name: str, pairs: list[Pair], cutting: Cutting) -> Part:
     return Part(name, pairs, shape, starts, count * cutting.nb_rotation)
 
 
-def describePart(part: Part, rotationCount: int, labels: list[int]) -> Iterator[str]:
+def describePart(part: Part, rotationCount: int, labels: Labels) -> Iterator[str]:
     """Tell what belongs to what, and how much of it is used; look at every voxel once."""
     yield f"{part.name.capitalize()}: {len(part.pairs)} pairs"
     for pair, starts in zip(part.pairs, part.starts, strict=True):
@@ -167,10 +166,10 @@ def describePart(part: Part, rotationCount: int, labels: list[int]) -> Iterator[
             yield f"  axes {axes}: the sides differ, so the copy is turned by 180 degrees instead of 90"
 
 
-def cutPart(part: Part, rotationCount: int, labels: list[int], scheme: str, warn: Callable[[str], None]):
+def cutPart(part: Part, rotationCount: int, labels: Labels, scheme: str, warn: Callable[[str], None]):
     """Yield normalised sub-volumes and their masks (x, y, z, 1), one volume in memory at a time."""
     for pair, starts in zip(part.pairs, part.starts, strict=True):
-        image, mask = (readDataImage(volume.path.parent, [volume.path.name])[0] for volume in pair)
+        image, mask = (volume.read() for volume in pair)
         moments = measureMoments(image) if scheme == "volume" else None
         for place, axes in cutSubVolumes(starts, part.shape, rotationCount):
             cut = copyInOrder(image[place])  # from the file's order to that of .npy, once

@@ -198,7 +198,7 @@ def badFolders():
         "label no number": (
             lambda f: None,
             ("--positiveLabel", "pore"),
-            ("positiveLabel must be whole numbers", "'pore'"),
+            ("positiveLabel cannot be read (expected whole numbers or ranges", "'pore'"),
         ),
         "missing output folder": (
             lambda f: shutil.rmtree(f / "pythonFiles"),

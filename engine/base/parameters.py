@@ -10,6 +10,7 @@ The annotation gives type and choices, the comment the meaning, a comment line o
 import argparse
 import inspect
 import re
+import sys
 import types
 import typing
 from pathlib import Path
@@ -97,7 +98,7 @@ def readParameters(script: types.ModuleType, argv: list[str] | None = None) -> S
     parser = ScriptParser(script.__doc__, parameters)
     settings = Settings(**{part.name: part.preset for part in parameters})
     settings.preset, settings.edited = dict(vars(settings)), {}
-    settings.given = vars(parser.parse_args(argv))
+    settings.given = vars(parser.parse_args(_joinNegative(sys.argv[1:] if argv is None else argv)))
     vars(settings).update(settings.given)
     for part in parameters:
         value = getattr(settings, part.name)
@@ -105,6 +106,15 @@ def readParameters(script: types.ModuleType, argv: list[str] | None = None) -> S
             known = ", ".join(map(repr, part.choices))
             parser.error(f"{part.name} is {value!r}, not one of {known}")
     return settings
+
+
+def _joinNegative(words: list[str]) -> list[str]:
+    """Write `--flag -5--1` as `--flag=-5--1`: argparse takes such a value for a flag."""
+    joined: list[str] = []
+    for word in words:
+        isValue = joined and re.match("-[0-9]", word) and re.fullmatch(r"--\w+", joined[-1])
+        joined[-1:] = [f"{joined[-1]}={word}"] if isValue else [*joined[-1:], word]
+    return joined
 
 
 def followRecipe(settings: Settings, changes: dict[str, tuple[Any, Any]]) -> Settings:

@@ -16,7 +16,7 @@ class Contract(NamedTuple):
     architecture: dict[str, int] = {}  # base_depth, levelCount, parameterCount
     normalization: str | None = None  # of the training data: subVolume or volume
     moments: str | None = None  # plain or robust
-    positiveLabel: list[int] | int | None = None  # in the manual masks; one number in the oldest files
+    positiveLabel: list[int] | str | int | None = None  # in the manual masks; str: ranges, or all but some
     thresholds: dict[str, float] | None = None  # {file: best one}; empty: unfinished
     diceAtThreshold: dict[str, float] = {}  # {file: Dice of the validation data there}
     bestValidation: dict[str, dict] = {}  # {metric: epoch and scores}

@@ -3,14 +3,15 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from engine.base.arrays import NonFinite
 from engine.base.passes import passOver
 from engine.preparation.pairs import Pair
-from engine.volumes.targets import selectPositive
+from engine.volumes.otherValues import OtherValues
+from engine.volumes.targets import Labels, describeLabels, selectPositive
 from engine.volumes.volume import Volume
 
 BLOCK_VOXELS = 1 << 22  # looked at together, so that memory stays small
@@ -24,7 +25,7 @@ def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
     return isCovered
 
 
-def inspectPair(pair: Pair, used: list[np.ndarray], labels: Sequence[int]) -> tuple[float, list[str]]:
+def inspectPair(pair: Pair, used: list[np.ndarray], labels: Labels) -> tuple[float, list[str]]:
     """Look at every voxel of a pair; refuse numbers that are none.
 
     Parameters
@@ -33,7 +34,7 @@ def inspectPair(pair: Pair, used: list[np.ndarray], labels: Sequence[int]) -> tu
         Image and mask.
     used : list of (side,) bool
         Along x, y and z: the voxels that lie in a sub-volume.
-    labels : sequence of int
+    labels : sequence of int or str
         Positive ones of the mask.
 
     Returns
@@ -48,15 +49,15 @@ def inspectPair(pair: Pair, used: list[np.ndarray], labels: Sequence[int]) -> tu
     passOver(listBlocks(pair.mask), positives, unlabelled)
     unlabelled.refuse(pair.mask.path, "a label")
     fraction = positives.count / math.prod(pair.mask.shape)
-    doubt = _doubtPositives(positives, fraction, labels)
-    return fraction, [f"Warning: {pair.mask.path}: {doubt}"] if doubt else []
+    doubts = _doubtPositives(positives, fraction, labels), positives.others.describe()
+    return fraction, [f"Warning: {pair.mask.path}: {doubt}" for doubt in doubts if doubt]
 
 
-def _doubtPositives(positives: "Positives", fraction: float, labels: Sequence[int]) -> str:
+def _doubtPositives(positives: "Positives", fraction: float, labels: Labels) -> str:
     """Say what looks wrong with a mask; empty: nothing."""
     if fraction in (0, 1):
         missing = "no positive voxel" if fraction == 0 else "nothing but positive voxels"
-        return f"{missing} (positiveLabel {','.join(map(str, labels))})"
+        return f"{missing} (positiveLabel {describeLabels(labels)})"
     if positives.usedCount == 0:
         outside = f"all {positives.count} positive voxels lie outside the sub-volumes"
         return f"{outside}; --cover, with nb_subVol_x, _y and _z 0, uses every voxel"
@@ -64,16 +65,18 @@ def _doubtPositives(positives: "Positives", fraction: float, labels: Sequence[in
 
 
 class Positives:
-    """Counts the positive voxels of a mask, and those of them that lie in a sub-volume."""
+    """Counts the positive voxels of a mask, those of them that lie in a sub-volume, and unclear values."""
 
-    def __init__(self, used: list[np.ndarray], labels: Sequence[int]) -> None:
+    def __init__(self, used: list[np.ndarray], labels: Labels) -> None:
         self._isUsed, self._usedPlanes = used[0] & used[1][:, np.newaxis], used[2]  # (y, x), (z,)
         self._labels, self.count, self.usedCount = labels, 0, 0
+        self.others = OtherValues(labels)
 
     def add(self, z: int, block: np.ndarray) -> None:
         """Take labels (z, y, x)."""
         positive = selectPositive(block, self._labels)
         self.count += int(np.count_nonzero(positive))
+        self.others.add(block, positive)
         inside = positive[self._usedPlanes[z : z + len(positive)]] & self._isUsed
         self.usedCount += int(np.count_nonzero(inside))
 

@@ -20,7 +20,8 @@ from engine.results.kinds import BY_KIND
 from engine.results.looks import Looks
 from engine.results.report import describeContent, packVolumes, writeReport
 from engine.volumes.growing import decodeProbability
-from engine.volumes.targets import Target, selectPositive
+from engine.volumes.otherValues import OtherValues
+from engine.volumes.targets import Target, describeLabels, parseLabels, selectPositive
 from engine.volumes.volume import Region, Volume, watchSlabs
 
 Pairs = Iterator[tuple[np.ndarray, np.ndarray | None]]
@@ -37,14 +38,27 @@ class Findings(NamedTuple):
 # --------------------------------------------------------------------------------------------- the two passes
 
 
-def listPairs(result: Volume, reference: Volume | None, region: Region, target: Target, slab: int) -> Pairs:
-    """Read the written probability and, with a reference, where that is positive: (z, y, x)."""
+def listPairs(
+    result: Volume,
+    reference: Volume | None,
+    region: Region,
+    target: Target,
+    slab: int,
+    others: OtherValues | None = None,
+) -> Pairs:
+    """Read the written probability and, with a reference, where that is positive: (z, y, x).
+
+    `others` is shown the values of the reference.
+    """
     blocks = watchSlabs(result, None, slab, "Measuring particles")
     if not reference:
         yield from ((decodeProbability(block.T), None) for block in blocks)
         return
     for block, mask in zip(blocks, reference.slabs(region, slab), strict=True):  # both to their ends
-        yield decodeProbability(block.T), selectPositive(mask.T, target.labels)
+        positive = selectPositive(mask.T, target.labels)
+        if others:
+            others.add(mask.T, positive)
+        yield decodeProbability(block.T), positive
 
 
 class _Relabelled:
@@ -129,7 +143,7 @@ def describeReference(reference: Volume | None, target: Target) -> dict[str, Any
     if reference:
         files = sorted(set(reference.files))
         described["reference"] = {str(relativePath(path)): digestFile(path) for path in files}
-        described["positiveLabel"] = list(target.labels)
+        described["positiveLabel"] = parseLabels(target.labels)
     return described | {"versions": packageVersions()}
 
 
@@ -170,14 +184,19 @@ def describeCounts(counts: dict[str, float], reference: Volume, threshold: float
     return f"Scores against {reference.path.name} at threshold {threshold:g}: {line}"
 
 
-def listDoubts(counts: dict[str, float], reference: Volume, target: Target) -> list[str]:
-    """Warn of a manual mask whose labels are probably meant the other way round."""
+def listDoubts(
+    counts: dict[str, float], reference: Volume, target: Target, others: OtherValues | None = None
+) -> list[str]:
+    """Warn of a manual mask whose labels are probably meant the other way round, or that was interpolated."""
     share = (counts["tp"] + counts["fn"]) / sum(counts[name] for name in ("tp", "fp", "fn", "tn"))
-    if 0 < share <= 0.5:
-        return []
-    amount = f"{share:.0%} of the voxels are" if share else "no voxel of the region is"
-    rule = f"{amount} positive in {reference.path.name} (label {','.join(map(str, target.labels))})"
-    return [f"Warning: {rule}; the scores mean nothing if --positiveLabel is another one"]
+    doubts = []
+    if not 0 < share <= 0.5:
+        amount = f"{share:.0%} of the voxels are" if share else "no voxel of the region is"
+        rule = f"{amount} positive in {reference.path.name} (label {describeLabels(target.labels)})"
+        doubts.append(f"Warning: {rule}; the scores mean nothing if --positiveLabel is another one")
+    if others and (doubt := others.describe()):
+        doubts.append(f"Warning: {reference.path.name}: {doubt}")
+    return doubts
 
 
 def describeParticles(summary: dict, scores: dict | None, note: str, settings: dict[str, Any]) -> list[str]:

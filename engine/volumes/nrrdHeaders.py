@@ -123,6 +123,7 @@ def readHeader(path: Path) -> tuple[OrderedDict, int]:
     if listed:
         header["data file"] = fields["data file"].split("\n")
     header.update((key, value) for key, value in keyValues.items() if key not in header)
+    _dropSingleAxis(header)
     _checkScalarVolume(path, header)
     _checkGeometry(path, header)
     return header, byteCount
@@ -164,12 +165,11 @@ def _splitLines(path: Path, lines: list[str]) -> tuple[dict[str, str], dict[str,
             raise PipelineError(f"the header has a line that is no 'field: value': {line[:60]!r}", file=path)
         found = fields if separator == ":" else keyValues
         known = _fieldName(name)
-        if (known or name) in found:
-            raise PipelineError(f"the header gives '{name}' twice", file=path)
+        if separator == ":" and known in ("space directions", "measurement frame"):
+            value = _closeVectors(value)
+        _refuseContradiction(path, name, found.get(known or name, value), value)
         if separator == ":":
-            fields[known or name] = (
-                _closeVectors(value) if known in ("space directions", "measurement frame") else value
-            )
+            fields[known or name] = value
         elif known is None:
             keyValues[name] = value
         if known == "data file" and separator == ":" and value.split()[:1] == ["LIST"]:
@@ -177,6 +177,13 @@ def _splitLines(path: Path, lines: list[str]) -> tuple[dict[str, str], dict[str,
     if re.fullmatch(r"none|\((nan|[,\s])+\)", fields.get("space origin", ""), re.IGNORECASE):
         del fields["space origin"]  # unknown; pynrrd writes 'none' but cannot read it
     return fields, keyValues
+
+
+def _refuseContradiction(path: Path, name: str, first: str, second: str) -> None:
+    """Refuse a field that the header gives twice, with different values; blanks are no difference."""
+    if first.split() != second.split():
+        rule = f"the header gives '{name}' twice, as {first[:60]!r} and as {second[:60]!r}"
+        raise PipelineError(rule, file=path, remedy="delete the line that is wrong")
 
 
 def _fieldName(name: str) -> str | None:
@@ -190,13 +197,45 @@ def _closeVectors(value: str) -> str:
     return re.sub(r"\s+([,)])", r"\1", re.sub(r"([(,])\s+", r"\1", value))
 
 
+def _dropSingleAxis(header: dict) -> None:
+    """Leave out a fourth axis of one voxel: the only channel, or the only moment, of a 3D volume."""
+    axis = _findSingleAxis(header)
+    if axis is None:
+        return
+    header["dimension"], header["sizes"] = 3, np.delete(header["sizes"], axis)
+    for name in AXIS_FIELDS:
+        if name in header and len(header[name]) == 4:
+            values = header[name]
+            isArray = isinstance(values, np.ndarray)
+            header[name] = np.delete(values, axis, 0) if isArray else [*values[:axis], *values[axis + 1 :]]
+
+
+def _findSingleAxis(header: dict) -> int | None:
+    """Find the axis of four that is none of space and has one voxel; None where there is no such one.
+
+    Kinds and directions decide; where they do not tell, the only axis of one voxel, or the last of several.
+    """
+    sizes = header["sizes"].tolist()
+    if header["dimension"] != 4 or len(sizes) != 4:
+        return None
+    directions, kinds = spaceDirections(header), header.get("kinds", ())
+    others = {axis for axis, kind in enumerate(kinds[:4]) if kind.lower() not in SCALAR_KINDS}
+    if directions is not None and len(directions) == 4:
+        others |= set(np.flatnonzero(np.isnan(directions).all(axis=1)).tolist())
+    if others:
+        return others.pop() if len(others) == 1 and sizes[min(others)] == 1 else None
+    return max((axis for axis in range(4) if sizes[axis] == 1), default=None)
+
+
 def _checkScalarVolume(path: Path, header: dict) -> None:
     """Refuse what is not one number for each voxel of a 3D grid."""
-    dimension = header["dimension"]
+    dimension, sizes = header["dimension"], header["sizes"].tolist()
     if dimension != 3:
-        what = {2: "a 2D image", 4: "a 4D data set"}.get(dimension, "no 3D volume")
-        raise PipelineError(f"is {what}", file=path, expected="dimension 3", received=dimension)
-    sizes = header["sizes"].tolist()
+        several = f"a 4D data set, {' x '.join(map(str, sizes))} numbers"
+        what = {2: "a 2D image", 4: several}.get(dimension, "no 3D volume")
+        remedy = "save one channel, or one moment, as a 3D volume" if dimension == 4 else None
+        rule = f"is {what}"
+        raise PipelineError(rule, file=path, expected="dimension 3", received=dimension, remedy=remedy)
     if len(sizes) != 3 or min(sizes) < 1:
         raise PipelineError("sizes must be three positive numbers", file=path, received=sizes)
     for name in AXIS_FIELDS:
