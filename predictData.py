@@ -137,7 +137,7 @@ def main(arguments: argparse.Namespace) -> None:
     with contextlib.nullcontext() if arguments.dryRun else lock:
         run = runs.prepareRun(request, backend, geometry, describeStream(plan, values), arguments.dryRun)
         clock.lap("digests")
-        say(describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
+        say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
         say(*runs.describeRequest(request), f"Normalisation: {describeNormalization(contract, scope)}")
         say(*runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
         say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))

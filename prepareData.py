@@ -10,7 +10,6 @@ Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDat
 
 import argparse
 import math
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from engine.base.arrays import copyInOrder, measureMoments
 from engine.base.console import describeShape, relativePath, runScript, say, showProgress
 from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
+from engine.base.words import joinWords
 from engine.preparation.checks import coverAxis, findLeaks, inspectPair
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, describeRun, isUpToDate, openParts
@@ -95,7 +95,7 @@ def main(arguments: argparse.Namespace) -> None:
     folder, scheme = arguments.learningData, arguments.normalization
     if not folder.is_dir():
         raise PipelineError("no such folder", file=folder)
-    say(describeSettings(arguments))
+    say(*describeSettings(arguments))
     folders = {
         "training": (arguments.trainingImages, arguments.trainingMasks),
         "validation": (arguments.validationImages, arguments.validationMasks),
@@ -127,7 +127,7 @@ def main(arguments: argparse.Namespace) -> None:
     say(f"Written to {relativePath(folder)}: {', '.join(record['outputs'])}, parameters.json")
     isUsual = folder.resolve() == (FOLDER / learningData).resolve()
     flags = [] if isUsual else ["--learningData", str(relativePath(folder))]
-    say(f"Next: {shlex.join(['python3', 'trainingAndValidation.py', *flags])}")
+    say(f"Next: {joinWords(['python3', 'trainingAndValidation.py', *flags])}")
 
 
 def planPart(name: str, pairs: list[Pair], cutting: Cutting) -> Part:

@@ -140,7 +140,7 @@ def main(arguments: argparse.Namespace) -> None:
             return
         device = describeDevice(machine.isCompiled)
         patch = drawing.sidesOf(data["training"]) if drawing.patchSide else None
-        say(*describeMachine(device), describeSettings(arguments), *describeData(data, patch))
+        say(*describeMachine(device), *describeSettings(arguments), *describeData(data, patch))
         from engine.learning.training import Setup, Training  # loads Keras
 
         loadKeras().utils.set_random_seed(arguments.seed)

@@ -2,8 +2,10 @@
 
 import atexit
 import contextlib
+import errno
 import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -13,13 +15,14 @@ from typing import Any
 
 from engine.base.errors import PipelineError, StoppedBySignal
 from engine.base.files import FULL_DISK
+from engine.base.words import printable
 
 KEPT = "nothing half-written was kept under a final name."
 
 
 def runScript(main: Callable, parseArguments: Callable, afterInterrupt: str = KEPT) -> None:
     """Run a script and leave with 0, 2 (the user can correct it, one line), 130 (Ctrl-C) or 143 (SIGTERM)."""
-    logging.basicConfig(format="Warning: %(message)s")  # what engine/ has to tell; level WARNING
+    openConsole()
     before = signal.signal(signal.SIGTERM, _raiseStopped)
     try:
         main(parseArguments())
@@ -32,12 +35,62 @@ def runScript(main: Callable, parseArguments: Callable, afterInterrupt: str = KE
     except MemoryError as error:
         leave(2, f"Error: out of memory ({error}); close other programs or take a smaller volume or region")
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        words = "the disk is full; free some space and repeat" if error.errno in FULL_DISK else ""
+        if error.errno == errno.ENAMETOOLONG:
+            words = "this name is longer than the file system allows; choose a shorter one"
+        if not words:
             raise
-        leave(2, f"Error: {error.filename or 'output'}: the disk is full; free some space and repeat")
+        leave(2, f"Error: {error.filename or 'output'}: {words}")
     finally:
+        _flushOutput()
         signal.signal(signal.SIGTERM, before)
         atexit.register(gc.freeze)  # or the interpreter looks through all that was loaded: 0.2 s (startup.py)
+
+
+def openConsole() -> None:
+    """Make the streams of this process safe: closed ones, letters they cannot show, warnings of any text.
+
+    Matplotlib is kept from the display, or the notebook, that MPLBACKEND asks for: scripts write files.
+    """
+    os.environ["MPLBACKEND"] = "Agg"
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if _isClosed(number):  # or the next file that is opened would be taken for it
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # a notebook's, or a test's
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("Warning: %(message)s"))
+    logging.basicConfig(handlers=[handler])  # what engine/ has to tell; level WARNING
+
+
+class _OneLine(logging.Formatter):
+    """Writes what engine/ has to tell in one line that any console takes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Write the line, without a traceback."""
+        return printable(super().formatMessage(record))
+
+
+def _isClosed(number: int) -> bool:
+    """Whether a file descriptor is none of an open file."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return True
+    return False
+
+
+def _flushOutput() -> None:
+    """Write what waits for stdout; where nobody reads it any more (| head), no line goes there again."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
 
 
 def _raiseStopped(number: int, frame: object) -> None:
@@ -53,9 +106,11 @@ def showProgress(blocks: Iterable | None = None, **options) -> Any:
 
 
 def say(*lines: str) -> None:
-    """Print lines at once, also where the output is a file."""
+    """Print lines at once, also where the output is a file; work goes on where nobody reads them any more."""
     for line in lines:
-        print(line, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            print(printable(line))
+        _flushOutput()
 
 
 class Stopwatch:
@@ -75,8 +130,8 @@ class Stopwatch:
 def leave(code: int, line: str) -> None:
     """Print one line on stderr and end the process."""
     with contextlib.suppress(OSError):
-        print(f"\r{line}", file=sys.stderr)
-        sys.stdout.flush()
+        print(f"\r{printable(line)}", file=sys.stderr)
+        _flushOutput()
     sys.exit(code)
 
 
@@ -94,5 +149,7 @@ def describeDuration(seconds: float) -> str:
 
 def relativePath(path: Path) -> Path:
     """Give a path as a user in the current folder would type it."""
-    path = path.resolve()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    with contextlib.suppress(FileNotFoundError):  # the current folder was deleted
+        path = path.resolve()
+        return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return path

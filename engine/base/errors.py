@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from engine.base.words import printable
+
 
 class PipelineError(ValueError):
     """A rule of the pipeline that the input breaks, told in one line.
@@ -27,7 +29,7 @@ class PipelineError(ValueError):
         received: object = None,
         remedy: str | None = None,
     ) -> None:
-        line = rule if file is None else f"{file}: {rule}"
+        line = rule if file is None else f"{printable(file)}: {rule}"
         found = [
             f"{word} {value}"
             for word, value in (("expected", expected), ("received", received))
@@ -37,7 +39,7 @@ class PipelineError(ValueError):
             line += f" ({', '.join(found)})"
         if remedy:
             line += f"; {remedy}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
 
 
 class StoppedBySignal(Exception):

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import glob
 import logging
 import os
 import re
@@ -58,8 +59,8 @@ def temporaryName(path: Path) -> Path:
 
 def _removeLeftovers(path: Path) -> None:
     """Delete what killed runs of this machine left of the same file."""
-    start = f".partial-{socket.gethostname()}-"
-    for leftover in path.parent.glob(f"{start}*-{path.name}"):
+    start, name = f".partial-{socket.gethostname()}-", glob.escape(path.name)
+    for leftover in path.parent.glob(f"{glob.escape(start)}*-{name}"):
         processId = leftover.name[len(start) :].split("-")[0]
         if (
             leftover.name == f"{start}{processId}-{path.name}"
@@ -67,7 +68,7 @@ def _removeLeftovers(path: Path) -> None:
             and not _isAlive(int(processId))
         ):
             leftover.unlink(missing_ok=True)
-    for leftover in path.parent.glob(f".partial-*-{path.name}"):
+    for leftover in path.parent.glob(f".partial-*-{name}"):
         foreign = re.fullmatch(r"\.partial-(.+)-\d+-" + re.escape(path.name), leftover.name)
         if foreign and foreign[1] != socket.gethostname():
             _nameLeftover(leftover)

@@ -112,7 +112,7 @@ def containerMemoryGiB(root: Path = Path("/")) -> float:
     """
     least = float("inf")
     with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines():
+        for line in (root / "proc/self/cgroup").read_text(errors="surrogateescape").splitlines():
             _, controllers, place = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue

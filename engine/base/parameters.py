@@ -180,13 +180,13 @@ class ScriptParser(argparse.ArgumentParser):
 # ------------------------------------------------------------------------------------------------ as text
 
 
-def describeSettings(settings: Settings) -> str:
+def describeSettings(settings: Settings) -> list[str]:
     """Tell in a line what is not as preset; in a second one what a recipe has left alone."""
     changed = {name: value for name, value in settings.given.items() if value != settings.preset[name]}
     lines = [f"Parameters: {_join(changed) or 'as preset'}"]
     if settings.edited:
         lines.append(f"Edited in the script, so not as the recipe has it: {_join(settings.edited)}")
-    return "\n".join(lines)
+    return lines
 
 
 def _join(values: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import platform
-import shlex
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from engine.base.errors import PipelineError
 from engine.base.files import writeAtomically
+from engine.base.words import joinWords
 
 PACKAGES = (
     *("keras", "tensorflow", "jax", "openvino"),
@@ -34,7 +34,7 @@ def packageVersions() -> dict[str, str]:
 
 def commandLine() -> str:
     """Command that started this script, without the folder of the interpreter."""
-    return shlex.join(["python3", Path(sys.argv[0]).name, *sys.argv[1:]])
+    return joinWords(["python3", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def digestFile(path: str | Path) -> str:
@@ -44,10 +44,13 @@ def digestFile(path: str | Path) -> str:
 
 
 def writeJson(path: str | Path, content: dict) -> None:
-    """Write a JSON file, atomically; JSON knows no NaN and no infinity, they become null."""
+    r"""Write a JSON file, atomically; JSON knows no NaN and no infinity, they become null.
+
+    Bytes of a name that are no text become \udc80 to \udcff, which is read back as the same name.
+    """
     text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with writeAtomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def finite(content: object) -> object:

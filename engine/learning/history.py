@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.base.console import describeDuration
-from engine.base.drawing import COLOURS, loadPyplot, saveFigure
+from engine.base.drawing import COLOURS, leaveOutFailures, makeFigure, saveFigure
 from engine.base.errors import PipelineError
 from engine.base.files import writeAtomically
 from engine.learning.progress import Progress, Row
@@ -101,6 +101,7 @@ def writeScalars(folder, epoch: int, values: dict[str, float]) -> None:
                     tensorflow.summary.write(tag, scalar, metadata=metadata)
 
 
+@leaveOutFailures
 def drawTrainingCurves(history: list[dict[str, float]], best: dict[str, int], path: str | Path) -> None:
     """Draw loss, Dice, precision, recall and learning rate over the epochs as PNG.
 
@@ -113,8 +114,8 @@ def drawTrainingCurves(history: list[dict[str, float]], best: dict[str, int], pa
     path : path
         The picture.
     """
-    plt = loadPyplot()
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained", sharex=True)
+    figure = makeFigure(figsize=(11, 7.5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
     epochs = np.arange(1, len(history) + 1)
     style = {"marker": "." if len(epochs) < 30 else ""}
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from engine.base.console import describeShape, relativePath
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
 from engine.base.records import digestFile, packageVersions, readJson, refuseAnother
+from engine.base.words import joinWords
 from engine.learning.outputs import Outputs
 from engine.learning.trainingState import Saved, TrainingState
 from engine.network.contracts import findContent, findContract, readContract
@@ -200,5 +200,5 @@ def describeNext(outputs: Outputs) -> list[str]:
     words = [word for flag, file in files.items() for word in (flag, str(relativePath(file)))]
     return [
         "The next command predicts test-file; with --nameInput another volume.",
-        f"Next: {shlex.join(['python3', 'predictData.py', *words])}",
+        f"Next: {joinWords(['python3', 'predictData.py', *words])}",
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.base.drawing import LEAST_SHOWN, REFERENCE_COLOUR, loadPyplot, saveFigure
+from engine.base.drawing import LEAST_SHOWN, REFERENCE_COLOUR, leaveOutFailures, makeFigure, saveFigure
 from engine.base.records import digestFile
 from engine.measures.thresholds import ThresholdScores
 from engine.preparation.samples import Samples
@@ -67,6 +67,7 @@ def _predict(model, image: np.ndarray) -> np.ndarray:
     return np.asarray(model.predict_on_batch(image[np.newaxis, ..., np.newaxis]))[0, ..., 0]
 
 
+@leaveOutFailures
 def drawValidationExample(
     examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]], threshold: float, path: str | Path
 ) -> None:
@@ -81,10 +82,8 @@ def drawValidationExample(
     path : path
         The picture.
     """
-    plt = loadPyplot()
-    figure, grid = plt.subplots(
-        len(examples), 3, figsize=(12, 4.2 * len(examples)), layout="constrained", squeeze=False
-    )
+    figure = makeFigure(figsize=(12, 4.2 * len(examples)), layout="constrained")
+    grid = figure.subplots(len(examples), 3, squeeze=False)
     for axes, (title, image, mask, probability) in zip(grid, examples, strict=True):
         z = int(np.argmax(np.count_nonzero(mask, axis=(0, 1))))
         grey, label, share = (array[:, :, z].T for array in (image, mask, probability))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from engine.base.drawing import withMatplotlib
 from engine.base.errors import PipelineError
 from engine.base.machine import coreCount, instructionSet, processorName
 
@@ -31,7 +32,7 @@ def loadKeras():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault(ONEDNN, "1")  # on AVX2 a training step takes a ninth of the time
     try:
-        with _silencedStderr():
+        with withMatplotlib(), _silencedStderr():
             import keras
     except ImportError as error:
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")

@@ -18,6 +18,7 @@ from engine.volumes.targets import Target
 from engine.volumes.tiff import openTiff
 
 CHUNK_ROWS = 10_000
+MICROMETRES = ("\xb5m", "\u03bcm")  # micro sign, Greek letter
 LENGTHS = ("equivalentDiameter", "axis1", "axis2", "axis3", "nearestNeighbour")
 POWERS = dict.fromkeys(("x", "y", "z", *LENGTHS), "") | {"surfaceArea": "2", "volume": "3"}
 
@@ -104,19 +105,24 @@ def describeSegment(shape: tuple[int, int, int], target: Target) -> dict[str, st
 
 
 def nameColumn(name: str, unit: str) -> str:
-    """Add the unit to the name of a column of `describeParticles`, where it has one that is known."""
+    """Add the unit, micrometres in ASCII, to a column of `describeParticles` where it has a known one."""
+    unit = "um" if unit in MICROMETRES else unit
     return f"{name}_{unit}{POWERS[name]}" if unit and name in POWERS else name
 
 
 def writeTable(table: dict[str, np.ndarray], unit: str, path: Path) -> None:
-    """Write the table of particles as CSV; a number that is not known is left empty."""
+    """Write the table of particles as CSV; a number that is not known is left empty.
+
+    It is plain ASCII, or begins with a mark of UTF-8 where a unit is not: Excel would misread it else.
+    """
     named = {}
     for name, column in table.items():
         named.setdefault(nameColumn(name, unit), column)  # places in voxels are the indices: once is enough
     columns, count = [*named.values()], len(next(iter(table.values())))
     formats = {"f": "%.9g", "U": "%s"}  # the rest: whole numbers
     line = ",".join(formats.get(column.dtype.kind, "%d") for column in columns) + "\n"
-    with writeAtomically(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+    coding = {"encoding": "utf-8" if "".join(named).isascii() else "utf-8-sig", "errors": "backslashreplace"}
+    with writeAtomically(path) as temporary, open(temporary, "w", **coding, newline="") as file:
         csv.writer(file, lineterminator="\n").writerow(named)
         for start in range(0, count, CHUNK_ROWS):
             parts = [column[start : start + CHUNK_ROWS].tolist() for column in columns]

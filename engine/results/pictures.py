@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.base.drawing import LEAST_SHOWN, REFERENCE_COLOUR, loadPyplot, saveFigure
+from engine.base.drawing import LEAST_SHOWN, REFERENCE_COLOUR, leaveOutFailures, makeFigure, saveFigure
 from engine.results.looks import MidSlices, thinning
 from engine.volumes.frame import METRES
 
@@ -13,6 +13,7 @@ PLANES = ((0, 1, 2), (0, 2, 1), (1, 2, 0))  # axis to the right, axis downwards,
 SHORTEST_DRAWN = 1 / 6  # of the longest axis: a shorter one is stretched, a thin volume would be a line
 
 
+@leaveOutFailures
 def drawPrediction(
     image: MidSlices,
     probability: MidSlices,
@@ -35,15 +36,10 @@ def drawPrediction(
     voxelSize : tuple, optional
         Voxel sides and units, for aspect and axes; without it, or with a side of 0 or less: voxels.
     """
-    plt = loadPyplot()
     sides = _describeSides(image.shape, voxelSize)
     widths, height = _chooseSize(sides)
-    figure, grid = plt.subplot_mosaic(
-        [[*"abcx"], [*"defx"]],
-        figsize=(sum(widths) + 3, height),
-        width_ratios=[*widths, 0.15],
-        layout="constrained",
-    )
+    figure = makeFigure(figsize=(sum(widths) + 3, height), layout="constrained")
+    grid = figure.subplot_mosaic([[*"abcx"], [*"defx"]], width_ratios=[*widths, 0.15])
     panels = [[grid[upper], grid[lower]] for upper, lower in ("ad", "be", "cf")]
     shown = np.concatenate([image.slice(axis).ravel() for axis in range(3)])
     shades = dict(zip(("vmin", "vmax"), np.percentile(shown, (0.5, 99.5)), strict=True))

@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.base.files import writeAtomically
 from engine.base.records import finite
+from engine.base.words import SURROGATES, printable
 from engine.results.looks import Preview, chooseFactor
 from engine.volumes.frame import METRES, Frame
 
@@ -148,8 +149,13 @@ def writeReport(path: Path, content: dict[str, Any], volumes: dict[str, np.ndarr
         packed = base64.b64encode(gzip.compress(np.ascontiguousarray(volume).tobytes(), 6, mtime=0)).decode()
         parts.append(f'<script type="application/octet-stream" id="volume-{name}">{packed}</script>')
     text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    text = SURROGATES.sub(lambda found: f"\\{printable(found[0])}", text)  # shown as text: \udce4
     page = TEMPLATE.read_text(encoding="utf-8")
-    places = {"@TITLE@": html.escape(content["title"]), "@DATA@": text, "@VOLUMES@": "\n".join(parts)}
+    places = {
+        "@TITLE@": html.escape(printable(content["title"])),
+        "@DATA@": text,
+        "@VOLUMES@": "\n".join(parts),
+    }
     page = re.sub("|".join(places), lambda found: places[found[0]], page)
     with writeAtomically(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -337,4 +337,5 @@ def formatHeader(header: dict) -> bytes:
     lines = ["NRRD0005"]
     lines += [f"{name}: {write(header[name])}" for name, write in FORMATS.items() if name in header]
     lines += [f"{key}:={value}".replace("\n", "\\n") for key, value in header.items() if key not in FORMATS]
-    return "\n".join([*(line for line in lines if line != "space origin: none"), "", ""]).encode()
+    text = "\n".join([*(line for line in lines if line != "space origin: none"), "", ""])
+    return text.encode("utf-8", "backslashreplace")  # of names that are no text
