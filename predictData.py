@@ -36,7 +36,7 @@ from engine.prediction.backends import chooseBackend
 from engine.prediction.execute import Method, execute
 from engine.prediction.journal import openResult
 from engine.prediction.layout import Geometry
-from engine.prediction.statistics import describeFinding, listGreys, measureRequest
+from engine.prediction.statistics import listGreys, measureRequest
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
 from engine.results import kinds
@@ -45,7 +45,7 @@ from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.growing import describeScale
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
-from engine.volumes.scale import Finding
+from engine.volumes.scale import Finding, describeFinding
 from engine.volumes.targets import chooseTargets
 from engine.volumes.volume import checkRegion, chooseSlab
 from functions import VoxelScores, dropVoxels, predictProbability, readModel
@@ -166,7 +166,7 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
             say(runs.estimateDuration(stream, run))
         clock.lap("building the network")
         found = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
-        say(*describeFinding(request, found))
+        say(*describeFinding(found, request.normalization))
         clock.lap("statistics")
         predictRegion(run, stream, found, clock)
         del stream  # the particles need its memory

@@ -11,13 +11,13 @@ Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDat
 import argparse
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from engine.base.arrays import copyInOrder, measureMoments
+from engine.base.arrays import copyInOrder
 from engine.base.console import describeShape, relativePath, runScript, say, showProgress
 from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
@@ -25,6 +25,8 @@ from engine.base.words import joinWords
 from engine.preparation.checks import coverAxis, findLeaks, inspectPair
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, describeRun, isUpToDate, openParts
+from engine.preparation.sets import describeSets, doubtSets
+from engine.volumes.scale import Finding, Scale, Statistics, measureKept
 from engine.volumes.targets import Labels, parseLabels, selectPositive
 from functions import (
     ROTATION_AXES,
@@ -42,6 +44,8 @@ FOLDER = Path(__file__).resolve().parent
 # data
 positiveLabel: str = "0"  # mask value of precipitates and pores, or 1,2 or 1-30 or '!0' (all but 0)
 normalization: Literal["subVolume", "volume"] = "subVolume"  # z-score over each (published) or whole volumes
+moments: Literal["plain", "robust"] = "robust"  # of all voxels (published), or without hot ones
+noData: str = "auto"  # grey value that means none; auto: recognised; none: all are values
 trainingImages: Path = Path("trainingImages")  # folder of grey-value volumes
 trainingMasks: Path = Path("trainingMasks")  # folder of their masks
 validationImages: Path = Path("validationImages")  # folder of grey-value volumes
@@ -111,15 +115,17 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.force and isUpToDate(record, folder):
         say(f"Nothing changed since the last run: {relativePath(folder)} is kept (--force repeats).")
         return
-    for part in parts:
-        for line in describePart(part, cutting.nb_rotation, labels):
-            say(line)
+    asked = Statistics.parse(arguments.moments, arguments.noData)
+    findings = {part.name: inspectPart(part, cutting.nb_rotation, labels, asked) for part in parts}
+    record["greys"] = describeSets(parts, findings)
+    say(*doubtSets(record["greys"]))
     total = sum(part.sampleCount * math.prod(part.shape) for part in parts)
     bar = showProgress(total=total / 1e6, unit="Mvoxel", desc="Cutting")
     with openParts(folder, record) as writers, bar:
         for part in parts:
             images, masks = writers[part.name]
-            samples = cutPart(part, cutting.nb_rotation, labels, scheme, bar.write)
+            scales = [found.scale for found in findings[part.name]]
+            samples = cutPart(part, scales, cutting.nb_rotation, labels, scheme, bar.write)
             for index, (image, mask) in enumerate(samples):
                 images.write(index, image)
                 masks.write(index, mask)
@@ -148,36 +154,45 @@ def planPart(name: str, pairs: list[Pair], cutting: Cutting) -> Part:
     return Part(name, pairs, shape, starts, count * cutting.nb_rotation)
 
 
-def describePart(part: Part, rotationCount: int, labels: Labels) -> Iterator[str]:
+def inspectPart(part: Part, rotationCount: int, labels: Labels, asked: Statistics) -> list[Finding]:
     """Tell what belongs to what, and how much of it is used; look at every voxel once."""
-    yield f"{part.name.capitalize()}: {len(part.pairs)} pairs"
+    say(f"{part.name.capitalize()}: {len(part.pairs)} pairs")
+    findings = []
     for pair, starts in zip(part.pairs, part.starts, strict=True):
         used = [coverAxis(*axis) for axis in zip(pair.image.shape, starts, part.shape, strict=True)]
-        positive, warnings = inspectPair(pair, used, labels)
-        yield from warnings
-        yield (
+        positive, found, lines = inspectPair(pair, used, labels, asked)
+        findings.append(found)
+        say(
+            *lines,
             f"  {pair.image.path.name}  <->  {pair.mask.path.name}  {describeShape(pair.image.shape)} "
             f"{pair.image.dtype.name}, {positive:.3%} positive, "
-            f"{math.prod(axis.mean() for axis in used):.1%} of the voxels used"
+            f"{math.prod(axis.mean() for axis in used):.1%} of the voxels used",
         )
-    yield f"  {part.sampleCount} sub-volumes of {describeShape(part.shape)} voxels"
+    say(f"  {part.sampleCount} sub-volumes of {describeShape(part.shape)} voxels")
     for axes in ROTATION_AXES[: rotationCount - 1]:
         if quarterTurns(part.shape, axes) == 2:
-            yield f"  axes {axes}: the sides differ, so the copy is turned by 180 degrees instead of 90"
+            say(f"  axes {axes}: the sides differ, so the copy is turned by 180 degrees instead of 90")
+    return findings
 
 
-def cutPart(part: Part, rotationCount: int, labels: Labels, scheme: str, warn: Callable[[str], None]):
+def cutPart(
+    part: Part,
+    scales: list[Scale],
+    rotationCount: int,
+    labels: Labels,
+    scheme: str,
+    warn: Callable[[str], None],
+):
     """Yield normalised sub-volumes and their masks (x, y, z, 1), one volume in memory at a time."""
-    for pair, starts in zip(part.pairs, part.starts, strict=True):
+    for pair, starts, scale in zip(part.pairs, part.starts, scales, strict=True):
         image, mask = (volume.read() for volume in pair)
-        moments = measureMoments(image) if scheme == "volume" else None
         for place, axes in cutSubVolumes(starts, part.shape, rotationCount):
             cut = copyInOrder(image[place])  # from the file's order to that of .npy, once
-            mean, std = moments or measureMoments(cut)
+            mean, std = scale[:2] if scheme == "volume" else measureKept(cut, scale)
             if std == 0:
                 corner = ", ".join(str(axis.start) for axis in place)
                 warn(f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros")
-            both = prep_img(cut, mean, std), selectPositive(copyInOrder(mask[place]), labels)
+            both = prep_img(scale.mend(cut), mean, std), selectPositive(copyInOrder(mask[place]), labels)
             yield tuple(rotateSubVolume(array, axes)[..., np.newaxis] for array in both)
 
 

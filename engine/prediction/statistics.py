@@ -8,8 +8,7 @@ from engine.base.errors import PipelineError
 from engine.base.passes import Observer, passOver
 from engine.prediction.run import Request
 from engine.volumes.formats import openVolume
-from engine.volumes.greys import Greys, NoData
-from engine.volumes.scale import Finding, measureScale, requireUsable
+from engine.volumes.scale import Finding, Statistics, measureVolume
 from engine.volumes.volume import Region, Volume, chooseSlab, watchSlabs
 
 OWN = ""  # of --momentsOf: the scan itself
@@ -56,16 +55,8 @@ def measureRequest(request: Request, observer: Observer | None = None) -> Findin
 
 def _measure(request: Request, volume: Volume, region: Region | None, observers: list[Observer]) -> Finding:
     """Walk over a volume as often as its scale needs it."""
-
-    def walk(*seeing: Observer) -> None:
-        passOver(_listBlocks(volume, region, request.memoryBudget), *seeing)
-
-    greys = Greys(volume.dtype, NoData.parse(request.noData))
-    walk(greys, *observers)
-    greys.refuse(volume.path)
-    found = measureScale(greys, walk, request.moments == "robust")
-    requireUsable(found, volume)
-    return found
+    asked = Statistics.parse(request.moments, request.noData)
+    return measureVolume(lambda: _listBlocks(volume, region, request.memoryBudget), volume, asked, *observers)
 
 
 def _listBlocks(volume: Volume, region: Region | None, memoryBudget: float) -> Iterator[tuple[np.ndarray]]:
@@ -99,27 +90,3 @@ def parseMoments(text: str) -> tuple[float, float] | None:
     if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
         raise PipelineError("momentsOf needs a mean and a standard deviation above 0", received=text)
     return mean, std
-
-
-def describeFinding(request: Request, found: Finding) -> list[str]:
-    """Tell what is left out of the statistics, and warn of a constant scan."""
-    scale, lines = found.scale, []
-    if found.noDataCount:
-        what = f"No data: {_share(found.noDataCount, found)} hold {scale.noData:g}"
-        remedy = "--noData none makes them grey values"
-        lines.append(f"{what}: left out of mean and deviation, predicted as matrix ({remedy})")
-    if found.beyondCount:
-        beyond = "lie beyond {:.4g} to {:.4g}, hot voxels or zingers?".format(*scale.fences)
-        what = f"Warning: {_share(found.beyondCount, found)} {beyond}"
-        seen = "the network sees {:.4g} or {:.4g} there".format(*scale.ends)
-        remedy = "--moments plain keeps them"
-        lines.append(f"{what} Mean and deviation are without them, {seen} ({remedy})")
-    if scale.std == 0:
-        same = f"all voxels of the {request.normalization} have the same grey value"
-        lines.append(f"Warning: {same}; it becomes zeros")
-    return lines
-
-
-def _share(count: int, found: Finding) -> str:
-    """Tell a number of voxels, and how many of all these are."""
-    return f"{count} voxels ({count / found.count:.3%})"

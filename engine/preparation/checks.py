@@ -11,6 +11,7 @@ from engine.base.arrays import NonFinite
 from engine.base.passes import passOver
 from engine.preparation.pairs import Pair
 from engine.volumes.otherValues import OtherValues
+from engine.volumes.scale import Finding, Statistics, describeFinding, measureVolume
 from engine.volumes.targets import Labels, describeLabels, selectPositive
 from engine.volumes.volume import Volume
 
@@ -25,7 +26,9 @@ def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
     return isCovered
 
 
-def inspectPair(pair: Pair, used: list[np.ndarray], labels: Labels) -> tuple[float, list[str]]:
+def inspectPair(
+    pair: Pair, used: list[np.ndarray], labels: Labels, asked: Statistics
+) -> tuple[float, Finding, list[str]]:
     """Look at every voxel of a pair; refuse numbers that are none.
 
     Parameters
@@ -36,21 +39,22 @@ def inspectPair(pair: Pair, used: list[np.ndarray], labels: Labels) -> tuple[flo
         Along x, y and z: the voxels that lie in a sub-volume.
     labels : sequence of int or str
         Positive ones of the mask.
+    asked : Statistics
+        What of the image counts in mean and standard deviation.
 
     Returns
     -------
     tuple
-        Positive fraction of the whole mask; warnings.
+        Positive fraction of the whole mask; what the grey values are like; warnings.
     """
-    unusable, positives = NonFinite(), Positives(used, labels)
-    passOver(listBlocks(pair.image), unusable)
-    unusable.refuse(pair.image.path)
-    unlabelled = NonFinite()
+    found = measureVolume(lambda: listBlocks(pair.image), pair.image, asked)
+    unlabelled, positives = NonFinite(), Positives(used, labels)
     passOver(listBlocks(pair.mask), positives, unlabelled)
     unlabelled.refuse(pair.mask.path, "a label")
     fraction = positives.count / math.prod(pair.mask.shape)
     doubts = _doubtPositives(positives, fraction, labels), positives.others.describe()
-    return fraction, [f"Warning: {pair.mask.path}: {doubt}" for doubt in doubts if doubt]
+    lines = [f"{line} in {pair.image.path}" for line in describeFinding(found, "volume")]
+    return fraction, found, [*lines, *(f"Warning: {pair.mask.path}: {doubt}" for doubt in doubts if doubt)]
 
 
 def _doubtPositives(positives: "Positives", fraction: float, labels: Labels) -> str:

@@ -18,6 +18,13 @@ from engine.preparation.pairs import Pair, explainReadErrors
 from engine.volumes.volume import Volume
 
 Place = Sequence[slice]
+IDENTITY = (
+    "positiveLabel",
+    "normalization",
+    "moments",
+    "noData",
+    "cover",
+)  # parameters that voxels follow from
 
 
 class Samples:
@@ -222,7 +229,7 @@ def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
     parameters = {
         name: value
         for name, value in settings.items()
-        if name.startswith(("length_", "nb_")) or name in ("positiveLabel", "normalization", "cover")
+        if name.startswith(("length_", "nb_")) or name in IDENTITY
     }
     return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
 

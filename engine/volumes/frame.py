@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "microns": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+SAME_SIZE = 0.05  # relative difference that sizes of voxels may have
 
 
 class Frame(NamedTuple):
@@ -103,3 +104,32 @@ def _unitRatio(unit: str, other: str) -> float | None:
     if unit in METRES and other in METRES:
         return METRES[unit] / METRES[other]
     return 1.0 if unit == other or not (unit and other) else None  # ImageJ's "pixel" beside "nm"
+
+
+# ---------------------------------------------------------------------------------------- the size of a voxel
+
+
+def sizeOfVoxel(frame: Frame) -> list | None:
+    """Give edge lengths and unit of a voxel as JSON holds them: [x, y, z, unit]; None where unknown.
+
+    Lengths are in nm where the unit is one of length.
+    """
+    if frame.why:
+        return None
+    factor = METRES.get(frame.unit, 0) / METRES["nm"]
+    sides = frame.sides * (factor or 1)
+    return [*(float(f"{side:.9g}") for side in sides), "nm" if factor else frame.unit]
+
+
+def compareSizes(first: list, second: list) -> bool:
+    """Whether voxels differ by more than 5 % along any axis; not where their units cannot be compared."""
+    if first[3] != second[3]:
+        return False
+    ratios = np.array(second[:3]) / np.array(first[:3])
+    return bool((np.abs(np.log(ratios)) > np.log(1 + SAME_SIZE)).any())
+
+
+def describeSize(size: list) -> str:
+    """Write the size of a voxel for a reader."""
+    sides = [f"{side:.4g}" for side in size[:3]]
+    return f"{sides[0] if len(set(sides)) == 1 else ' x '.join(sides)} {size[3]}".strip()

@@ -5,22 +5,34 @@ beyond the fences: the quantiles at 1 % and 99 %, and three times their distance
 further out are hot voxels and zingers. A value that means "no data" is left out of both.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from engine.base.arrays import Moments
+from engine.base.arrays import Moments, measureMoments, slowestFirst
 from engine.base.errors import PipelineError
 from engine.base.histograms import FineHistogram, Histogram
-from engine.base.passes import Observer
-from engine.volumes.greys import TAIL, Greys, equals
+from engine.base.passes import Observer, passOver
+from engine.volumes.greys import TAIL, Greys, NoData, equals
 from engine.volumes.volume import Volume
 
 REACH = 3.0  # fences lie so many distances of the two quantiles beyond them
 LARGEST_VALUE = 1e30  # of a grey value, and of one over their deviation
 STEPS = 64  # of float64 that a standard deviation must have
 COARSE = 64  # bins between the quantiles below which they are looked at again
+
+
+class Statistics(NamedTuple):
+    """What is asked of mean and standard deviation."""
+
+    isRobust: bool = True
+    noData: NoData = NoData()
+
+    @classmethod
+    def parse(cls, moments: str, noData: str) -> "Statistics":
+        """Take the two parameters."""
+        return cls(moments == "robust", NoData.parse(noData))
 
 
 class Scale(NamedTuple):
@@ -84,6 +96,15 @@ class _Kept:
                 self.count += values.size
 
 
+def measureKept(image: np.ndarray, scale: Scale) -> tuple[float, float]:
+    """Measure mean and standard deviation of what a scale leaves in; 0 and 0 where that is nothing."""
+    if scale.noData is None and scale.fences is None:
+        return measureMoments(image)
+    moments = Moments()
+    _Kept(scale, moments.merge).add(0, slowestFirst(image))
+    return moments.finish()
+
+
 class Finding(NamedTuple):
     """The scale of a volume, and what its grey values are like."""
 
@@ -94,6 +115,39 @@ class Finding(NamedTuple):
     count: int  # voxels
     noDataCount: int
     beyondCount: int  # beyond the fences
+
+
+def measureVolume(
+    read: Callable[[], Iterable[tuple]], volume: Volume, asked: Statistics, *observers: Observer
+) -> Finding:
+    """Measure the grey values of a volume, or of a region of it.
+
+    Parameters
+    ----------
+    read : callable
+        Gives the blocks, planes (z, y, x); called once, or up to three times where something is left out.
+    volume : Volume
+        For its type and name.
+    asked : Statistics
+        What is left out.
+    observers
+        See the first walk.
+
+    Raises
+    ------
+    PipelineError
+        Voxels that are not finite, or grey values that single precision cannot hold.
+    """
+
+    def walk(*seeing: Observer) -> None:
+        passOver(read(), *seeing)
+
+    greys = Greys(volume.dtype, asked.noData)
+    walk(greys, *observers)
+    greys.refuse(volume.path)
+    found = measureScale(greys, walk, asked.isRobust)
+    requireUsable(found, volume)
+    return found
 
 
 def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool) -> Finding:
@@ -159,6 +213,29 @@ def _chooseEnds(
 def _fences(low: float, high: float) -> tuple[float, float]:
     """Give the grey values beyond which a voxel is left out."""
     return low - REACH * (high - low), high + REACH * (high - low)
+
+
+def describeFinding(found: Finding, what: str) -> list[str]:
+    """Tell what is left out of the statistics of a `what`, and warn of a constant one."""
+    scale, lines = found.scale, []
+    if found.noDataCount:
+        hold = f"No data: {_share(found.noDataCount, found)} hold {scale.noData:g}"
+        remedy = "--noData none makes them grey values"
+        lines.append(f"{hold}: left out of mean and deviation, taken for matrix ({remedy})")
+    if found.beyondCount:
+        beyond = "lie beyond {:.4g} to {:.4g}, hot voxels or zingers?".format(*scale.fences)
+        seen = "the network sees {:.4g} or {:.4g} there".format(*scale.ends)
+        outside = f"Warning: {_share(found.beyondCount, found)} {beyond}"
+        remedy = "--moments plain keeps them"
+        lines.append(f"{outside} Mean and deviation are without them, {seen} ({remedy})")
+    if scale.std == 0:
+        lines.append(f"Warning: all voxels of the {what} have the same grey value; it becomes zeros")
+    return lines
+
+
+def _share(count: int, found: Finding) -> str:
+    """Tell a number of voxels, and how many of all these are."""
+    return f"{count} voxels ({count / found.count:.3%})"
 
 
 def requireUsable(found: Finding, volume: Volume) -> None:
