@@ -31,6 +31,7 @@ from engine.volumes.targets import parseLabels as parseLabels
 from engine.volumes.targets import selectPositive
 from engine.volumes.volume import Volume
 
+CUBE = (1.0, 1.0, 1.0)  # edge lengths of a voxel, in any unit
 ROTATION_AXES = ((0, 1), (1, 2), (0, 2))  # published order of the axis pairs
 SIDE_MULTIPLE = 8  # sides of sub-volumes: the published network halves them three times
 
@@ -225,19 +226,26 @@ def cutSubVolumes(
             yield place, axes
 
 
-def rotateSubVolume(subVolume: np.ndarray, axes: tuple[int, int] | None) -> np.ndarray:
-    """Turn a sub-volume exactly: by 90 degrees, or by 180 where the two sides differ and the shape must stay.
+def rotateSubVolume(
+    subVolume: np.ndarray, axes: tuple[int, int] | None, voxel: Sequence[float] = CUBE
+) -> np.ndarray:
+    """Turn a sub-volume exactly: by 90 degrees, or by 180 where `quarterTurns` says so.
 
     Published: spline interpolation, which invents grey values and frays masks.
     """
     if axes is None:
         return subVolume
-    return np.rot90(subVolume, quarterTurns(subVolume.shape, axes), axes)
+    return np.rot90(subVolume, quarterTurns(subVolume.shape, axes, voxel), axes)
 
 
-def quarterTurns(shape: Sequence[int], axes: tuple[int, int]) -> int:
-    """Quarter turns that keep the shape: 1 for equal sides, else 2."""
-    return 1 if shape[axes[0]] == shape[axes[1]] else 2
+def quarterTurns(shape: Sequence[int], axes: tuple[int, int], voxel: Sequence[float] = CUBE) -> int:
+    """Quarter turns that keep the shape and the lengths: 1 for equal sides of array and voxel, else 2."""
+    return 1 if shape[axes[0]] == shape[axes[1]] and areAlike(*(voxel[axis] for axis in axes)) else 2
+
+
+def areAlike(first: float, second: float) -> bool:
+    """Whether edge lengths of a voxel differ by at most 5 %: thick slices are not laid on their side."""
+    return max(first, second) <= 1.05 * min(first, second)
 
 
 # -------------------------------------------------------------------------------------------------- patches
@@ -296,6 +304,7 @@ class Drawing(NamedTuple):
     greyScale: float
     greyOffset: float
     greyNoise: float
+    voxels: tuple[tuple[float, ...], ...] = (CUBE,)  # edge lengths of those of all volumes, each in any unit
 
     def sidesOf(self, samples: Samples) -> tuple[int, ...]:
         """Sides of what is drawn from the sub-volumes, voxels."""
@@ -335,7 +344,7 @@ def drawBatch(
         if drawing.regions:
             image = prep_img(image, *drawMoments(generator, samples, *place))
         if drawing.turns:
-            image, mask = turnPatch(generator, image, mask)
+            image, mask = turnPatch(generator, image, mask, voxels=drawing.voxels)
         image = varyGrey(generator, image, drawing.greyScale, drawing.greyOffset, drawing.greyNoise)
         pairs.append((image, mask))
     return pairs
@@ -346,10 +355,18 @@ def spread(share: float, count: int, generator: np.random.Generator) -> np.ndarr
     return np.diff(np.floor(np.arange(count + 1) * share + generator.random())) > 0
 
 
-def turnPatch(generator: np.random.Generator, *arrays: np.ndarray) -> list[np.ndarray]:
-    """Turn and reflect patches of one shape alike: one of the (at most 48) ways that keep their shape."""
+def turnPatch(
+    generator: np.random.Generator, *arrays: np.ndarray, voxels: Sequence[Sequence[float]] = (CUBE,)
+) -> list[np.ndarray]:
+    """Turn and reflect patches alike: one of the (at most 48) ways that keep their shape and all voxels'."""
+
+    def isKept(order: tuple[int, ...]) -> bool:
+        sides = all(shape[axis] == side for axis, side in zip(order, shape, strict=True))
+        pairs = ((voxel[axis], side) for voxel in voxels for axis, side in zip(order, voxel, strict=True))
+        return sides and all(areAlike(*pair) for pair in pairs)
+
     shape = arrays[0].shape
-    orders = [order for order in permutations(range(3)) if tuple(shape[axis] for axis in order) == shape]
+    orders = list(filter(isKept, permutations(range(3))))
     order = orders[generator.integers(len(orders))]
     backwards = tuple(slice(None, None, -1 if flip else 1) for flip in generator.integers(2, size=3))
     return [array.transpose(order)[backwards] for array in arrays]

@@ -170,7 +170,7 @@ def inspectPart(part: Part, rotationCount: int, labels: Labels, asked: Statistic
         )
     say(f"  {part.sampleCount} sub-volumes of {describeShape(part.shape)} voxels")
     for axes in ROTATION_AXES[: rotationCount - 1]:
-        if quarterTurns(part.shape, axes) == 2:
+        if any(quarterTurns(part.shape, axes, pair.image.frame.sides) == 2 for pair in part.pairs):
             say(f"  axes {axes}: the sides differ, so the copy is turned by 180 degrees instead of 90")
     return findings
 
@@ -193,7 +193,8 @@ def cutPart(
                 corner = ", ".join(str(axis.start) for axis in place)
                 warn(f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros")
             both = prep_img(scale.mend(cut), mean, std), selectPositive(copyInOrder(mask[place]), labels)
-            yield tuple(rotateSubVolume(array, axes)[..., np.newaxis] for array in both)
+            voxel = pair.image.frame.sides
+            yield tuple(rotateSubVolume(array, axes, voxel)[..., np.newaxis] for array in both)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import numpy as np
 from engine.base.console import runScript, say
 from engine.base.parameters import describeSettings, followRecipe, pick, plainSettings, readParameters
 from engine.learning.checks import checkDrawing, checkNames, checkParameters
+from engine.learning.drawn import describeDrawn
 from engine.learning.history import describeBest
 from engine.learning.job import (
     describeData,
@@ -131,6 +132,7 @@ def main(arguments: argparse.Namespace) -> None:
     checkDrawing(data["training"], plan, drawing.patchSide, drawing.batchSize, drawing.stepsPerEpoch)
     origin = readOrigin(arguments.learningData, arguments.weightStart, plan)
     say(*describeOrigin(origin, arguments.learningData))
+    drawing = drawing._replace(voxels=origin.voxels)
 
     settings = plainSettings(arguments)
     identity = identify(settings, data, arguments.weightStart)
@@ -152,7 +154,7 @@ def main(arguments: argparse.Namespace) -> None:
         model = buildTrained(build, network, optimisation, sharing, steps.total)
         setup = Setup(model, network, sharing, steps, data["validation"], optimisation, completeRow)
         training = Training(setup, job, device, arguments.saveMinutes * 60)
-        contract = beginContract(plan, settings, job, origin, device)
+        contract = beginContract(plan, settings, job, origin, device, describeDrawn(steps))
         learn(training, plan, Record(outputs, contract, arguments.tensorBoard))
         job.state.remove()
 

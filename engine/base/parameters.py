@@ -137,8 +137,9 @@ def followRecipe(settings: Settings, changes: dict[str, tuple[Any, Any]]) -> Set
 
 
 def pick(kind: type[Kind], settings: Settings) -> Kind:
-    """Make a named tuple of the parameters that are called like its fields."""
-    return kind(**{name: getattr(settings, name) for name in kind._fields})
+    """Make a named tuple of the parameters called like its fields; one with a default need not be there."""
+    free = {name for name in kind._field_defaults if not hasattr(settings, name)}
+    return kind(**{name: getattr(settings, name) for name in kind._fields if name not in free})
 
 
 # ------------------------------------------------------------------------------------------- the command line

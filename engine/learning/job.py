@@ -33,6 +33,12 @@ class Origin(NamedTuple):
     weights: Weights | None  # None: random ones
     startedFrom: dict[str, Any] | None  # what is known of these weights
 
+    @property
+    def voxels(self) -> tuple[tuple[float, ...], ...]:
+        """Edge lengths of the voxels of the training volumes that tell them."""
+        volumes = (self.prepared or {}).get("greys", {}).get("training", {}).values()
+        return tuple(tuple(volume["voxelSize"][:3]) for volume in volumes if volume.get("voxelSize"))
+
 
 class Job(NamedTuple):
     """A training and how far it has come."""

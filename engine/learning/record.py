@@ -68,7 +68,7 @@ class Record(NamedTuple):
 
 
 def beginContract(
-    plan: list[Layer], settings: dict[str, Any], job: Job, origin: Origin, device: str
+    plan: list[Layer], settings: dict[str, Any], job: Job, origin: Origin, device: str, greys: dict
 ) -> Contract:
     """Write down what is known of a training before its first step."""
     width, levelCount = sizeOf(plan)
@@ -94,5 +94,6 @@ def beginContract(
             "versions": packageVersions(),
             "startedFrom": origin.startedFrom,
         },
+        greys=greys,
         data=prepared,
     )

@@ -20,6 +20,7 @@ class Contract(NamedTuple):
     thresholds: dict[str, float] | None = None  # {file: best one}; empty: unfinished
     diceAtThreshold: dict[str, float] = {}  # {file: Dice of the validation data there}
     bestValidation: dict[str, dict] = {}  # {metric: epoch and scores}
+    greys: dict[str, list] = {}  # features and squares of what was drawn, as `engine.base.squares` has them
     training: dict[str, Any] = {}  # command, parameters, identity, devices, times
     data: dict[str, Any] = {}  # parameters.json of the training data
     files: dict[str, str] = {}  # {file: SHA-256}
