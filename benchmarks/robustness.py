@@ -30,6 +30,7 @@ TRAINING = {  # condition: training volumes (one more for validation), first see
     "noisy": (7, 211, {"photonCount": 500.0, "gainError": 0.01}),
     "rings": (7, 221, {"gainError": 0.03}),
     "large": (7, 231, {"precipitateDiameters": (8.0, 18.0), "precipitateShare": 0.02}),
+    "clean": (7, 251, {"photonCount": 20000.0, "gainError": 0.002}),
     "small": (7, 241, {"precipitateDiameters": (3.0, 7.0), "blurSigma": 0.8}),
 }
 TESTS = {  # condition: seed, settings

@@ -1,5 +1,7 @@
 """The moments that a patch is z-scored with: those of a region that a user might have cut out around it."""
 
+import functools
+
 import numpy as np
 
 from engine.base.arrays import Moments, slowestFirst
@@ -38,10 +40,9 @@ def drawMoments(
         return _measure(
             samples, index, [_grow(generator, *axis) for axis in zip(patch, samples.sides, strict=True)]
         )
-    whole = _measure(samples, index, [slice(0, side) for side in samples.sides])
+    whole, *sides = _measureWhole(samples, index)
     if kind == 2:
         return whole
-    sides = [_measure(samples, index, place) for place in _listSides(samples.sides)]
     return mixMoments(whole, sides[generator.integers(len(sides))], MOST_AIR * generator.random())
 
 
@@ -68,6 +69,13 @@ def _listSides(sides: tuple[int, ...]) -> list[Place]:
         for axis in (0, 1)
         for start in (0, sides[axis] - 1)
     ]
+
+
+@functools.lru_cache(4096)
+def _measureWhole(samples: Samples, index: int) -> tuple[tuple[float, float], ...]:
+    """Measure a sub-volume, and its outermost layers across x and y."""
+    whole = [slice(0, side) for side in samples.sides]
+    return tuple(_measure(samples, index, place) for place in (whole, *_listSides(samples.sides)))
 
 
 def _measure(samples: Samples, index: int, place: Place) -> tuple[float, float]:
