@@ -35,7 +35,7 @@ from engine.prediction.layout import Geometry
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
 from engine.results import kinds
-from engine.results.evaluation import Criteria, Evaluation, Page, openReference
+from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.growing import describeScale
@@ -129,7 +129,7 @@ def main(arguments: argparse.Namespace) -> None:
         clock.lap("digests")
         say(describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
         say(*runs.describeRequest(request), f"Normalisation: {describeNormalization(contract, scope)}")
-        say(*runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
+        say(*describePlace(volume, reference), *runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
         say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
         if arguments.dryRun:
             say(runs.estimateDuration(runs.openNetwork(run), run))

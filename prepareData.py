@@ -25,6 +25,7 @@ from engine.base.parameters import describeSettings, pick, plainSettings, readPa
 from engine.preparation.checks import coverAxis, findLeaks, inspectPair
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, describeRun, isUpToDate, openParts
+from engine.volumes.place import describePlaces
 from engine.volumes.targets import Labels, parseLabels, selectPositive
 from functions import (
     ROTATION_AXES,
@@ -105,6 +106,7 @@ def main(arguments: argparse.Namespace) -> None:
         paths = listPairs(*images)
         say(*doubtNames(paths))
         pairs[name] = openPairs(paths)
+        say(*describePlaces(pairs[name]))
     parts = [planPart(name, part, cutting) for name, part in pairs.items()]
     record = describeRun(parts, plainSettings(arguments) | {"positiveLabel": labels})
     say(*findLeaks(*pairs.values()))
