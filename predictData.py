@@ -54,7 +54,7 @@ y2: int | None = None  # the same along y
 z1: int | None = None  # the same along z
 z2: int | None = None  # the same along z
 nameReference: Path | None = None  # its manual mask; without it one called *_mask beside it; none = no scores
-positiveLabel: str = ""  # of the reference: 1, 1,2, 1-30 or '!0' (all but 0); empty: as in the training
+positiveLabel: str = ""  # value of the reference, or 1,2 or 1-30 or '!0' (all but 0); empty: as trained
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
 # network
