@@ -40,7 +40,7 @@ from engine.prediction.statistics import listGreys, measureRequest
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
 from engine.results import kinds
-from engine.results.evaluation import Criteria, Evaluation, Page, openReference
+from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.growing import describeScale
@@ -60,7 +60,7 @@ y2: int | None = None  # the same along y
 z1: int | None = None  # the same along z
 z2: int | None = None  # the same along z
 nameReference: Path | None = None  # its manual mask; without it one called *_mask beside it; none = no scores
-positiveLabel: str = ""  # of the reference: 1, 1,2, 1-30 or '!0' (all but 0); empty: as in the training
+positiveLabel: str = ""  # value of the reference, or 1,2 or 1-30 or '!0' (all but 0); empty: as trained
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
 moments: Literal["", "plain", "robust"] = ""  # of the z-score; empty: as in the training, else robust
@@ -139,7 +139,7 @@ def main(arguments: argparse.Namespace) -> None:
         clock.lap("digests")
         say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
         say(*runs.describeRequest(request), f"Normalisation: {describeNormalization(contract, scope)}")
-        say(*runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
+        say(*describePlace(volume, reference), *runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
         say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
         if arguments.dryRun:
             say(runs.estimateDuration(runs.openNetwork(run), run))

@@ -26,6 +26,7 @@ from engine.preparation.checks import coverAxis, findLeaks, inspectPair
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, describeRun, isUpToDate, openParts
 from engine.preparation.sets import describeSets, doubtSets
+from engine.volumes.place import describePlaces
 from engine.volumes.scale import Finding, Scale, Statistics, measureKept
 from engine.volumes.targets import Labels, parseLabels, selectPositive
 from functions import (
@@ -109,6 +110,7 @@ def main(arguments: argparse.Namespace) -> None:
         paths = listPairs(*images)
         say(*doubtNames(paths))
         pairs[name] = openPairs(paths)
+        say(*describePlaces(pairs[name]))
     parts = [planPart(name, part, cutting) for name, part in pairs.items()]
     record = describeRun(parts, plainSettings(arguments) | {"positiveLabel": labels})
     say(*findLeaks(*pairs.values()))

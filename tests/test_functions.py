@@ -68,7 +68,7 @@ def testLabelsAreParsed(text, labels):
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "0.5"])
 def testOtherLabelsAreRefused(text):
-    with pytest.raises(PipelineError, match="positiveLabel must be whole numbers"):
+    with pytest.raises(PipelineError, match="positiveLabel cannot be read"):
         parseLabels(text)
 
 

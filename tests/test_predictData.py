@@ -161,7 +161,7 @@ def badRequests():
         ),
         "reference missing": (["--nameReference", "{}/nowhere.nrrd"], ("nowhere.nrrd", "no such file")),
         "memoryBudget negative": (["--memoryBudget", "-1"], "memoryBudget must not be below 0"),
-        "label no number": (["--positiveLabel", "0,x"], "positiveLabel must be whole numbers"),
+        "label no number": (["--positiveLabel", "0,x"], "positiveLabel cannot be read"),
         "NaN": (["--nameInput", "{}/nan.nrrd"], ("nan.nrrd", "2 voxels are NaN or infinite")),
         "no name": (["--nameInput", ""], "nameInput names no file"),
         "memoryBudget too small": (["--memoryBudget", "0.0000001"], ("memoryBudget", "is needed")),

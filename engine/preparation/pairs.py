@@ -10,7 +10,8 @@ from typing import NamedTuple
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
 from engine.volumes.formats import isVolumeName, openVolume
-from engine.volumes.volume import Volume, requireSamePlace
+from engine.volumes.place import putInPlace
+from engine.volumes.volume import Volume
 
 
 class Pair(NamedTuple):
@@ -34,11 +35,10 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
 
 
 def openPairs(paths: list[tuple[Path, Path]]) -> list[Pair]:
-    """Open images and masks and check that they lie in the same places, as far as their files say."""
-    pairs = [Pair(openVolume(image), openVolume(mask)) for image, mask in paths]
-    for pair in pairs:
-        requireSamePlace(*pair, "take the mask that was drawn on this image, with its geometry")
-    return pairs
+    """Open images and masks; masks turned into the places of their images, as far as their files say."""
+    remedy = "take the mask that was drawn on this image, with its geometry"
+    opened = [(openVolume(image), openVolume(mask)) for image, mask in paths]
+    return [Pair(image, putInPlace(image, mask, remedy)) for image, mask in opened]
 
 
 def doubtNames(pairs: list[tuple[Path, Path]]) -> list[str]:

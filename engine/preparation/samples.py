@@ -15,6 +15,7 @@ from engine.base.errors import PipelineError
 from engine.base.files import flushToDisk, lockName, reserveSpace, writeAtomically
 from engine.base.records import changedNames, digestFile, packageVersions, readJson, writeJson
 from engine.preparation.pairs import Pair, explainReadErrors
+from engine.volumes.turned import TurnedVolume
 from engine.volumes.volume import Volume
 
 Place = Sequence[slice]
@@ -218,9 +219,10 @@ def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
 
     A folder of slices has one digest, of those of its files in order: two thousand would bury the others.
     """
-    inputs, outputs = {}, {}
+    inputs, outputs, turned = {}, {}, []
     for part in parts:
         for pair in part.pairs:
+            turned += [f"{part.name}Masks/{pair.mask.path.name}"] * isinstance(pair.mask, TurnedVolume)
             for kind, volume in zip(("Images", "Masks"), pair, strict=True):
                 inputs |= {f"{part.name}{kind}/{name}": digest for name, digest in _digestVolume(volume)}
         shape = [part.sampleCount, *part.shape, 1]
@@ -231,6 +233,7 @@ def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
         for name, value in settings.items()
         if name.startswith(("length_", "nb_")) or name in IDENTITY
     }
+    parameters |= {"turnedMasks": turned} if turned else {}
     return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
 
 

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
+from engine.volumes.place import describePlaces, putInPlace
 from engine.volumes.targets import Target
-from engine.volumes.volume import Volume, requireSamePlace
+from engine.volumes.volume import Volume
 
 
 class Criteria(NamedTuple):
@@ -37,10 +38,14 @@ class Evaluation(NamedTuple):
 
 
 def openReference(nameReference: Path, volume: Volume) -> Volume | None:
-    """Open the manual mask of a volume, if there is one."""
+    """Open the manual mask of a volume, if there is one, with its voxels in the order of the volume."""
     if str(nameReference) == "none":
         return None
     reference = openVolume(nameReference)
     remedy = "give it the geometry of its volume, or predict without it (--nameReference none)"
-    requireSamePlace(volume, reference, remedy)
-    return reference
+    return putInPlace(volume, reference, remedy)
+
+
+def describePlace(volume: Volume, reference: Volume | None) -> list[str]:
+    """Tell whether the manual mask was turned, and what was assumed of its place."""
+    return describePlaces([(volume, reference)]) if reference else []

@@ -1,11 +1,18 @@
 """Where the voxels of a volume lie in space, and whether those of another one lie there too."""
 
+import itertools
+import re
 from typing import NamedTuple
 
 import numpy as np
 
 METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "microns": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 SAME_SIZE = 0.05  # relative difference that sizes of voxels may have
+
+MOST_APART = 0.1  # of a voxel side: what float32 makes of directions and origins stays below it
+PATIENT = re.compile(
+    "(r|l)(?:ight|eft)?-?(a|p)(?:nterior|osterior)?-?(s|i)(?:uperior|nferior)?(?:-time|t)?", re.IGNORECASE
+)
 
 
 class Frame(NamedTuple):
@@ -63,6 +70,43 @@ def spannedVolume(directions: np.ndarray) -> float:
     return float(abs(np.dot(directions[0], np.cross(directions[1], directions[2]))))
 
 
+class Turn(NamedTuple):
+    """How the voxels of one grid are found in another one that has the same voxels in another order.
+
+    Attributes
+    ----------
+    axes : (int, int, int)
+        For every axis of the one grid, that of the other which lies along it.
+    flips : (bool, bool, bool)
+        Whether that one runs the other way.
+    """
+
+    axes: tuple[int, ...] = (0, 1, 2)
+    flips: tuple[bool, ...] = (False, False, False)
+
+
+def turnFrame(frame: Frame, shape: tuple[int, ...], turn: Turn) -> Frame:
+    """Give the frame of the same voxels in another order; `shape` is (x, y, z) before it."""
+    axes = list(turn.axes)
+    steps, sides = frame.directions[axes], np.array(shape)[axes]
+    flips = np.array(turn.flips)
+    origin = frame.origin + (flips * (sides - 1)) @ steps
+    return frame._replace(directions=np.where(flips[:, np.newaxis], -steps, steps), origin=origin)
+
+
+def findTurn(first: Frame, second: Frame) -> Turn:
+    """Find how the axes of a second volume run along those of a first one; unturned where none tells."""
+    signs, scale = _commonSigns(first.space, second.space), _scaleBetween(first, second)
+    if signs is None or scale is None or not (first.hasOrigin and second.hasOrigin):
+        return Turn()
+    steps = second.directions * signs * scale @ np.linalg.inv(first.directions)  # in voxels of the first
+    axes = np.abs(steps).argmax(axis=0)  # for each axis of the first
+    along = steps[axes, range(3)]
+    if sorted(axes) != [0, 1, 2] or np.abs(np.abs(along) - 1).max() > MOST_APART:
+        return Turn()
+    return Turn(tuple(axes.tolist()), tuple((along < 0).tolist()))
+
+
 def compareFrames(
     first: Frame, second: Frame, shape: tuple[int, int, int]
 ) -> tuple[str, list[float], list[float]] | None:
@@ -78,25 +122,85 @@ def compareFrames(
     Returns
     -------
     tuple or None
-        In what they differ by more than half a voxel somewhere, and both values, in the unit of the first;
-        None where they agree, or where one of them does not say.
+        In what they differ by more than a tenth of a voxel somewhere (half of one where only sizes are
+        known), and both values, in unit and space of the first; None where they agree, or where one of them
+        does not say.
     """
-    scale = None if first.why or second.why else _unitRatio(second.unit, first.unit)
+    scale = _scaleBetween(first, second)
     if scale is None:
         return None
-    voxel, other, sides = first.sides, second.sides * scale, np.array(shape)
-    if (np.abs(voxel - other) * sides > voxel / 2).any():
+    voxel, other = first.sides, second.sides * scale
+    if (np.abs(voxel - other) * np.array(shape) > voxel / 2).any():
         return "size of a voxel", voxel.tolist(), other.tolist()
-    if first.space is None or first.space != second.space:
-        return None  # the same place can be written in many ways
-    steps = first.directions, second.directions * scale
-    if (np.linalg.norm(steps[0] - steps[1], axis=1) * sides > voxel / 2).any():
-        return "space directions", steps[0].tolist(), steps[1].tolist()
-    origins = first.origin, second.origin * scale
+    signs = _commonSigns(first.space, second.space)
+    if signs is None:
+        return None
+    steps, origins = second.directions * signs * scale, second.origin * signs * scale
+    toVoxels = np.linalg.inv(first.directions)
+    drift = (steps - first.directions) @ toVoxels  # from voxel to voxel, in voxels of the first
+    corners = np.array([*itertools.product((0, 1), repeat=3)]) * (np.array(shape) - 1)
+    if np.abs(corners @ drift).max() > MOST_APART:
+        return "space directions", first.directions.tolist(), steps.tolist()
+    apart = (origins - first.origin) @ toVoxels
     isKnown = first.hasOrigin and second.hasOrigin
-    if isKnown and np.linalg.norm(origins[0] - origins[1]) > voxel.min() / 2:
-        return "space origin", origins[0].tolist(), origins[1].tolist()
+    if isKnown and np.abs(apart + corners @ drift).max() > MOST_APART:
+        return "space origin", first.origin.tolist(), origins.tolist()
     return None
+
+
+def listAssumptions(first: Frame, second: Frame) -> list[tuple[bool, str, str]]:
+    """List what only one of two frames tells, so that it is assumed of the other one.
+
+    Returns
+    -------
+    list
+        (whether it is the second that does not tell, what it does not tell, what is assumed).
+    """
+    if first.why or second.why:
+        isOne = not (first.why and second.why)
+        return [(bool(second.why), "no usable size of a voxel", "the same")] if isOne else []
+    found, spaces = [], (first.space, second.space)
+    if bool(first.unit) != bool(second.unit):
+        found.append((not second.unit, "no unit", first.unit or second.unit))
+    elif _unitRatio(second.unit, first.unit) is None:
+        return [(True, f"no unit that can be compared ({second.unit}, {first.unit})", "the same place")]
+    if (first.space is None) != (second.space is None):
+        found.append((second.space is None, "no directions in space", "the same"))
+    elif first.space is None:
+        return found
+    elif bool(first.space) != bool(second.space):
+        found.append((not second.space, "no name of its space", first.space or second.space))
+    elif _commonSigns(*spaces) is None:
+        found.append(
+            (True, f"no space that can be compared ({second.space}, {first.space})", "the same place")
+        )
+    if None not in spaces and first.hasOrigin != second.hasOrigin:
+        found.append((not second.hasOrigin, "no origin in space", "the same"))
+    return found
+
+
+def _scaleBetween(first: Frame, second: Frame) -> float | None:
+    """Length of the unit of a second frame in that of a first one; None where it is not known."""
+    return None if first.why or second.why else _unitRatio(second.unit, first.unit)
+
+
+def _commonSigns(first: str | None, second: str | None) -> np.ndarray | None:
+    """Signs (3,) that bring coordinates of a second space into a first one; None where there are none.
+
+    Spaces are the same by their meaning, not by their spelling; one without a name is taken to be the other.
+    """
+    if first is None or second is None:
+        return None
+    signs = [_patientSigns(space) for space in (first, second)]
+    if signs[0] is not None and signs[1] is not None:
+        return signs[0] * signs[1]
+    return np.ones(3) if first.lower() == second.lower() or not (first and second) else None
+
+
+def _patientSigns(space: str) -> np.ndarray | None:
+    """Signs (3,) that bring a space such as right-anterior-superior or RAS into left-posterior-superior."""
+    match = PATIENT.fullmatch(space.strip())
+    return np.array([1.0 if side.lower() in "lps" else -1.0 for side in match.groups()]) if match else None
 
 
 def _unitRatio(unit: str, other: str) -> float | None:

@@ -192,6 +192,11 @@ def readFrame(header: dict) -> Frame:
         return frameOfVoxels(f"the axes have different units: {', '.join(map(repr, size[1]))}")
     unit = units.pop()
     directions, origin = spaceDirections(header), header.get("space origin")
+    if directions is not None and directions.shape == (3, 4) and not directions[:, 3].any():
+        directions, origin = (
+            directions[:, :3],
+            origin if origin is None else origin[:3],
+        )  # of a space with time
     if directions is None or directions.shape != (3, 3) or np.isnan(directions).any():
         return Frame(np.diag(sides), _axisOrigin(header, sides), unit)
     if spannedVolume(directions) * MOST_UNEQUAL < np.prod(sides):

@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.base.console import showProgress
 from engine.base.errors import PipelineError
-from engine.volumes.frame import Frame, compareFrames
+from engine.volumes.frame import Frame
 
 SLAB = 16  # planes read at a time, fewer where they are large
 SLAB_VOXELS = 1 << 22  # of these, fewer where memoryBudget is below 1 GiB
@@ -91,18 +91,6 @@ def checkRegion(volume: Volume, region: Region | None) -> tuple[tuple[int, int],
                 rule, file=volume.path, expected=f"a part of 0:{size}", received=f"{start}:{stop}"
             )
     return ranges
-
-
-def requireSamePlace(image: Volume, mask: Volume, remedy: str) -> None:
-    """Refuse a mask whose shape or, as far as both files say, place is another one than its image's."""
-    if image.shape != mask.shape:
-        difference = "shape", image.shape, mask.shape
-    else:
-        difference = compareFrames(image.frame, mask.frame, image.shape)
-    if difference:
-        what, expected, received = difference
-        rule = f"mask and image {image.path.name} differ in the {what}"
-        raise PipelineError(rule, file=mask.path, expected=expected, received=received, remedy=remedy)
 
 
 def chooseSlab(shape: tuple[int, ...], memoryBudget: float = 0.0) -> int:

@@ -28,3 +28,21 @@ def testHelpShowsDefaultsAndAWrongValueIsToldInOneLine(capsys):
             predictData.parseArguments(flags)
         error = capsys.readouterr().err
         assert stop.value.code == 2 and error.count("\n") == 1 and flags[0] in error
+
+
+@pytest.mark.parametrize("value", ["-1", "-5--1", "-1,3-5", "!0", "1-30"])
+def testAValueMayBeginWithAMinusSign(value):
+    import predictData
+
+    for words in ([f"--positiveLabel={value}"], ["--positiveLabel", value]):
+        settings = predictData.parseArguments(["--no-mask", *words, "--z1", "3"])
+        assert (settings.positiveLabel, settings.z1, settings.mask) == (value, 3, False)
+
+
+def testAFlagWithoutItsValueIsStillRefused(capsys):
+    import predictData
+
+    for words in (["--positiveLabel", "--no-mask"], ["--positiveLabel"], ["-5"], ["--no-mask", "-5"]):
+        with pytest.raises(SystemExit):
+            predictData.parseArguments(words)
+        assert capsys.readouterr().err.startswith("Error: ")

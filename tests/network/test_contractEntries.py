@@ -47,7 +47,8 @@ def testAnEntryThatIsMissingOrOfAnotherTypeIsLeftOut(name, isMissing):
 
 
 def testOldestLabelsAreNumbers():
-    assert Contract.of({"positiveLabel": 255}).positiveLabel == 255
+    for known in (255, [1, 2], "!0", "-5--1"):
+        assert Contract.of({"positiveLabel": known}).positiveLabel == known
 
 
 def testAFileIsKnownByItsNameAndContent(tmp_path):

@@ -1,0 +1,140 @@
+"""The manual mask of a prediction: its labels, the values in between, and where it lies."""
+
+import json
+import shutil
+
+import nrrd
+import numpy as np
+import pytest
+import SimpleITK
+from places import ROOT, SHARED
+from predictions import OBLIQUE, REGION, SHAPE, predict, writeReference
+
+from engine.base.records import digestFile
+from engine.volumes.formats import openVolume
+
+QUIET = ("--threshold", 0.4, "--no-report", "--no-overview")
+CASES = SHARED / "cases" / "make.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Predict a volume with oblique axes, and write a manual mask of it."""
+    folder = tmp_path_factory.mktemp("run")
+    grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
+    nrrd.write(str(folder / "scan_data.nrrd"), grey, OBLIQUE)
+    predict(folder / "scan_data.nrrd", *QUIET)
+    writeReference(folder, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """Copy it; times of the files are kept."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+def score(folder, capfd, mask, *flags):
+    """Give what is told of a manual mask, and the files of scores and errors."""
+    capfd.readouterr()
+    predict(folder / "scan_data.nrrd", *QUIET, "--nameReference", folder / mask, *flags)
+    text = capfd.readouterr().out
+    scores = json.loads((folder / "scan_segmented_scores.json").read_text())
+    return text, scores, (folder / "scan_segmented_errors.csv").read_text()
+
+
+def testTurnedMaskGivesTheSameScoresForTheVolumeAndForARegion(copy, capfd):
+    mask, _ = nrrd.read(str(copy / "scan_mask.nrrd"))
+    directions, origin = OBLIQUE["space directions"], OBLIQUE["space origin"]
+    sides = np.array(SHAPE) - 1
+    far = origin + sides[0] * directions[0] + sides[2] * directions[2]
+    header = {"space": "RAS", "space units": ["um"] * 3, "space origin": far * [-1, -1, 1]}
+    header["space directions"] = np.diag([-1, 1, -1]) @ directions * [-1, -1, 1]
+    nrrd.write(str(copy / "turned.nrrd"), mask[::-1, :, ::-1], header)
+    for flags in ((), ("--x1", 13, "--x2", 72, "--y1", 16, "--z2", 24)):
+        _, expected, table = score(copy, capfd, "scan_mask.nrrd", *flags)
+        text, scores, errors = score(copy, capfd, "turned.nrrd", *flags)
+        assert text.count("Mask turned.nrrd runs the other way along x, z: turned into place\n") == 1
+        for found in (expected, scores):
+            del found["settings"]
+        assert scores == expected and 0 < scores["voxels"]["dice"] < 1
+        assert errors == table
+
+
+def testReferenceOfAnotherGridIsRefused(copy, capfd):
+    mask, header = nrrd.read(str(copy / "scan_mask.nrrd"))
+    header["space origin"] = header["space origin"] + [0, 0.2, 0]
+    nrrd.write(str(copy / "other.nrrd"), mask, header)
+    with pytest.raises(SystemExit):
+        score(copy, capfd, "other.nrrd")
+    assert "mask and image scan_data.nrrd differ in the space origin" in capfd.readouterr().err
+
+
+def testInterpolatedReferenceIsWarnedOf(copy, capfd):
+    assert "Warning" not in score(copy, capfd, "scan_mask.nrrd")[0]
+    mask, header = nrrd.read(str(copy / "scan_mask.nrrd"))
+    hard = SimpleITK.GetImageFromArray(mask.astype(np.float32))
+    soft = np.rint(SimpleITK.GetArrayFromImage(SimpleITK.RecursiveGaussian(hard, 0.7))).clip(0, 255)
+    nrrd.write(str(copy / "soft.nrrd"), soft.astype(np.uint8), header)
+    count = int(((soft != 0) & (soft != 255)).sum())
+    text, _, _ = score(copy, capfd, "soft.nrrd")
+    share = f"{count} voxels ({count / soft.size:.2%})"
+    assert f"Warning: soft.nrrd: {share} hold neither a positive label (0) nor 255, such as " in text
+    part = soft[:, :, 8:]
+    count = int(((part != 0) & (part != 255)).sum())
+    text, _, _ = score(copy, capfd, "soft.nrrd", "--z1", 8, "--normalization", "volume")
+    assert f"Warning: soft.nrrd: {count} voxels ({count / part.size:.2%}) hold" in text
+
+
+@pytest.mark.parametrize(
+    ("flag", "record"), [("!0", "!0"), ("-30--1,1-30", "-30--1,1-30"), ("!0,255", "!0,255")]
+)
+def testInstancesScoreAsTheirMask(copy, capfd, flag, record):
+    _, expected, _ = score(copy, capfd, "scan_mask.nrrd")
+    mask, header = nrrd.read(str(copy / "scan_mask.nrrd"))
+    instances = np.where(mask == 0, 1 + np.indices(SHAPE)[0] % 30, 0) * (1 - 2 * (np.indices(SHAPE)[1] % 2))
+    nrrd.write(str(copy / "instances.nrrd"), instances.astype(np.int16), header)
+    text, scores, _ = score(copy, capfd, "instances.nrrd", "--positiveLabel", flag)
+    assert "Warning" not in text
+    assert scores["voxels"] == expected["voxels"] and scores["settings"]["positiveLabel"] == record
+
+
+def testLabelsOfAContractMayBeARangeOrAComplement(copy, capfd, tmp_path):
+    model = tmp_path / "net.h5"
+    shutil.copy(ROOT / "modelAndWeights" / "final-trained-weights.h5", model)
+    contract = json.loads((ROOT / "modelAndWeights" / "final-uNet_model.json").read_text())
+    mask, header = nrrd.read(str(copy / "scan_mask.nrrd"))
+    nrrd.write(str(copy / "ones.nrrd"), (mask == 0).astype(np.uint8) * 7, header)
+    digest = digestFile(model)
+    for known in ("!0", "5-9", [7], 7):
+        content = contract | {"positiveLabel": known, "files": {"net.h5": digest}, "thresholds": {}}
+        (tmp_path / "net.json").write_text(json.dumps(content))
+        _, scores, _ = score(copy, capfd, "ones.nrrd", "--weightFile", model)
+        assert scores["voxels"]["tp"] + scores["voxels"]["fn"] == (mask == 0).sum()
+
+
+@pytest.mark.skipif(not CASES.is_file(), reason="the shared data are absent")
+def testReportedMasksAndHeadersGiveTheScoresOfThePlainPair(tmp_path, monkeypatch, capfd):
+    import runpy
+
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(CASES))["main"](tmp_path)
+    plain = None
+    for source, mask, flags in (
+        ("scan_data", "scan_mask", ()),
+        ("scan_data", "ras_mask", ()),
+        ("scan_data", "shortlps_mask", ()),
+        ("scan_data", "instances_mask", ("--positiveLabel", "!0")),
+        ("twice_same", "scan_mask", ()),
+        ("onechannel", "scan_mask", ()),
+    ):
+        names = ("--nameReference", tmp_path / f"{mask}.nrrd", "--nameOutput", tmp_path / "out.nrrd")
+        predict(tmp_path / f"{source}.nrrd", "--no-report", "--no-overview", *names, *flags)
+        assert "Warning" not in capfd.readouterr().out
+        scores = json.loads((tmp_path / "out_scores.json").read_text())["voxels"]
+        plain = plain or scores
+        assert scores == plain and scores["dice"] > 0.94
+    image, probability = (
+        SimpleITK.ReadImage(str(tmp_path / f"{name}.nrrd")) for name in ("scan_data", "out")
+    )
+    assert probability.GetSpacing() == image.GetSpacing() and probability.GetSize() == image.GetSize()
