@@ -90,9 +90,8 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
-    mask = kinds.nameManualMask(arguments.nameInput)
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
-    arguments.nameReference = arguments.nameReference or (mask if mask.exists() else Path("none"))
+    arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     return arguments
 
 
@@ -163,7 +162,8 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
     say(runs.describeEnd(request, clock))
-    say(*(f"  {relativePath(path)}" for path in (request.nameOutput, *paths.values(), record)))
+    written = request.nameOutput, *filter(Path.exists, paths.values()), record
+    say(*(f"  {relativePath(path)}" for path in written))
 
 
 # ----------------------------------------------------------------------------------------------- prediction
