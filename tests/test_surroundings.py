@@ -67,8 +67,8 @@ def testResultsOfANameOfAnyBytesAreWrittenAndKnownAgain(models, tmp_path, capfd,
     assert title.isprintable()
     data = json.loads(page[page.index('id="data">') + 10 :].split("</script>")[0])
     data["title"].encode("utf-8")  # text of a browser
-    header = nrrd.read_header(str(tmp_path / f"{name}_segmented_mask.seg.nrrd"))
-    assert header["Segment0_ID"] == "Segment_1"
+    with open(tmp_path / f"{name}_segmented_mask.seg.nrrd", "rb") as file:
+        assert nrrd.read_header(file)["Segment0_ID"] == "Segment_1"
 
 
 def testAnInterruptedResultOfANameOfAnyBytesIsGoneOnWith(models, tmp_path, capfd, monkeypatch):
