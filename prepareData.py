@@ -21,7 +21,7 @@ from engine.base.arrays import copyInOrder, measureMoments
 from engine.base.console import describeShape, relativePath, runScript, say, showProgress
 from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
-from engine.base.words import joinWords
+from engine.base.words import joinWords, printable
 from engine.preparation.checks import coverAxis, findLeaks, inspectPair
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, describeRun, isUpToDate, openParts
@@ -176,8 +176,8 @@ def cutPart(part: Part, rotationCount: int, labels: list[int], scheme: str, warn
             cut = copyInOrder(image[place])  # from the file's order to that of .npy, once
             mean, std = moments or measureMoments(cut)
             if std == 0:
-                corner = ", ".join(str(axis.start) for axis in place)
-                warn(f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros")
+                name, corner = printable(pair.image.path), ", ".join(str(axis.start) for axis in place)
+                warn(f"Warning: {name}: sub-volume at ({corner}) is constant; it becomes zeros")
             both = prep_img(cut, mean, std), selectPositive(copyInOrder(mask[place]), labels)
             yield tuple(rotateSubVolume(array, axes)[..., np.newaxis] for array in both)
 

@@ -103,6 +103,13 @@ def testWorkIsDoneWhereNobodyReads(tmp_path, line):
     assert (code, done) == (0, "Agg True") and "Traceback" not in err and "Exception" not in err
 
 
+def testAFullDiskUnderTheOutputIsOneLine(tmp_path):
+    code, _, err, done = runShell('"$@" >/dev/full', tmp_path)
+    assert (code, done) == (2, None) and err.strip().splitlines() == [
+        "Error: output: the disk is full; free some space and repeat"
+    ]
+
+
 def testAHelpThatIsCutOffIsNoError():
     line = '"$0" prepareData.py --help | head -n 1'
     result = subprocess.run(

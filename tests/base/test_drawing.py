@@ -35,6 +35,15 @@ def testAPictureIsDrawnWhateverTheBackEndOfANotebook(tmp_path, backend):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def testAPictureIsDrawnWithoutAnyFolderOfAUser(tmp_path):
+    folders = dict.fromkeys(
+        ("HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR"), "/proc/none"
+    )
+    result = runCode(DRAW, tmp_path / "a.png", **folders)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("backend", ["nonsense", "module://nowhere"])
 def testKerasIsImportedWhateverTheBackEndOfANotebook(backend):
     code = "from engine.network.devices import loadKeras; print(loadKeras().__name__)"
