@@ -98,8 +98,9 @@ def testAnyConsoleShowsAnyLetter(tmp_path, environment, letter):
 @pytest.mark.parametrize(
     "line", ['"$@" >&-', '"$@" 2>&-', '"$@" <&- >&- 2>&-', '"$@" | true', '"$@" | head -n 1']
 )
-def testWorkIsDoneWhereNobodyReads(tmp_path, line):
-    code, out, err, done = runShell(line, tmp_path)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def testWorkIsDoneWhereNobodyReads(tmp_path, line, unbuffered):
+    code, out, err, done = runShell(line, tmp_path, PYTHONUNBUFFERED=unbuffered)
     assert (code, done) == (0, "Agg True") and "Traceback" not in err and "Exception" not in err
 
 
