@@ -299,11 +299,11 @@ class Drawing(NamedTuple):
     stepsPerEpoch: int  # 0: an epoch takes every sub-volume once
     patchSide: int  # 0: whole sub-volumes
     positiveShare: float
-    regions: bool
     turns: bool
     greyScale: float
     greyOffset: float
     greyNoise: float
+    regions: bool = False  # z-score by a random region around the patch
     voxels: tuple[tuple[float, ...], ...] = (CUBE,)  # edge lengths of those of all volumes, each in any unit
 
     def sidesOf(self, samples: Samples) -> tuple[int, ...]:

@@ -33,6 +33,7 @@ from engine.network.contracts import (
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
 from engine.prediction.backends import chooseBackend
+from engine.prediction.comparison import Comparison, compareGreys
 from engine.prediction.execute import Method, execute
 from engine.prediction.journal import openResult
 from engine.prediction.layout import Geometry
@@ -99,9 +100,8 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
-    mask = kinds.nameManualMask(arguments.nameInput)
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
-    arguments.nameReference = arguments.nameReference or (mask if mask.exists() else Path("none"))
+    arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     return arguments
 
 
@@ -125,7 +125,8 @@ def main(arguments: argparse.Namespace) -> None:
     scope = chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
     asked |= {"moments": chooseMoments(arguments.moments, contract)}
-    request = runs.Request(volume, region, scope, arguments.modelFile, weights, **asked)
+    learnt = contract.greys if contract else {}
+    request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
@@ -165,18 +166,22 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
         if run.isLong:
             say(runs.estimateDuration(stream, run))
         clock.lap("building the network")
-        found = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
+        found, squares = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
+        run = run.note(compareGreys(found, squares, request.learnt)._asdict())
         say(*describeFinding(found, request.normalization))
         clock.lap("statistics")
         predictRegion(run, stream, found, clock)
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
+    greys = Comparison(**run.origin["greys"]) if run.origin["greys"] else None
+    say(*([greys.describe()] if greys else []))
     counts = [evaluate(run, evaluation, clock) for evaluation in evaluations]
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
     say(runs.describeEnd(request, clock))
-    say(*(f"  {relativePath(path)}" for path in (request.nameOutput, *paths.values(), record)))
+    written = request.nameOutput, *filter(Path.exists, paths.values()), record
+    say(*(f"  {relativePath(path)}" for path in written))
 
 
 # ----------------------------------------------------------------------------------------------- prediction

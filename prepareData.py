@@ -21,7 +21,7 @@ from engine.base.arrays import copyInOrder
 from engine.base.console import describeShape, relativePath, runScript, say, showProgress
 from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
-from engine.base.words import joinWords
+from engine.base.words import joinWords, printable
 from engine.preparation.checks import coverAxis, findLeaks, inspectPair
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, describeRun, isUpToDate, openParts
@@ -192,8 +192,8 @@ def cutPart(
             cut = copyInOrder(image[place])  # from the file's order to that of .npy, once
             mean, std = scale[:2] if scheme == "volume" else measureKept(cut, scale)
             if std == 0:
-                corner = ", ".join(str(axis.start) for axis in place)
-                warn(f"Warning: {pair.image.path}: sub-volume at ({corner}) is constant; it becomes zeros")
+                name, corner = printable(pair.image.path), ", ".join(str(axis.start) for axis in place)
+                warn(f"Warning: {name}: sub-volume at ({corner}) is constant; it becomes zeros")
             both = prep_img(scale.mend(cut), mean, std), selectPositive(copyInOrder(mask[place]), labels)
             voxel = pair.image.frame.sides
             yield tuple(rotateSubVolume(array, axes, voxel)[..., np.newaxis] for array in both)

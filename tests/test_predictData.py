@@ -98,10 +98,10 @@ def badModels():
         "corrupt": ("corrupt.h5", None, ("corrupt.h5", "is damaged or no model of Keras")),
         "corrupt weights": ("good.h5", "corrupt.h5", ("corrupt.h5", "is damaged or no model of Keras")),
         "noise": ("noise.h5", None, "is neither an HDF5 file (.h5) nor a .keras archive"),
-        "empty": ("empty.h5", None, "is neither an HDF5 file (.h5) nor a .keras archive"),
+        "empty": ("empty.h5", None, ("empty.h5", "is empty")),
         "missing": ("nowhere.h5", None, ("nowhere.h5", "no such model file")),
         "Lambda layer": ("lambda.h5", None, ("payload is a Lambda layer", "never executed")),
-        "another network": ("dense.h5", None, "is no 3D U-Net"),
+        "another network": ("dense.h5", None, "is a Sequential model"),
         "external link": ("link.h5", None, ("is an external link", "never followed")),
         "weights not finite": ("notFinite.h5", None, ("probability, kernel", "not finite")),
     }

@@ -17,6 +17,7 @@ from engine.base.errors import PipelineError, StoppedBySignal
 from engine.base.files import FULL_DISK
 from engine.base.words import printable
 
+UNREAD = errno.EPIPE, errno.EIO  # what writing to a stream gives when nobody reads it any more
 KEPT = "nothing half-written was kept under a final name."
 
 
@@ -42,7 +43,8 @@ def runScript(main: Callable, parseArguments: Callable, afterInterrupt: str = KE
             raise
         leave(2, f"Error: {error.filename or 'output'}: {words}")
     finally:
-        _flushOutput()
+        with contextlib.suppress(OSError):
+            _writeOutput()
         signal.signal(signal.SIGTERM, before)
         atexit.register(gc.freeze)  # or the interpreter looks through all that was loaded: 0.2 s (startup.py)
 
@@ -83,14 +85,22 @@ def _isClosed(number: int) -> bool:
     return False
 
 
-def _flushOutput() -> None:
-    """Write what waits for stdout; where nobody reads it any more (| head), no line goes there again."""
+def _writeOutput(text: str = "") -> None:
+    """Write to stdout at once; where that fails, nothing is written there any more.
+
+    Raises
+    ------
+    OSError
+        A file cannot be written. That nobody reads any more (| head, a terminal that is gone) is no error.
+    """
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        print(text, end="", flush=True)
+    except OSError as error:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)
+        if error.errno not in UNREAD:
+            raise
 
 
 def _raiseStopped(number: int, frame: object) -> None:
@@ -108,9 +118,7 @@ def showProgress(blocks: Iterable | None = None, **options) -> Any:
 def say(*lines: str) -> None:
     """Print lines at once, also where the output is a file; work goes on where nobody reads them any more."""
     for line in lines:
-        with contextlib.suppress(BrokenPipeError):
-            print(printable(line))
-        _flushOutput()
+        _writeOutput(f"{printable(line)}\n")
 
 
 class Stopwatch:
@@ -131,7 +139,7 @@ def leave(code: int, line: str) -> None:
     """Print one line on stderr and end the process."""
     with contextlib.suppress(OSError):
         print(f"\r{printable(line)}", file=sys.stderr)
-        _flushOutput()
+        _writeOutput()
     sys.exit(code)
 
 

@@ -83,18 +83,17 @@ def withMatplotlib() -> Iterator[None]:
 
 
 def _importMatplotlib(part: str = ""):
-    """Import matplotlib, or a part of it; where MPLBACKEND names nothing that it knows, without."""
-    name = f"matplotlib.{part}" if part else "matplotlib"
+    """Import matplotlib, or a part of it; the first import fails where MPLBACKEND names nothing it knows."""
     with _quietly():
-        try:
-            return importlib.import_module(name)
-        except ValueError:
-            wanted = os.environ.pop(BACKEND, None)
+        if "matplotlib" not in sys.modules and BACKEND in os.environ:
+            wanted = os.environ.pop(BACKEND)
             try:
-                return importlib.import_module(name)
+                matplotlib = importlib.import_module("matplotlib")
             finally:
-                if wanted is not None:
-                    os.environ[BACKEND] = wanted
+                os.environ[BACKEND] = wanted
+            with contextlib.suppress(ValueError):  # as the import does it; empty: matplotlib chooses
+                matplotlib.rcParams.update({"backend": wanted} if wanted else {})
+        return importlib.import_module(f"matplotlib.{part}" if part else "matplotlib")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +22,7 @@ except ImportError:  # Windows: no lock
 LOGGER = logging.getLogger(__name__)
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 CHUNK_BYTES = 1 << 22
+PROCESS_DIGITS = 7  # of the number of a process, at most
 
 
 @contextlib.contextmanager
@@ -55,6 +56,49 @@ def writeAtomically(path: str | Path) -> Iterator[Path]:
 def temporaryName(path: Path) -> Path:
     """Name the unfinished file: same folder for an atomic rename, same suffix for Keras."""
     return path.with_name(f".partial-{socket.gethostname()}-{os.getpid()}-{path.name}")
+
+
+def refuseLongNames(paths: Iterable[Path], remedy: str) -> None:
+    """Refuse files whose names are too long for their folder, also while they are written, before any work.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        All that will be written.
+    remedy : str
+        What a user can do.
+
+    Raises
+    ------
+    PipelineError
+        The name of a file, the longest one of them, or its path has more bytes than the system allows.
+    """
+    path = max(paths, key=lambda path: len(os.fsencode(path.name)))
+    temporary = temporaryName(path)
+    spare = max(PROCESS_DIGITS - len(str(os.getpid())), 0)  # another process shall not be refused
+    own, count = len(os.fsencode(path.name)), len(os.fsencode(temporary.name)) + spare
+    if count > (limit := _limitOf(path.parent, "PC_NAME_MAX", 255)):
+        expected, received = f"at most {limit} bytes", f"{own}, and {count - own} more while it is written"
+        raise PipelineError(
+            "the name is too long", file=path.name, expected=expected, received=received, remedy=remedy
+        )
+    count = len(os.fsencode(os.path.abspath(temporary))) + spare
+    if count >= (limit := _limitOf(path.parent, "PC_PATH_MAX", 4096)):
+        raise PipelineError(
+            f"the path is too long with {count} bytes",
+            file=path,
+            expected=f"less than {limit}",
+            remedy=remedy,
+        )
+
+
+def _limitOf(folder: Path, name: str, usual: int) -> float:
+    """Ask the file system of a folder for a limit; the usual one where it does not tell."""
+    try:
+        limit = os.pathconf(folder, name)
+    except (AttributeError, OSError, ValueError):  # Windows has no such call
+        return usual
+    return limit if limit > 0 else float("inf")
 
 
 def _removeLeftovers(path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 SIDE = 64  # voxels, or fewer where a plane is smaller
 MOST = 64  # squares of a block of planes, evenly spread
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the voxels of a square that lie below its quantiles
+EDGES = np.linspace(-6, 6, 121)  # of the histogram beside the squares, z-scored grey values
 FEATURES = (*(f"q{share:.0%}" for share in SHARES), "noise")
 NOISE_FACTOR = 1 / (0.67449 * 2**0.5)  # from the median difference of two normal values to their deviation
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from engine.base.console import relativePath
 from engine.base.errors import PipelineError
+from engine.base.files import refuseLongNames
 from engine.learning.outputs import Outputs
+from engine.learning.trainingState import TrainingState
 from engine.network.plan import Layer, sideMultiple
 from engine.preparation.samples import Samples
 
@@ -56,6 +58,9 @@ def _checkTensorBoard(folder: Path) -> None:
 
 def checkNames(outputs: Outputs, weightStart: Path | None) -> None:
     """Refuse names under which nothing can be written, or two things would be."""
+    written = (*outputs, outputs.contract, outputs.curves, outputs.example)
+    shorter = f"choose shorter names ({', '.join(f'--{name}' for name in Outputs._fields)})"
+    refuseLongNames((*written, *TrainingState(outputs.modelFile).paths), shorter)
     for file in outputs:
         if not file.parent.is_dir():
             raise PipelineError("no such folder", file=file.parent)

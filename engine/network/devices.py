@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def loadKeras():
     Raises
     ------
     PipelineError
-        The back end, of KERAS_BACKEND or Keras's own settings, is not installed or unknown here.
+        The back end, of KERAS_BACKEND or Keras's own settings, is not installed or unknown here; or the
+        settings hold a value that Keras does not know.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault(ONEDNN, "1")  # on AVX2 a training step takes a ninth of the time
@@ -40,6 +42,9 @@ def loadKeras():
             f"Keras or its back end {backend} cannot be imported ({error})",
             remedy=f"pip install keras {backend}",
         ) from error
+    except (ValueError, TypeError, AttributeError) as error:  # of the values in Keras's own file
+        rule, remedy = f"Keras refuses its settings ({error})", "correct KERAS_BACKEND or remove this file"
+        raise PipelineError(rule, file=_settingsFile(), remedy=remedy) from error
     if keras.backend.backend() not in CUDA_PACKAGES:
         expected, received = " or ".join(CUDA_PACKAGES), keras.backend.backend()
         raise PipelineError("another KERAS_BACKEND is needed", expected=expected, received=received)
@@ -49,6 +54,11 @@ def loadKeras():
 
     absl.logging.set_verbosity(absl.logging.ERROR)  # Keras warns at every .h5; the published format stays
     return keras
+
+
+def _settingsFile() -> Path:
+    """Name the file from which Keras reads its settings."""
+    return Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "keras.json"
 
 
 def backendName() -> str:

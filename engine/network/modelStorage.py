@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.base.errors import PipelineError
+from engine.network.modelKinds import (
+    isHdf5,
+    openHdf5,
+    refuseNestedWeights,
+    refuseOtherArchives,
+    refuseOtherFiles,
+    refuseOtherModels,
+    refuseUnknown,
+    refuseWithoutModel,
+)
 from engine.network.plan import MAXIMUM_BYTES, VARIABLES
 
 if TYPE_CHECKING:  # it loads slowly
@@ -24,6 +34,7 @@ UNREADABLE = (  # what h5py, zipfile and json raise on damaged files, and what u
     *(OSError, EOFError, MemoryError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
     *(ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
 )
+LISTS = {"layer_names", "layer_names0"}  # attributes of weights alone
 GROUP_KINDS = {"conv3d": "convolution", "batch_normalization": "normalisation"}  # groups of Keras 3
 
 
@@ -42,30 +53,32 @@ def openStored(path: str | Path) -> Iterator[Stored]:
     Raises
     ------
     PipelineError
-        No such file, a damaged one, or one with a link out of it.
+        No such file, a damaged, locked or foreign one, another model, or a link out of the file.
     """
     import h5py
 
     path = Path(path)
-    if not path.is_file():
-        raise PipelineError("no such model file", file=path)
     try:
+        refuseOtherFiles(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                refuseOtherArchives(archive, path)
                 configText = _readEntry(archive, "config.json", path)
                 content = _readEntry(archive, "model.weights.h5", path)
             _refuseEndlessHeap(content, path)
             with h5py.File(io.BytesIO(content), "r") as file:
                 yield _storedContent(file, configText, path)
-        elif h5py.is_hdf5(path):
+        elif isHdf5(path):
             with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 _refuseEndlessHeap(content, path)
-            with h5py.File(path, "r") as file:
+            with openHdf5(path) as file:
                 yield _storedContent(file, file.attrs.get("model_config"), path)
         else:
-            raise PipelineError("is neither an HDF5 file (.h5) nor a .keras archive", file=path)
+            refuseUnknown(path)
     except PipelineError:
         raise
+    except PermissionError as error:
+        raise PipelineError(f"cannot be read: {error.strerror}", file=path) from error
     except UNREADABLE as error:
         raise PipelineError(f"is damaged or no model of Keras: {error}", file=path) from error
 
@@ -95,12 +108,17 @@ def _refuseEndlessHeap(content: bytes | mmap.mmap, path: Path) -> None:
 def _storedContent(file: "h5py.File", configText, path: Path) -> Stored:
     """Read configuration and layers of an open file after a walk that refuses links out of it."""
     _refuseLinks(file, path)
-    config = None if configText is None else json.loads(configText)["config"]
+    description = {"config": None} if configText is None else json.loads(configText)
+    refuseOtherModels(description, path)
     isNumbered = "layers" in file
+    if not (configText or isNumbered or "model_weights" in file or LISTS & set(file.attrs)):
+        refuseWithoutModel(file, path)
+    if isNumbered:
+        refuseNestedWeights(file["layers"], path)
     layers = _numberedLayers(file["layers"]) if isNumbered else _legacyLayers(file)
     if not layers:
         raise PipelineError("holds no weights", file=path)
-    return Stored(config, layers, isNumbered)
+    return Stored(description["config"], layers, isNumbered)
 
 
 def _refuseLinks(file: "h5py.File", path: Path) -> None:
@@ -136,7 +154,7 @@ def _legacyLayers(file: "h5py.File") -> StoredLayers:
         if paths:
             variables = {path.rsplit("/", 1)[-1].split(":")[0]: group[layerName][path] for path in paths}
             if len(variables) != len(paths):
-                raise ValueError(f"layer {layerName} lists a variable twice")
+                raise ValueError(f"layer {layerName} lists a variable twice, or is itself a model")
             stored[layerName] = variables
     return stored
 

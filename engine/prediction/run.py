@@ -34,7 +34,7 @@ from engine.volumes.scale import Scale
 from engine.volumes.volume import Volume
 
 MANY_SLABS = 100  # from which on timing two of them in advance is worth it
-ORIGIN = ("engine", "precision", "device", "devices", "predicted")
+ORIGIN = ("engine", "precision", "device", "devices", "predicted", "greys")
 
 
 class Request(NamedTuple):
@@ -45,6 +45,7 @@ class Request(NamedTuple):
     normalization: str  # region or volume: whose mean and standard deviation
     modelFile: Path
     weightFile: Path  # may be the model file
+    learnt: dict[str, Any]  # grey values of the training, of its contract
     nameOutput: Path
     outputType: str
     outputEncoding: str
@@ -94,6 +95,10 @@ class Run(NamedTuple):
         """List what no earlier run has predicted."""
         finished = Journal(self.request.nameOutput).finished() if self.isGoingOn else ()
         return leaveOut(listTasks(self.geometry, self.layout), finished)
+
+    def note(self, greys: dict[str, Any]) -> "Run":
+        """Give the same run with what is known of the grey values."""
+        return self._replace(origin=self.origin | {"greys": greys})
 
     @property
     def madeBy(self) -> str:
@@ -193,7 +198,7 @@ def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str
 def describeOrigin(backend: Backend, devices: list[str]) -> dict[str, Any]:
     """Describe what a probability is made with; `devices` are all that had a part in it."""
     predicted = {"date": time.strftime("%Y-%m-%d %H:%M"), "versions": packageVersions()}
-    values = backend.engine, backend.precision, backend.device, devices, predicted
+    values = backend.engine, backend.precision, backend.device, devices, predicted, None
     return dict(zip(ORIGIN, values, strict=True))
 
 

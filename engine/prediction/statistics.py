@@ -6,6 +6,7 @@ import numpy as np
 
 from engine.base.errors import PipelineError
 from engine.base.passes import Observer, passOver
+from engine.base.squares import Squares
 from engine.prediction.run import Request
 from engine.volumes.formats import openVolume
 from engine.volumes.scale import Finding, Statistics, measureVolume
@@ -19,7 +20,7 @@ def listGreys(request: Request, region: Region | None) -> Iterator[tuple[np.ndar
     return _listBlocks(request.volume, region, request.memoryBudget)
 
 
-def measureRequest(request: Request, observer: Observer | None = None) -> Finding:
+def measureRequest(request: Request, observer: Observer | None = None) -> tuple[Finding, np.ndarray]:
     """Measure the grey values that a prediction is z-scored by.
 
     Parameters
@@ -33,24 +34,26 @@ def measureRequest(request: Request, observer: Observer | None = None) -> Findin
     -------
     Finding
         Of the region or the volume; its scale has the moments of the other scan where one is named.
+    (square, feature) float64
+        Features of squares of it, grey values.
 
     Raises
     ------
     PipelineError
         Voxels that are not finite, numbers that float32 cannot hold, another scan that is none.
     """
-    observers = [observer] if observer else []
+    observers, squares = [observer] if observer else [], Squares()
     isWhole = request.shape == request.volume.shape
     if request.normalization == "volume" and not isWhole:
         if observers:
             passOver(listGreys(request, request.region), *observers)
-        found = _measure(request, request.volume, None, [])
+        found = _measure(request, request.volume, None, [squares])
     else:
-        found = _measure(request, request.volume, request.region, observers)
-    if request.momentsOf == OWN:
-        return found
-    mean, std = _readMoments(request)
-    return found._replace(scale=found.scale._replace(mean=mean, std=std))
+        found = _measure(request, request.volume, request.region, [*observers, squares])
+    if request.momentsOf != OWN:
+        mean, std = _readMoments(request)
+        found = found._replace(scale=found.scale._replace(mean=mean, std=std))
+    return found, squares.finish()
 
 
 def _measure(request: Request, volume: Volume, region: Region | None, observers: list[Observer]) -> Finding:

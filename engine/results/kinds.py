@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.base.files import refuseLongNames
 from engine.volumes.formats import findBeside, stemOf
+from engine.volumes.growing import partialName
 from engine.volumes.tiff import requireTifffile
 from engine.volumes.volume import Volume
 
@@ -117,13 +119,15 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
     if not os.access(folder, os.W_OK):
         remedy = "choose another --nameOutput"
         raise PipelineError("nothing can be written into this folder", file=folder, remedy=remedy)
+    outputs = nameOutput, nameOutput.with_suffix(".json"), *nameResults(nameOutput, outputFormat).values()
+    journal = nameOutput.with_name(f"{partialName(nameOutput).name}.json")
+    refuseLongNames((*outputs, journal), "choose a shorter name with --nameOutput")
     if nameOutput.suffix.lower() != ".nrrd":
         raise PipelineError("nameOutput must end with .nrrd", file=nameOutput)
     if nameOutput.is_dir():
         raise PipelineError("nameOutput is a folder", file=nameOutput)
     if outputFormat == TIFF:
         requireTifffile()
-    outputs = nameOutput, nameOutput.with_suffix(".json"), *nameResults(nameOutput, outputFormat).values()
     for written in outputs:
         for name, path in inputs.items():
             if path and path.resolve() == written.resolve():
@@ -133,6 +137,12 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
 def nameManualMask(nameInput: Path) -> Path:
     """Name the manual mask that belongs to a volume, whether it is there or not."""
     return findBeside(nameInput, f"{stemOf(nameInput).removesuffix('_data')}_mask")
+
+
+def findManualMask(nameInput: Path) -> Path:
+    """Find the manual mask that belongs to a volume; "none" where there is none."""
+    mask = nameManualMask(nameInput)
+    return mask if os.path.exists(mask) else Path("none")  # a name can be too long to be asked for
 
 
 def nameProbability(nameInput: Path) -> Path:

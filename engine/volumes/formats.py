@@ -1,6 +1,7 @@
 """Which formats of volumes there are; nothing else knows."""
 
 import importlib
+import os
 from pathlib import Path
 
 from engine.volumes.volume import Volume
@@ -40,4 +41,4 @@ def stemOf(path: Path) -> str:
 def findBeside(path: Path, name: str) -> Path:
     """Find a volume of this name, of any format, beside another; NRRD where there is none."""
     named = [path.with_name(name + ending) for ending in (*FORMATS, "")]
-    return next((file for file in named if file.exists()), named[0])
+    return next((file for file in named if os.path.exists(file)), named[0])  # one too long is not there

@@ -10,8 +10,9 @@ import pytest
 from places import ROOT, listNames
 
 from engine.base.errors import PipelineError
-from engine.base.files import lockName, reserveSpace, temporaryName, writeAtomically
+from engine.base.files import lockName, refuseLongNames, reserveSpace, temporaryName, writeAtomically
 from engine.base.records import writeJson
+from engine.base.words import printable
 from engine.preparation.samples import writeArraysAtomically
 
 
@@ -129,3 +130,60 @@ def testSpaceIsReservedWithoutTheSystemCall(tmp_path, monkeypatch):
     reserveSpace(tmp_path / "file", 10_000_000)
     content = (tmp_path / "file").read_bytes()
     assert len(content) == 10_000_000 and content[:4] == b"head" and not any(content[4:])
+
+
+# ---------------------------------------------------------------------------------------------- long names
+
+
+@pytest.mark.parametrize("letter", ["n", "\xb5", "\u65e5", "\udce4"])
+def testNamesAreRefusedExactlyWhereTheyCannotBeWritten(tmp_path, letter):
+    spare = 255 - len(os.fsencode(temporaryName(tmp_path / ".nrrd").name)) - (7 - len(str(os.getpid())))
+    count = spare // len(os.fsencode(letter))
+    longest = tmp_path / f"{letter * count}.nrrd"
+    refuseLongNames([tmp_path / "a.nrrd", longest], "shorter")
+    with writeAtomically(longest) as temporary:
+        temporary.write_bytes(b"a")
+    assert longest.exists()
+    with pytest.raises(PipelineError) as caught:
+        refuseLongNames([tmp_path / "a.nrrd", tmp_path / f"{letter * (count + 1)}.nrrd"], "shorter")
+    line, own = str(caught.value), len(os.fsencode(letter)) * (count + 1) + 5
+    assert line.startswith(
+        printable(f"{letter * (count + 1)}.nrrd: the name is too long (expected at most 255 ")
+    )
+    assert f"received {own}, and " in line and line.endswith("; shorter")
+
+
+def testPathsThatAreTooLongAreRefused(tmp_path):
+    folder = tmp_path.joinpath(*["d" * 200] * 22)
+    with pytest.raises(
+        PipelineError, match=r"the path is too long with \d+ bytes \(expected less than 4096\)"
+    ):
+        refuseLongNames([folder / "a.nrrd"], "")
+
+
+def testTheLimitOfTheFileSystemCounts(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "pathconf", lambda folder, name: {"PC_NAME_MAX": 143, "PC_PATH_MAX": -1}[name])
+    refuseLongNames([tmp_path / ("n" * 90)], "")
+    with pytest.raises(PipelineError, match="at most 143 bytes"):
+        refuseLongNames([tmp_path / ("n" * 140)], "")
+    monkeypatch.delattr(os, "pathconf")
+    refuseLongNames([tmp_path / ("n" * 140)], "")
+
+
+@pytest.mark.parametrize("name", ["a[1].txt", "*.txt", "?", "\udce4.txt"])
+def testLeftoversOfNamesLikePatternsAreCleared(tmp_path, name):
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    path, other = tmp_path / name, tmp_path / "a1.txt"
+    left = [
+        temporaryName(file).with_name(
+            temporaryName(file).name.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")
+        )
+        for file in (path, other)
+    ]
+    for file in left:
+        file.touch()
+    with writeAtomically(path) as temporary:
+        temporary.touch()
+    assert not left[0].exists() and left[1].exists() and path.exists()

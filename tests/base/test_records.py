@@ -1,5 +1,7 @@
 """Records: the command, versions, JSON, digests, and what differs between two of them."""
 
+import json
+import os
 import sys
 
 import pytest
@@ -30,6 +32,14 @@ def testJsonRoundTripAndItsRefusals(tmp_path):
         path.write_bytes(text.encode("latin1"))
         with pytest.raises(PipelineError, match=message):
             readJson(path)
+
+
+def testNamesOfAnyBytesAreReadBackAsTheyWere(tmp_path):
+    content = {os.fsdecode(b"Prob\xe4"): os.fsdecode(b"\xff\\udce4 \n"), "\xb5": ["\\udce4"]}
+    writeJson(tmp_path / "a.json", content)
+    assert readJson(tmp_path / "a.json") == content
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert r'"Prob\udce4": "\udcff\\udce4 \n"' in text and json.loads(text) == content
 
 
 def testDigestIsSha256(tmp_path):

@@ -174,3 +174,20 @@ def testAMissingBackEndIsToldWithThePipCommand():
     )
     assert ran.stdout.startswith("PipelineError Keras or its back end tensorflow cannot be imported")
     assert ran.stdout.strip().endswith("pip install keras tensorflow")
+
+
+@pytest.mark.parametrize("settings", ['{"floatx": "nonsense"}', '{"backend": "nonsense"}', "[1]"])
+def testSettingsThatKerasRefusesAreOneLine(tmp_path, settings):
+    (tmp_path / "keras.json").write_text(settings)
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    code = "from engine.network.devices import loadKeras; loadKeras()"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment | {"KERAS_HOME": str(tmp_path)},
+    )
+    line = result.stderr.splitlines()[-1]
+    assert f"PipelineError: {tmp_path / 'keras.json'}: Keras refuses its settings" in line
+    assert line.endswith("; correct KERAS_BACKEND or remove this file")

@@ -20,6 +20,7 @@ from engine.prediction.openvinoStream import OpenvinoStream
 from engine.prediction.stream import describeStream
 from engine.prediction.tasks import Task, leaveOut, listTasks, mergeTasks
 from engine.volumes.formats import openVolume
+from engine.volumes.scale import Scale
 from functions import predictProbability, readModel
 
 MODELS = ROOT / "modelAndWeights"
@@ -70,7 +71,7 @@ def job(tmp_path_factory):
     plan, weights = readModel(*files)
     geometry = Geometry(SHAPE[::-1], sideMultiple(plan), haloOf(plan))
     region, moments = tuple((0, side) for side in SHAPE), (grey.mean(), grey.std())
-    whole = Job(str(folder / "scan.nrrd"), region, tuple(map(float, moments)), geometry, LAYOUT)
+    whole = Job(str(folder / "scan.nrrd"), region, Scale(*map(float, moments)), geometry, LAYOUT)
     whole = whole._replace(modelFile=str(files[0]), weightFile=str(files[1]), output=str(folder / "a.nrrd"))
     stream = OpenvinoStream(
         describeStream(plan, weights), LAYOUT.slab, tileSection(geometry, LAYOUT), "float32"

@@ -26,3 +26,24 @@ def testEveryColumnIsWrittenOnceWithItsUnit(tmp_path, unit, names):
     columns = dict(zip(header, np.array(rows, float).T, strict=True))
     for name in ("x_voxel", "y_voxel", "z_voxel", "voxelCount", "touchesBorder", "elongation"):
         np.testing.assert_allclose(columns[name], table[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("unit", "name", "isMarked"),
+    [
+        ("nm", "nm", False),
+        ("\xb5m", "um", False),
+        ("\u03bcm", "um", False),
+        ("\xc5", "\xc5", True),
+        ("\udce5", "\\udce5", True),
+    ],
+)
+def testASpreadsheetReadsTheUnits(tmp_path, unit, name, isMarked):
+    table, _ = measure(*blobs(), np.eye(3))
+    writeTable(table, unit, tmp_path / "a.csv")
+    content = (tmp_path / "a.csv").read_bytes()
+    assert content.startswith(b"\xef\xbb\xbf") is isMarked and content.isascii() is not isMarked
+    with open(tmp_path / "a.csv", encoding="utf-8-sig", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[0] == "label" and f"volume_{name}3" in header and f"surfaceArea_{name}2" in header
+    assert len(rows) == len(table["label"])

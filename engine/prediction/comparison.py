@@ -1,0 +1,97 @@
+"""How far the grey values of a scan are from what the network has learnt on."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.base.squares import EDGES, FEATURES
+from engine.volumes.scale import Finding, Scale
+
+NEAR = 0.5  # standard deviations: a square is known where all its features are as near to a learnt one
+MOST_UNLIKE = 0.1  # share of the squares from which on a scan is one that the network has not learnt
+CHUNK = 4096  # squares compared at a time
+
+
+class Comparison(NamedTuple):
+    """A scan beside what was learnt on, as JSON holds it."""
+
+    unlikeShare: float | None  # of the squares of the scan; None: nothing tells what was learnt on
+    warning: str  # empty: none
+    edges: list[float]  # of the bins of both histograms
+    scan: list[float]  # share of the voxels in a bin
+    training: list[float]
+
+    def describe(self) -> str:
+        """Tell the comparison in one line."""
+        if self.unlikeShare is None:
+            return "Grey values: the contract of the model does not tell which ones it has learnt on"
+        if self.warning:
+            return f"Warning: {self.warning}"
+        return (
+            f"Grey values: {1 - self.unlikeShare:.0%} of the scan looks like what the network has learnt on"
+        )
+
+
+def compareGreys(found: Finding, squares: np.ndarray, learnt: dict[str, Any]) -> Comparison:
+    """Compare a scan with what a network has learnt on.
+
+    Parameters
+    ----------
+    found : Finding
+        The scale of the scan, and the histogram of its grey values.
+    squares : (square, feature) float64
+        Of the scan, grey values; see `engine.base.squares`.
+    learnt : dict
+        Of the contract: features, squares, histogram; empty where it does not tell.
+    """
+    scale = found.scale
+    if learnt.get("features") != list(FEATURES) or scale.std == 0:
+        return Comparison(None, "", [], [], [])
+    scored = _scoreSquares(squares, scale)
+    distances = _nearest(scored, np.array(learnt["squares"]))
+    isUnlike = distances > NEAR
+    share = float(isUnlike.mean()) if len(isUnlike) else 0.0
+    warning = (
+        _describeUnlike(scored[isUnlike], np.array(learnt["squares"]), share) if share > MOST_UNLIKE else ""
+    )
+    edges = EDGES.tolist()
+    return Comparison(share, warning, edges, _shareBins(found), learnt.get("histogram", []))
+
+
+def _scoreSquares(squares: np.ndarray, scale: Scale) -> np.ndarray:
+    """Z-score the features of squares; those that hold no data are left out."""
+    if scale.noData is not None:
+        squares = squares[np.isfinite(squares).all(axis=1) & (squares[:, :-1] != scale.noData).all(axis=1)]
+    quantiles, noise = squares[:, :-1], squares[:, -1:]
+    return np.hstack([(quantiles - scale.mean) / scale.std, noise / scale.std])
+
+
+def _nearest(squares: np.ndarray, learnt: np.ndarray) -> np.ndarray:
+    """Give the distance of every square to the nearest learnt one: the largest difference of any feature."""
+    parts = np.array_split(squares, -(-len(squares) // CHUNK)) if len(squares) else []
+    distances = [np.abs(part[:, np.newaxis] - learnt).max(axis=2).min(axis=1) for part in parts]
+    return np.concatenate(distances) if distances else np.zeros(0)
+
+
+def _describeUnlike(unlike: np.ndarray, learnt: np.ndarray, share: float) -> str:
+    """Say what is unlike the training, and what helps."""
+    low, high = np.quantile(learnt, (0.01, 0.99), axis=0)
+    middle = np.median(unlike, axis=0)
+    names = ["darkest", "darker", "middle", "brighter", "brightest"]
+    words = [f"{name} grey values of {value:.2f}" for name, value in zip(names, middle[:-1], strict=True)]
+    words.append(f"noise of {middle[-1]:.2f}")
+    beyond = np.maximum(low - middle, middle - high)
+    worst = int(np.argmax(beyond))
+    what = f"{share:.0%} of the scan is unlike what the network has learnt on"
+    example = f"there {words[worst]} (z-scored; learnt {low[worst]:.2f} to {high[worst]:.2f})"
+    remedy = "take the scan that this one was cut from (--momentsOf), or train with scans like this one"
+    return f"{what}: {example}; the result may be wrong: {remedy}"
+
+
+def _shareBins(found: Finding) -> list[float]:
+    """Give the share of the voxels of a scan in every bin of `EDGES`, z-scored."""
+    counts, scale = found.histogram.counts, found.scale
+    isThere = np.flatnonzero(counts)
+    middles = np.mean(found.histogram.edgesOf(isThere), axis=0)
+    binned, _ = np.histogram((middles - scale.mean) / scale.std, EDGES, weights=counts[isThere])
+    return (binned / counts.sum()).round(6).tolist()
