@@ -33,7 +33,7 @@ from engine.network.contracts import (
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
 from engine.prediction.backends import chooseBackend
-from engine.prediction.comparison import Comparison, compareGreys
+from engine.prediction.comparison import compareGreys, describeGreys
 from engine.prediction.execute import Method, execute
 from engine.prediction.journal import openResult
 from engine.prediction.layout import Geometry
@@ -46,7 +46,7 @@ from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.growing import describeScale
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
-from engine.volumes.scale import Finding, describeFinding
+from engine.volumes.scale import Finding
 from engine.volumes.targets import chooseTargets
 from engine.volumes.volume import checkRegion, chooseSlab
 from functions import VoxelScores, dropVoxels, predictProbability, readModel
@@ -125,7 +125,7 @@ def main(arguments: argparse.Namespace) -> None:
     scope = chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
     asked |= {"moments": chooseMoments(arguments.moments, contract)}
-    learnt = contract.greys if contract else {}
+    learnt = contract.learnt if contract else {}
     request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
@@ -153,11 +153,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> None:
     """Predict what is not predicted yet, make the results of every target, and tell of them."""
-    request, (_, criteria, _, paths, looks, page) = (
-        run.request,
-        evaluations[0],
-    )  # but for the target all agree
+    request, (_, criteria, _, paths, looks, page) = run.request, evaluations[0]
     if run.isFinished:
+        say(*describeGreys(run))
         if looks.areWanted:
             passOver(listGreys(request, request.region), looks.watch("grey"))
         clock.lap("statistics")
@@ -167,14 +165,14 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
             say(runs.estimateDuration(stream, run))
         clock.lap("building the network")
         found, squares = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
-        run = run.note(compareGreys(found, squares, request.learnt)._asdict())
-        say(*describeFinding(found, request.normalization))
+        run = run.note(compareGreys(found, squares, request)._asdict())
+        say(*describeGreys(run))
         clock.lap("statistics")
         predictRegion(run, stream, found, clock)
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
-    greys = Comparison(**run.origin["greys"]) if run.origin["greys"] else None
-    say(*([greys.describe()] if greys else []))
+    page = page._replace(greys=run.origin["greys"])
+    evaluations = [part._replace(page=page) for part in evaluations]
     counts = [evaluate(run, evaluation, clock) for evaluation in evaluations]
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")

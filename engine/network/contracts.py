@@ -38,6 +38,13 @@ class Contract(NamedTuple):
         identity = self.training.get("identity")
         return identity if isinstance(identity, dict) else None
 
+    @property
+    def learnt(self) -> dict[str, Any]:
+        """What a scan is compared with: `greys`, and the sizes of a voxel of the training volumes."""
+        volumes = self.data.get("greys", {}).get("training", {}).values()
+        sizes = [volume["voxelSize"] for volume in volumes if volume.get("voxelSize")]
+        return self.greys | {"voxelSizes": [size for i, size in enumerate(sizes) if size not in sizes[:i]]}
+
     def knows(self, file: Path) -> bool:
         """Whether a file is as the training wrote it."""
         return file.is_file() and digestFile(file) == self.files.get(file.name)

@@ -1,11 +1,12 @@
 """How far the grey values of a scan are from what the network has learnt on."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from engine.base.squares import EDGES, FEATURES
-from engine.volumes.scale import Finding, Scale
+from engine.prediction.run import Request, Run
+from engine.volumes.scale import Finding, Scale, describeFinding
 
 NEAR = 0.5  # standard deviations: a square is known where all its features are as near to a learnt one
 MOST_UNLIKE = 0.1  # share of the squares from which on a scan is one that the network has not learnt
@@ -17,22 +18,20 @@ class Comparison(NamedTuple):
 
     unlikeShare: float | None  # of the squares of the scan; None: nothing tells what was learnt on
     warning: str  # empty: none
+    remarks: list[str]  # on voxels that are left out
     edges: list[float]  # of the bins of both histograms
     scan: list[float]  # share of the voxels in a bin
     training: list[float]
 
-    def describe(self) -> str:
-        """Tell the comparison in one line."""
+    def describe(self) -> list[str]:
+        """Tell what is left out, and the comparison in one line."""
         if self.unlikeShare is None:
-            return "Grey values: the contract of the model does not tell which ones it has learnt on"
-        if self.warning:
-            return f"Warning: {self.warning}"
-        return (
-            f"Grey values: {1 - self.unlikeShare:.0%} of the scan looks like what the network has learnt on"
-        )
+            return [*self.remarks, "Grey values: nothing tells which ones the network has learnt on"]
+        known = f"{1 - self.unlikeShare:.0%} of the scan looks like what the network has learnt on"
+        return [*self.remarks, f"Warning: {self.warning}" if self.warning else f"Grey values: {known}"]
 
 
-def compareGreys(found: Finding, squares: np.ndarray, learnt: dict[str, Any]) -> Comparison:
+def compareGreys(found: Finding, squares: np.ndarray, request: Request) -> Comparison:
     """Compare a scan with what a network has learnt on.
 
     Parameters
@@ -41,21 +40,26 @@ def compareGreys(found: Finding, squares: np.ndarray, learnt: dict[str, Any]) ->
         The scale of the scan, and the histogram of its grey values.
     squares : (square, feature) float64
         Of the scan, grey values; see `engine.base.squares`.
-    learnt : dict
-        Of the contract: features, squares, histogram; empty where it does not tell.
+    request : Request
+        With what the contract tells of the training: features, squares, histogram; empty where it does not.
     """
-    scale = found.scale
+    scale, learnt, remarks = found.scale, request.learnt, describeFinding(found, request.normalization)
     if learnt.get("features") != list(FEATURES) or scale.std == 0:
-        return Comparison(None, "", [], [], [])
+        return Comparison(None, "", remarks, [], [], [])
     scored = _scoreSquares(squares, scale)
     distances = _nearest(scored, np.array(learnt["squares"]))
     isUnlike = distances > NEAR
     share = float(isUnlike.mean()) if len(isUnlike) else 0.0
-    warning = (
-        _describeUnlike(scored[isUnlike], np.array(learnt["squares"]), share) if share > MOST_UNLIKE else ""
-    )
+    isNew = share > MOST_UNLIKE
+    warning = _describeUnlike(scored[isUnlike], np.array(learnt["squares"]), share) if isNew else ""
     edges = EDGES.tolist()
-    return Comparison(share, warning, edges, _shareBins(found), learnt.get("histogram", []))
+    return Comparison(share, warning, remarks, edges, _shareBins(found), learnt.get("histogram", []))
+
+
+def describeGreys(run: Run) -> list[str]:
+    """Tell what a run, this one or the one that it takes its probability from, knows of the grey values."""
+    known = run.origin["greys"]
+    return Comparison(**known).describe() if known else []
 
 
 def _scoreSquares(squares: np.ndarray, scale: Scale) -> np.ndarray:

@@ -28,6 +28,7 @@ from engine.prediction.layout import GIB, Geometry, Layout, chooseLayout, tileSe
 from engine.prediction.stream import Step
 from engine.prediction.tasks import Task, leaveOut, listTasks
 from engine.prediction.tiles import Stream, timeSlab
+from engine.volumes.frame import compareSizes, describeSize, sizeOfVoxel
 from engine.volumes.growing import partialName
 from engine.volumes.nrrdGeometry import voxelSizeOf
 from engine.volumes.scale import Scale
@@ -237,7 +238,19 @@ def describeRequest(request: Request) -> list[str]:
     voxel = f", voxel {' x '.join(sides)}" if sides else ""
     ranges = (f"{axis} {start}:{stop}" for axis, (start, stop) in zip("xyz", request.region, strict=True))
     shape = describeShape(volume.shape)
-    return [f"Input: {volume.path.name} {shape} {volume.dtype.name}{voxel}", f"Region: {' '.join(ranges)}"]
+    lines = [f"Input: {volume.path.name} {shape} {volume.dtype.name}{voxel}", f"Region: {' '.join(ranges)}"]
+    return [*lines, *_doubtVoxelSize(sizeOfVoxel(volume.frame), request.learnt.get("voxelSizes", []))]
+
+
+def _doubtVoxelSize(size: list | None, learnt: list[list]) -> list[str]:
+    """Warn where the voxels of a scan have another size than all of the training."""
+    if not (size and learnt) or not all(compareSizes(known, size) for known in learnt):
+        return []
+    ratio = learnt[0][0] / size[0]
+    look = f"{ratio:.3g} times as large" if ratio > 1 else f"{1 / ratio:.3g} times as small"
+    sizes = f"a voxel of the scan is {describeSize(size)}, of the training {describeSize(learnt[0])}"
+    remedy = "resample the scan, or train with scans of this size"
+    return [f"Warning: {sizes}: particles look {look} to the network, in voxels; {remedy}"]
 
 
 def describeRun(run: Run) -> list[str]:

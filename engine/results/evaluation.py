@@ -24,6 +24,7 @@ class Page(NamedTuple):
     name: str  # of the volume
     device: str
     parameters: dict[str, Any]
+    greys: dict[str, Any] | None = None  # of the scan beside those of the training
 
 
 class Evaluation(NamedTuple):

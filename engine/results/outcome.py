@@ -155,10 +155,13 @@ def describePage(page: Page, judged: Judged, subject: Subject, settings: dict[st
     facts += ["lengths in voxels" if frame.why else f"voxel {sides} {frame.unit or '(unit not given)'}"]
     facts += [f"threshold {judged.threshold:g}", f"connectivity {judged.connectivity}"]
     facts += [page.device, time.strftime("%Y-%m-%d %H:%M")]
+    greys = page.greys or {}
+    doubts = [text for text in (*greys.get("remarks", ()), greys.get("warning")) if text]
     return {
         "title": f"{page.name}: {subject.target.name}",
         "facts": facts,
-        "notes": [f"{frame.note}."] if frame.note else [],
+        "notes": [f"{note}." for note in (frame.note, *doubts) if note],
+        "greys": greys if doubts else None,
         "part": "region" if region else "whole volume",
         "threshold": judged.threshold,
         "colour": subject.target.cssColour,
