@@ -11,14 +11,18 @@ SHAPE = (64, 48, 16)
 
 
 def makeGreys(dtype="uint16", mean=8000.0, deviation=600.0, seed=0, shape=SHAPE):
-    """White noise around a mean, (x, y, z)."""
-    return np.random.default_rng(seed).normal(mean, deviation, shape).astype(dtype)
+    """White noise around a mean, (x, y, z) in the order of a file."""
+    greys = np.random.default_rng(seed).normal(mean, deviation, shape)
+    if np.dtype(dtype).kind in "iu":
+        limits = np.iinfo(dtype)
+        greys = greys.clip(limits.min, limits.max)
+    return np.asarray(greys, dtype, order="F")
 
 
 def addHot(image, count, value, seed=1):
     """Copy with so many voxels of another value, anywhere."""
-    hot = image.copy()
-    hot.flat[np.random.default_rng(seed).choice(image.size, count, replace=False)] = value
+    hot = image.copy(order="K")
+    hot.T.flat[np.random.default_rng(seed).choice(image.size, count, replace=False)] = value
     return hot
 
 
@@ -31,7 +35,7 @@ def outsideOf(shape):
 
 def hide(image, isHidden, value):
     """Copy with a value that means "no data" where it is marked."""
-    hidden = image.copy()
+    hidden = image.copy(order="K")
     hidden[isHidden] = value
     return hidden
 
