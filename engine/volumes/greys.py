@@ -142,7 +142,8 @@ class Greys:
         """Standard deviation of white noise with these differences of neighbours."""
         if not self.differences.counts.any():
             return 0.0
-        return sum(self.differences.quantile(0.5)) / 2 * NOISE_FACTOR
+        low, high = self.differences.quantile(0.5)
+        return (low + high) / 2 * NOISE_FACTOR if low else 0.0  # the bin of 0 holds tiny numbers as well
 
     def refuse(self, fileName: str | Path) -> None:
         """Raise PipelineError naming the file where there were voxels that are NaN or infinite."""
@@ -167,7 +168,9 @@ class Greys:
         others = self.histogram.without(extreme.value, extreme.count)
         if not others.counts.any():
             return False
-        (low, _), (_, high) = others.quantile(TAIL), others.quantile(1 - TAIL)
+        (low, lowTo), (highFrom, high) = others.quantile(TAIL), others.quantile(1 - TAIL)
         nearest = others.lowest if extreme.value < low else others.highest
-        far = max(NO_DATA_GAP * (high - low), 3 * self.noise) if self.noise else NO_DATA_FAR * (high - low)
+        far = max(NO_DATA_GAP * (high - low), 3 * self.noise)
+        if not self.noise:
+            far = NO_DATA_FAR * (highFrom - lowTo)
         return abs(nearest - float(extreme.value)) > far > 0
