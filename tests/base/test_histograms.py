@@ -20,9 +20,7 @@ def extremeValues(dtype):
         sizes = np.array([1e-38, 0.001, 0.5, 1, 1.5, 300, 7e9, HUGE[dtype]])
         return np.concatenate([-sizes, [0.0], sizes]).astype(kind)
     limits = np.iinfo(kind)
-    near = [
-        value for value in (-200, -3, -2, -1, 0, 1, 2, 3, 100, 40000) if limits.min <= value <= limits.max
-    ]
+    near = [value for value in (-200, -3, -2, -1, 0, 1, 2, 100, 40000) if limits.min <= value <= limits.max]
     return np.array([limits.min, limits.min + 1, *near, limits.max - 1, limits.max], kind)
 
 
@@ -44,7 +42,7 @@ def countAll(values):
 
 
 def binOf(value):
-    """Number of the bin of a value, from its counts."""
+    """Find the number of the bin of a value, from its counts."""
     return int(np.flatnonzero(countAll(np.array([value])).counts)[0])
 
 

@@ -37,7 +37,7 @@ def refusal(image, **flags):
     return text
 
 
-# ---------------------------------------------------------------------------------------------- robust moments
+# --------------------------------------------------------------------------------------------- robust moments
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -154,7 +154,7 @@ def testPlainMomentsKeepHotVoxels():
     assert found.scale.std > 5 * measure(image).scale.std
 
 
-# ------------------------------------------------------------------------------------------------------ no data
+# ---------------------------------------------------------------------------------------------------- no data
 
 
 @pytest.mark.parametrize("moments", ["plain", "robust"])
@@ -250,7 +250,7 @@ def testWordsThatAreNoNumberAreRefused(text):
         Statistics.parse("robust", text)
 
 
-# ------------------------------------------------------------------------------------------------------ refusals
+# --------------------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -304,7 +304,7 @@ def testAConstantVolumeOfLargeNumbersIsNotRefused():
     assert measure(np.full(scans.SHAPE, 0.1, np.float64)).scale.std == 0
 
 
-# --------------------------------------------------------------------------------------------------- replacing
+# -------------------------------------------------------------------------------------------------- replacing
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
