@@ -19,7 +19,7 @@ from sampleVolumes import (
 
 from engine.base.errors import PipelineError
 from engine.volumes.nrrdFiles import openVolume
-from engine.volumes.nrrdHeaders import TYPES
+from engine.volumes.nrrdHeaders import TYPES, formatHeader
 
 
 @pytest.mark.parametrize("code", list(TYPES))
@@ -75,3 +75,8 @@ def testTypesThatNrrdLacksAreRefused(tmp_path, dtype):
     with pytest.raises(PipelineError, match="NRRD files cannot hold this type of voxel"):
         writeVolume(tmp_path / "a.nrrd", np.zeros(SHAPE, dtype), {})
     assert names(tmp_path) == []
+
+
+def testKeysAndValuesOfAnyBytesAreWrittenAsText():
+    text = formatHeader({"type": "uint8", "source": "Prob\udce4\nline", "\udcff": 1}).decode("utf-8")
+    assert "source:=Prob\\udce4\\nline\n" in text and "\\udcff:=1\n" in text
