@@ -125,7 +125,7 @@ def main(arguments: argparse.Namespace) -> None:
     scope = chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
     asked |= {"moments": chooseMoments(arguments.moments, contract)}
-    learnt = contract.learnt if contract else {}
+    learnt = contract.learntBy(weights) if contract else {}
     request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
@@ -205,6 +205,7 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
     if not (paths or reference):
         return None
     from engine.measures.analysis import Judged  # loads SciPy
+    from engine.measures.sureness import Sureness
     from engine.results import outcome
     from engine.results.pictures import drawPrediction
 
@@ -217,10 +218,12 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
     isMeasured = hasParticles or (reference is not None and criteria.minimumVoxels > 1)
     judged = Judged(request.shape, *criteria[:2], frame, reference is not None, isMeasured)
     scores = [VoxelScores(criteria.threshold)] if reference else []
+    sureness = Sureness(criteria.threshold, request.learnt)
     others = outcome.OtherValues(target.labels)
     pairs = outcome.listPairs(result, reference, request.region, target, slab, others)
-    passOver(pairs, judged, *scores, looks.watch("probability", "manual"))
+    passOver(pairs, judged, sureness, *scores, looks.watch("probability", "manual"))
     clock.lap("reading back")
+    say(*sureness.describe())
     counts = scores[0].finish() if reference else None
     measured = judged.finish(criteria.minimumVoxels) if isMeasured else None
     if counts:

@@ -8,8 +8,8 @@ from engine.base.squares import EDGES, FEATURES
 from engine.prediction.run import Request, Run
 from engine.volumes.scale import Finding, Scale, describeFinding
 
-NEAR = 0.5  # standard deviations: a square is known where all its features are as near to a learnt one
-MOST_UNLIKE = 0.1  # share of the squares from which on a scan is one that the network has not learnt
+NEAR = 1.0  # standard deviations: a square is known where all its features are as near to a learnt one
+MOST_UNLIKE = 0.25  # share of the squares from which on a scan is one that the network has not learnt
 CHUNK = 4096  # squares compared at a time
 
 
