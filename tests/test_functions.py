@@ -17,6 +17,7 @@ from functions import (
     placePatch,
     placeSubVolumes,
     prep_img,
+    quarterTurns,
     readDataImage,
     readDataMask,
     readDataToPredict,
@@ -198,6 +199,24 @@ def testRotationKeepsTheShapeByTurningUnequalSidesBy180Degrees(axes, turns):
     assert rotateSubVolume(box, axes).shape == box.shape
 
 
+@pytest.mark.parametrize(
+    ("voxel", "turns"),
+    [
+        ((4, 4, 50), (1, 2, 2)),
+        ((50, 4, 4), (2, 1, 2)),
+        ((4, 50, 4), (2, 2, 1)),
+        ((0.65, 0.65, 0.68), (1, 1, 1)),
+        ((0.65, 0.65, 0.69), (1, 2, 2)),
+        ((1, 1.04, 1.08), (1, 1, 2)),
+    ],
+)
+def testThickSlicesAreTurnedBy180DegreesRatherThanLaidOnTheirSide(voxel, turns):
+    cube = randomVolume("float32", shape=(8, 8, 8))
+    for axes, count in zip(ROTATION_AXES, turns, strict=True):
+        assert quarterTurns(cube.shape, axes, voxel) == count
+        np.testing.assert_array_equal(rotateSubVolume(cube, axes, voxel), np.rot90(cube, count, axes))
+
+
 # ------------------------------------------------------------------------------------------------- patches
 
 
@@ -273,6 +292,44 @@ def testTurnsAreAllTheSymmetriesThatKeepTheShapeAndMoveBothAlike():
             np.testing.assert_array_equal(mask, turned % 3 == 0)
             seen.add(turned.tobytes())
         assert len(seen) == count
+
+
+@pytest.mark.parametrize(
+    ("voxels", "count"),
+    [
+        ([(4.0, 4.0, 50.0)], 16),
+        ([(50.0, 4.0, 4.0)], 16),
+        ([(1.0, 2.0, 4.0)], 8),
+        ([(0.65, 0.65, 0.68)], 48),
+        ([(0.65, 0.65, 0.69)], 16),
+        ([(1.0, 1.04, 1.08)], 24),
+        ([(1.0, 1.0, 1.0), (4.0, 4.0, 50.0)], 16),
+        ([(1.0, 1.0, 3.0), (3.0, 1.0, 1.0)], 8),
+        ([], 48),
+    ],
+)
+def testTurnsExchangeNoAxesAlongWhichVoxelsDiffer(voxels, count):
+    image, seen = np.arange(64).reshape(4, 4, 4), set()
+    for seed in range(1000):
+        (turned,) = turnPatch(np.random.default_rng(seed), image, voxels=voxels)
+        steps = np.abs([turned[1, 0, 0], turned[0, 1, 0], turned[0, 0, 1]] - turned[0, 0, 0])
+        for voxel in voxels:  # the step along an axis of the array tells which one of the image it was
+            old = [voxel[{16: 0, 4: 1, 1: 2}[step]] for step in steps.tolist()]
+            assert np.allclose(old, voxel, rtol=0.05)
+        seen.add(turned.tobytes())
+    assert len(seen) == count
+
+
+def testBatchesAreTurnedAsTheVoxelsOfTheirVolumesAllow():
+    samples = FakeSamples(np.zeros((2, 8, 8, 8), bool))
+    thick = DRAWING._replace(turns=True, batchSize=2, stepsPerEpoch=40, voxels=((4.0, 4.0, 50.0),))
+
+    def stepsAlongZ(drawing):
+        batches = [drawBatch(samples, drawing, 0, step) for step in range(40)]
+        return {abs(float(image[0, 0, 1] - image[0, 0, 0])) for batch in batches for image, _ in batch}
+
+    assert stepsAlongZ(thick) == {1}
+    assert stepsAlongZ(thick._replace(voxels=((1.0, 1.0, 1.0),))) == {1, 8, 64}
 
 
 def testGreyValuesVaryAsAsked():

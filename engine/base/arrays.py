@@ -61,10 +61,11 @@ class Moments:
         with np.errstate(invalid="ignore", over="ignore"):  # such grey values are refused afterwards
             middle = float(values.mean())
             values -= middle
+            squares = float(values @ values)
         difference, known = middle - self._mean, self._count
         self._count += values.size
         self._mean += difference * values.size / self._count
-        self._squares += float(values @ values) + difference * difference * known * values.size / self._count
+        self._squares += squares + difference * difference * known * values.size / self._count
 
     def finish(self) -> tuple[float, float]:
         """Give mean and standard deviation; the deviation of equal values, whose mean is rounded, is 0."""

@@ -68,6 +68,26 @@ class Histogram:
         return _quantile(self, share)
 
 
+class SummedHistogram(Histogram):
+    """Counts and sums of grey values: tells the median of values that all lie in one bin."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        super().__init__(dtype)
+        self.sums = np.zeros(len(self.counts))
+
+    def add(self, values: np.ndarray) -> None:
+        """Count values; of any shape."""
+        super().add(values)
+        keys, numbers = self._keysOf(values).ravel("K"), values.ravel("K").astype(np.float64)
+        self.sums += np.bincount(keys, numbers, minlength=len(self.counts))
+
+    @property
+    def middle(self) -> float:
+        """Mean of the values in the bin of the median."""
+        key = int(np.searchsorted(np.cumsum(self.counts), 0.5 * (self.counts.sum() - 1), "right"))
+        return float(self.sums[key] / self.counts[key])
+
+
 def _quantile(histogram: "Histogram | FineHistogram", share: float) -> tuple[float, float]:
     """Give the edges of the bin of a quantile."""
     ends = np.cumsum(histogram.counts)

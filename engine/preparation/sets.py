@@ -33,11 +33,12 @@ def _describeGreys(found: Finding) -> dict[str, Any]:
     """Describe the z-scored grey values of a volume."""
     scale = found.scale
     std = scale.std or 1.0
-    middles = (sum(found.histogram.quantile(share)) / 2 for share in SHARES) if scale.std else ()
+    bounds = [found.histogram.quantile(share) for share in SHARES] if scale.std else []
+    isFine = all(high - low < std for low, high in bounds)  # else a large offset hides them in wide bins
     return {
         "mean": scale.mean,
         "std": scale.std,
-        "quantiles": [round((middle - scale.mean) / std, 4) for middle in middles],
+        "quantiles": [round((sum(pair) / 2 - scale.mean) / std, 4) for pair in bounds if isFine],
         "noise": round(found.noise / std, 4),
         "noDataShare": found.noDataCount / found.count,
         "beyondCount": found.beyondCount,

@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.base.arrays import Moments
 from engine.base.errors import PipelineError
-from engine.base.histograms import Histogram
+from engine.base.histograms import Histogram, SummedHistogram
 
 TAIL = 0.01  # share of the voxels below the lower and above the upper quantile
 NOISE_ROWS = 4  # of so many rows one is looked at
@@ -27,14 +27,14 @@ class _Extreme:
     def __init__(self, dtype: np.dtype, sign: int) -> None:
         self._dtype, self._sign, self.value = dtype, sign, None
         self.count = self.runs = 0
-        self.rim = Histogram(dtype)  # of the values that adjoin it along x
+        self.rim = SummedHistogram(dtype)  # of the values that adjoin it along x
 
     def add(self, planes: np.ndarray, values: np.ndarray) -> None:
         """Take planes (z, y, x), and those of their values that count."""
         value = values.min() if self._sign > 0 else values.max()
-        if self.value is None or self._sign * float(value) < self._sign * float(self.value):
+        if self.value is None or (value < self.value if self._sign > 0 else value > self.value):
             self.value, self.count, self.runs = value, 0, 0
-            self.rim = Histogram(self._dtype)
+            self.rim = SummedHistogram(self._dtype)
         elif value != self.value:
             return
         isThere = planes == value
@@ -47,7 +47,7 @@ class _Known:
     """The region that a declared value fills: what `_Extreme` knows of the one it finds."""
 
     def __init__(self, dtype: np.dtype, value: float) -> None:
-        self.value, self.count, self.rim = value, 0, Histogram(dtype)
+        self.value, self.count, self.rim = value, 0, SummedHistogram(dtype)
 
     def add(self, planes: np.ndarray) -> np.ndarray:
         """Take planes (z, y, x); gives where the value is."""
@@ -134,14 +134,16 @@ class Greys:
         if isKept is not None:
             isUsed &= isKept[..., 1:] & isKept[..., :-1]
         wide = rows.astype(np.float32 if rows.dtype.itemsize < 4 else np.float64)
-        self.differences.add(np.abs(np.diff(wide))[isUsed])
+        with np.errstate(invalid="ignore", over="ignore"):  # of values that are left out or refused
+            self.differences.add(np.abs(np.diff(wide))[isUsed])
 
     @property
     def noise(self) -> float:
         """Standard deviation of white noise with these differences of neighbours."""
         if not self.differences.counts.any():
             return 0.0
-        return sum(self.differences.quantile(0.5)) / 2 * NOISE_FACTOR
+        low, high = self.differences.quantile(0.5)
+        return (low + high) / 2 * NOISE_FACTOR if low else 0.0  # the bin of 0 holds tiny numbers as well
 
     def refuse(self, fileName: str | Path) -> None:
         """Raise PipelineError naming the file where there were voxels that are NaN or infinite."""
@@ -166,7 +168,9 @@ class Greys:
         others = self.histogram.without(extreme.value, extreme.count)
         if not others.counts.any():
             return False
-        (low, _), (_, high) = others.quantile(TAIL), others.quantile(1 - TAIL)
+        (low, lowTo), (highFrom, high) = others.quantile(TAIL), others.quantile(1 - TAIL)
         nearest = others.lowest if extreme.value < low else others.highest
-        far = max(NO_DATA_GAP * (high - low), 3 * self.noise) if self.noise else NO_DATA_FAR * (high - low)
+        far = max(NO_DATA_GAP * (high - low), 3 * self.noise)
+        if not self.noise:
+            far = NO_DATA_FAR * (highFrom - lowTo)
         return abs(nearest - float(extreme.value)) > far > 0

@@ -166,8 +166,7 @@ def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool)
     if noData is not None:
         if noData is not greys.declared:
             histogram = histogram.without(noData.value, noData.count)
-        rim = noData.rim if noData.rim.counts.any() else histogram
-        scale = scale._replace(noData=float(noData.value), fill=sum(rim.quantile(0.5)) / 2)
+        scale = scale._replace(noData=float(noData.value))
     extent = _extentOf(greys, noData, histogram)
     if isRobust and histogram.counts.any():
         histogram, ends = _chooseEnds(histogram, scale, walk)
@@ -175,7 +174,7 @@ def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool)
     noDataCount = noData.count if noData else 0
     found = Finding(scale, extent, histogram, greys.noise, greys.count, noDataCount, 0)
     if scale.fences is None and (noData is None or noData is greys.declared):
-        return found
+        return _fillIn(found, noData)
     moments = Moments()
     kept = _Kept(scale, moments.merge)
     walk(kept)
@@ -184,7 +183,18 @@ def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool)
         scale = Scale(*moments.finish(), *scale[2:])
     if not beyondCount:
         scale = scale._replace(fences=None, ends=None)
-    return found._replace(scale=scale, beyondCount=beyondCount)
+    return _fillIn(found._replace(scale=scale, beyondCount=beyondCount), noData)
+
+
+def _fillIn(found: Finding, noData: object) -> Finding:
+    """Choose what replaces a no-data value: the median of what adjoins it along x, else of all the others."""
+    if noData is None:
+        return found
+    mean, std = found.scale[:2]
+    fill = noData.rim.middle if noData.rim.counts.any() else sum(found.histogram.quantile(0.5)) / 2
+    if not noData.rim.counts.any():  # no median is further from the mean, but the middle of a wide bin may be
+        fill = min(max(fill, mean - std), mean + std)
+    return found._replace(scale=found.scale._replace(fill=fill))
 
 
 def _extentOf(greys: Greys, noData: object, histogram: Histogram) -> tuple[float, float]:
@@ -192,7 +202,7 @@ def _extentOf(greys: Greys, noData: object, histogram: Histogram) -> tuple[float
     if not histogram.counts.any():
         return 0.0, 0.0
     ends = zip(greys.extremes, (histogram.lowest, histogram.highest), strict=True)
-    return tuple(bound if extreme is noData else float(extreme.value) for extreme, bound in ends)
+    return tuple(bound if extreme is noData else extreme.value.item() for extreme, bound in ends)
 
 
 def _chooseEnds(
@@ -248,12 +258,12 @@ def requireUsable(found: Finding, volume: Volume) -> None:
     """
     mean, std = found.scale[:2]
     low, high = found.scale.fences or found.extent
-    rule = None
+    spread, rule = std or high - low, None  # squares of tiny numbers are 0
     if not (np.isfinite(std) and max(abs(low), abs(high)) <= LARGEST_VALUE):
         rule = f"grey values of {low:.3g} to {high:.3g} are too large for a z-score in single precision"
-    elif 0 < std < 1 / LARGEST_VALUE:
+    elif 0 < spread < 1 / LARGEST_VALUE:
         rule = f"grey values that differ by {high - low:.3g} are too close for a z-score in single precision"
-    elif low < high and std < STEPS * np.spacing(max(abs(low), abs(high))) and not found.noDataCount:
+    elif low < high and std < STEPS * np.spacing(float(max(abs(low), abs(high)))) and not found.noDataCount:
         rule = f"the offset of {mean:.3g} hides grey values that differ by {high - low:.3g}"
     if rule:
         remedy = "multiply them by a constant, or subtract one, before they are saved"
