@@ -23,13 +23,7 @@ from engine.base.files import lockName
 from engine.base.machine import preferInstructions
 from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.passes import passOver
-from engine.network.contracts import (
-    chooseMoments,
-    chooseScope,
-    chooseThreshold,
-    describeNormalization,
-    findContract,
-)
+from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
 from engine.prediction.backends import chooseBackend
@@ -118,14 +112,14 @@ def main(arguments: argparse.Namespace) -> None:
     runs.refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
     reference = openReference(arguments.nameReference, volume)
     plan, values = readModel(arguments.modelFile, arguments.weightFile)
-    contract = findContract(weights)
-    threshold, why = chooseThreshold(arguments.threshold, contract, weights)
+    contract = contracts.findContract(weights)
+    threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
     targets = chooseTargets(arguments.positiveLabel, contract.positiveLabel if contract else None)
-    scope = chooseScope(arguments.normalization, contract, volume.shape, region)
+    scope = contracts.chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
-    asked |= {"moments": chooseMoments(arguments.moments, contract)}
-    learnt = contract.learnt if contract else {}
+    asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
+    learnt = contract.learntBy(weights) if contract else {}
     request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
@@ -139,7 +133,10 @@ def main(arguments: argparse.Namespace) -> None:
         run = runs.prepareRun(request, backend, geometry, describeStream(plan, values), arguments.dryRun)
         clock.lap("digests")
         say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
-        say(*runs.describeRequest(request), f"Normalisation: {describeNormalization(contract, scope)}")
+        say(
+            *runs.describeRequest(request),
+            f"Normalisation: {contracts.describeNormalization(contract, scope)}",
+        )
         say(*describePlace(volume, reference), *runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
         say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
         if arguments.dryRun:
@@ -205,6 +202,7 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
     if not (paths or reference):
         return None
     from engine.measures.analysis import Judged  # loads SciPy
+    from engine.measures.sureness import Sureness
     from engine.results import outcome
     from engine.results.pictures import drawPrediction
 
@@ -217,10 +215,12 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
     isMeasured = hasParticles or (reference is not None and criteria.minimumVoxels > 1)
     judged = Judged(request.shape, *criteria[:2], frame, reference is not None, isMeasured)
     scores = [VoxelScores(criteria.threshold)] if reference else []
+    sureness = Sureness(criteria.threshold, request.learnt)
     others = outcome.OtherValues(target.labels)
     pairs = outcome.listPairs(result, reference, request.region, target, slab, others)
-    passOver(pairs, judged, *scores, looks.watch("probability", "manual"))
+    passOver(pairs, judged, sureness, *scores, looks.watch("probability", "manual"))
     clock.lap("reading back")
+    say(*sureness.describe())
     counts = scores[0].finish() if reference else None
     measured = judged.finish(criteria.minimumVoxels) if isMeasured else None
     if counts:

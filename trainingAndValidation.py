@@ -220,7 +220,7 @@ def learn(training, plan: list[Layer], record: Record) -> None:
         load(outputs.weightFileDice)
         best = scores[outputs.weightFileDice.name]
         drawExtremes(setup.plain, setup.validation, best, outputs.example)
-    record.writeContract(training, {name: part.best() for name, part in scores.items()})
+    record.writeContract(training, scores)
     say(*describeBest(training.progress), *describeResult(outputs, training.progress.seconds, *best.best()))
 
 

@@ -7,6 +7,7 @@ import matplotlib.figure
 import nrrd
 import numpy as np
 import pytest
+import tifffile
 from projects import (
     callMain,
     makeVolume,
@@ -103,6 +104,24 @@ def testPreparedDataOfANameOfAnyBytesAreKnownAgain(data, capfd, name):
     assert f"trainingImages/data_01{name}.nrrd" in record["inputs"]
 
 
+def testSlicesOfNamesOfAnyBytesArePreparedAndPredicted(data, models, capfd):
+    image, _ = makeVolume(1)
+    (data / "trainingImages" / "data_01.nrrd").unlink()
+    folder = data / "trainingImages" / f"data_01{NAMES[0]}"
+    folder.mkdir()
+    for number, plane in enumerate(image.T):
+        tifffile.imwrite(folder / "slice.tif", plane)
+        (folder / "slice.tif").rename(folder / f"{NAMES[0]}{number:02}.tif")
+    callMain(prepareData, prepareFlags(data))
+    before = snapshot(data)
+    callMain(prepareData, prepareFlags(data))
+    assert snapshot(data) == before and "Nothing changed" in capfd.readouterr().out
+    flags = ["--nameInput", folder, "--modelFile", models / "good.h5"]
+    for words in ("Written", "is finished"):
+        callMain(predictData, flags)
+        assert words in capfd.readouterr().out
+
+
 def testModelsOfANameOfAnyBytesAreTrainedAndRead(prepared, capfd, tmp_path):
     folder = tmp_path / NAMES[0]
     folder.mkdir()
@@ -112,6 +131,15 @@ def testModelsOfANameOfAnyBytesAreTrainedAndRead(prepared, capfd, tmp_path):
     writeNrrd(folder / "a.nrrd", makeVolume(4)[0])
     callMain(predictData, predictFlags(folder / "a.nrrd", folder / "b.nrrd", folder / "net.h5"))
     assert (folder / "b_report.html").exists()
+
+
+@pytest.mark.parametrize("name", NAMES[:-1])
+def testAWrongCommandIsToldInALine(capsys, name):
+    with pytest.raises(SystemExit) as caught:
+        callMain(predictData, [name])
+    line = capsys.readouterr().err
+    assert caught.value.code == 2 and line.startswith(f"Error: unrecognized arguments: {printable(name)};")
+    assert line.rstrip("\n").isprintable()
 
 
 # ------------------------------------------------------------------------------------------------ long names
@@ -187,6 +215,7 @@ def testATrainingEndsWellWithoutItsPictures(prepared, capfd, caplog, monkeypatch
     callMain(trainingAndValidation, [*flags, "--Nepochs", "2"])
     lines = [record.getMessage() for record in caplog.records]
     names = ("trainingCurves.png", "validationExample.png")
+    assert "  net.json  metrics.log\n" in capfd.readouterr().out
     cause = "cannot be drawn (RuntimeError: no font was found)"
     assert lines == [f"{prepared / 'pythonFiles' / name} {cause}" for name in names]
     assert len(readLog(prepared / "pythonFiles" / "metrics.log")["loss"]) == 2

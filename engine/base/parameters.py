@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from engine.base.console import relativePath
 from engine.base.errors import PipelineError
+from engine.base.words import printable
 
 BLOCK = re.compile(r"^# -+ parameters\n(.*?)^# -{20,}$", re.DOTALL | re.MULTILINE)
 LINE = re.compile(r"(?:(\w+): .+? = .*?  )?# (.+)")  # a parameter and its meaning, or the heading of a group
@@ -175,7 +176,7 @@ class ScriptParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with 2 and one line."""
-        self.exit(2, f"Error: {message}; --help lists the parameters\n")
+        self.exit(2, f"Error: {printable(message)}; --help lists the parameters\n")
 
 
 # ------------------------------------------------------------------------------------------------ as text

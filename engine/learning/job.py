@@ -195,7 +195,7 @@ def describeResult(outputs: Outputs, seconds: float, threshold: float, dice: flo
         f"Best threshold of {outputs.weightFileDice.name}: {threshold:g} (validation Dice {dice:.3f})",
         f"Trained for {seconds / 60:.1f} min. Written to {relativePath(outputs.modelFile.parent)}:",
         *(f"  {file.name}" for file in outputs.models),
-        "".join(f"  {file.name}" for file in others),
+        "".join(f"  {file.name}" for file in others if file.exists()),  # a picture can be missing
         *describeNext(outputs),
     ]
 

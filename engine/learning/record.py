@@ -8,6 +8,7 @@ from engine.learning.history import describeEpoch, drawTrainingCurves, listWarni
 from engine.learning.job import Job, Origin
 from engine.learning.outputs import Outputs
 from engine.learning.progress import Progress
+from engine.measures.thresholds import ThresholdScores
 from engine.network.contracts import Contract
 from engine.network.plan import Layer, countParameters, sizeOf
 
@@ -39,24 +40,24 @@ class Record(NamedTuple):
         writeLog(progress.history, self.outputs.metricsFile)
         drawTrainingCurves(progress.history, progress.best, self.outputs.curves)
 
-    def writeContract(
-        self, training: "Training", thresholds: dict[str, tuple[float, float]] | None = None
-    ) -> None:
+    def writeContract(self, training: "Training", scores: dict[str, ThresholdScores] | None = None) -> None:
         """Write what a prediction has to know of the models.
 
         Parameters
         ----------
         training : Training
             How far it has come.
-        thresholds : dict, optional
-            {file: (best threshold, Dice there)}; default: it is not finished.
+        scores : dict, optional
+            {file: scores of the validation data}; default: it is not finished.
         """
-        thresholds, progress = thresholds or {}, training.progress
+        scores, progress = scores or {}, training.progress
+        thresholds = {name: part.best() for name, part in scores.items()}
         models = self.outputs.models if thresholds else self.outputs.models[:-1]  # the last is yet to come
         course = {"devices": training.devices, "seconds": progress.seconds}
         self.contract._replace(
             thresholds={name: threshold for name, (threshold, _) in thresholds.items()},
             diceAtThreshold={name: dice for name, (_, dice) in thresholds.items()},
+            sureness={name: part.sureness for name, part in scores.items()},
             bestValidation={
                 metric: {"epoch": epoch + 1}
                 | {name: progress.history[epoch][f"val_{name}"] for name in SCORES}

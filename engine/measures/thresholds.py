@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from engine.measures.sureness import dice
+
 BIN_COUNT = 100  # thresholds 0.01, 0.02, ..., 0.99
 CALIBRATION_COUNT = 10  # bins of a probability of 0.1
 CURVE_POINTS = 1000  # at most, of a curve that is written down
@@ -18,6 +20,7 @@ class ThresholdScores:
 
     def __init__(self) -> None:
         self.histograms: list[np.ndarray] = []  # a sample: (mask 0 or 1, bin)
+        self._sums: list[np.ndarray] = []  # of the probabilities in a bin
 
     def add(self, probability: np.ndarray, mask: np.ndarray) -> None:
         """Count the voxels of one sample.
@@ -32,6 +35,7 @@ class ThresholdScores:
         bins = np.minimum(probability.ravel() * BIN_COUNT, BIN_COUNT - 1).astype(np.int64)
         counts = np.bincount(bins + BIN_COUNT * mask.ravel(), minlength=2 * BIN_COUNT)
         self.histograms.append(counts.reshape(2, BIN_COUNT))
+        self._sums.append(np.bincount(bins, probability.ravel(), minlength=BIN_COUNT))
 
     def best(self) -> tuple[float, float]:
         """Find the threshold with the highest Dice; returns both. 0.5 where nothing is positive."""
@@ -46,6 +50,16 @@ class ThresholdScores:
         """Dice of every sample at the best threshold."""
         number = round(self.best()[0] * BIN_COUNT)
         return [float(_dices(histogram)[number]) for histogram in self.histograms]
+
+    @property
+    def sureness(self) -> list[tuple[float, float]]:
+        """Sureness and Dice, at the best threshold, of every sample in which something is positive."""
+        number = max(round(self.best()[0] * BIN_COUNT), 1)
+        parts = zip(self.histograms, self._sums, self.dices, strict=True)
+        known = (
+            (counts[:, number:].sum(), sums[number:].sum(), sums[1:].sum(), d) for counts, sums, d in parts
+        )
+        return [(round(float(dice(*sums)), 5), round(score, 5)) for *sums, score in known if sums[0]]
 
     def extremes(self) -> tuple[int, int]:
         """Find the samples with the lowest and the highest Dice, among those with positive voxels if any."""

@@ -19,6 +19,7 @@ class Contract(NamedTuple):
     positiveLabel: list[int] | str | int | None = None  # in the manual masks; str: ranges, or all but some
     thresholds: dict[str, float] | None = None  # {file: best one}; empty: unfinished
     diceAtThreshold: dict[str, float] = {}  # {file: Dice of the validation data there}
+    sureness: dict[str, list] = {}  # {file: sureness and Dice of every validation sample}
     bestValidation: dict[str, dict] = {}  # {metric: epoch and scores}
     greys: dict[str, list] = {}  # features and squares of what was drawn, as `engine.base.squares` has them
     training: dict[str, Any] = {}  # command, parameters, identity, devices, times
@@ -38,12 +39,16 @@ class Contract(NamedTuple):
         identity = self.training.get("identity")
         return identity if isinstance(identity, dict) else None
 
-    @property
-    def learnt(self) -> dict[str, Any]:
-        """What a scan is compared with: `greys`, and the sizes of a voxel of the training volumes."""
+    def learntBy(self, weightFile: Path) -> dict[str, Any]:
+        """Give what a scan is compared with: `greys`, sizes of a voxel, sureness, threshold."""
+        digest = digestFile(weightFile)
+        name = next((name for name, known in self.files.items() if known == digest), "")
+        threshold = {"threshold": self.thresholds[name]} if name in (self.thresholds or {}) else {}
         volumes = self.data.get("greys", {}).get("training", {}).values()
         sizes = [volume["voxelSize"] for volume in volumes if volume.get("voxelSize")]
-        return self.greys | {"voxelSizes": [size for i, size in enumerate(sizes) if size not in sizes[:i]]}
+        unequal = [size for i, size in enumerate(sizes) if size not in sizes[:i]]
+        sureness = self.sureness.get(name) or []
+        return self.greys | threshold | {"voxelSizes": unequal, "sureness": sureness}
 
     def knows(self, file: Path) -> bool:
         """Whether a file is as the training wrote it."""

@@ -6,10 +6,11 @@ import numpy as np
 
 from engine.base.squares import EDGES, FEATURES
 from engine.prediction.run import Request, Run
+from engine.prediction.statistics import countNoData
 from engine.volumes.scale import Finding, Scale, describeFinding
 
-NEAR = 0.5  # standard deviations: a square is known where all its features are as near to a learnt one
-MOST_UNLIKE = 0.1  # share of the squares from which on a scan is one that the network has not learnt
+NEAR = 1.0  # standard deviations: a square is known where all its features are as near to a learnt one
+MOST_UNLIKE = 0.25  # share of the squares from which on a scan is one that the network has not learnt
 CHUNK = 4096  # squares compared at a time
 
 
@@ -19,6 +20,7 @@ class Comparison(NamedTuple):
     unlikeShare: float | None  # of the squares of the scan; None: nothing tells what was learnt on
     warning: str  # empty: none
     remarks: list[str]  # on voxels that are left out
+    noDataCount: int  # voxels of the region
     edges: list[float]  # of the bins of both histograms
     scan: list[float]  # share of the voxels in a bin
     training: list[float]
@@ -44,8 +46,9 @@ def compareGreys(found: Finding, squares: np.ndarray, request: Request) -> Compa
         With what the contract tells of the training: features, squares, histogram; empty where it does not.
     """
     scale, learnt, remarks = found.scale, request.learnt, describeFinding(found, request.normalization)
+    left = remarks, countNoData(request, found)
     if learnt.get("features") != list(FEATURES) or scale.std == 0:
-        return Comparison(None, "", remarks, [], [], [])
+        return Comparison(None, "", *left, [], [], [])
     scored = _scoreSquares(squares, scale)
     distances = _nearest(scored, np.array(learnt["squares"]))
     isUnlike = distances > NEAR
@@ -53,7 +56,7 @@ def compareGreys(found: Finding, squares: np.ndarray, request: Request) -> Compa
     isNew = share > MOST_UNLIKE
     warning = _describeUnlike(scored[isUnlike], np.array(learnt["squares"]), share) if isNew else ""
     edges = EDGES.tolist()
-    return Comparison(share, warning, remarks, edges, _shareBins(found), learnt.get("histogram", []))
+    return Comparison(share, warning, *left, edges, _shareBins(found), learnt.get("histogram", []))
 
 
 def describeGreys(run: Run) -> list[str]:

@@ -9,6 +9,7 @@ from engine.base.passes import Observer, passOver
 from engine.base.squares import Squares
 from engine.prediction.run import Request
 from engine.volumes.formats import openVolume
+from engine.volumes.greys import equals
 from engine.volumes.scale import Finding, Statistics, measureVolume
 from engine.volumes.volume import Region, Volume, chooseSlab, watchSlabs
 
@@ -54,6 +55,14 @@ def measureRequest(request: Request, observer: Observer | None = None) -> tuple[
         mean, std = _readMoments(request)
         found = found._replace(scale=found.scale._replace(mean=mean, std=std))
     return found, squares.finish()
+
+
+def countNoData(request: Request, found: Finding) -> int:
+    """Count the voxels of the region that hold no data; the finding may be of the whole volume."""
+    if not found.noDataCount or request.normalization == "region" or request.shape == request.volume.shape:
+        return found.noDataCount
+    blocks = listGreys(request, request.region)
+    return sum(int(np.count_nonzero(equals(block, found.scale.noData))) for (block,) in blocks)
 
 
 def _measure(request: Request, volume: Volume, region: Region | None, observers: list[Observer]) -> Finding:

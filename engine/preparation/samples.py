@@ -244,7 +244,8 @@ def _digestVolume(volume: Volume) -> Iterator[tuple[str, str]]:
         with explainReadErrors(path):
             digests.append((os.path.relpath(path, volume.path.parent), digestFile(path)))
     if volume.path.is_dir():
-        whole = hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in digests).encode())
+        text = "".join(f"{name} {digest}\n" for name, digest in digests)
+        whole = hashlib.sha256(text.encode("utf-8", "surrogateescape"))  # names can hold any bytes
         digests = [(volume.path.name, whole.hexdigest())]
     yield from digests
 

@@ -131,19 +131,24 @@ def writeTable(table: dict[str, np.ndarray], unit: str, path: Path) -> None:
 
 
 def summarise(
-    table: dict[str, np.ndarray], labels: Labels, frame: Frame, shape: tuple[int, int, int]
+    table: dict[str, np.ndarray],
+    labels: Labels,
+    frame: Frame,
+    shape: tuple[int, int, int],
+    noDataCount: int = 0,
 ) -> dict:
     """Sum up a volume: fractions, densities, quartiles of the diameter.
 
     Every figure is given for all particles and without those that touch the border of the volume, which are
-    cut there; densities and fractions refer to the whole volume in both cases.
+    cut there; densities and fractions refer to the whole volume in both cases, but for voxels without data.
     """
-    size = int(np.prod(shape))
+    size = int(np.prod(shape)) - noDataCount
     parts = {"all": np.ones(len(table["label"]), bool), "withoutBorder": ~table["touchesBorder"]}
     summary = {
         "unit": frame.unit,
         "voxels": size,
         "volume": size * frame.voxelVolume,
+        **({"noDataVoxels": noDataCount} if noDataCount else {}),
         "droppedParticles": labels.droppedCount,
         "droppedVoxels": labels.droppedVoxels,
     }
@@ -153,8 +158,8 @@ def summarise(
         summary[name] = {
             "particles": int(chosen.sum()),
             "voxels": voxels,
-            "volumeFraction": voxels / size,
-            "numberDensity": float(chosen.sum() / (size * frame.voxelVolume)),
+            "volumeFraction": voxels / max(size, 1),
+            "numberDensity": float(chosen.sum() / (max(size, 1) * frame.voxelVolume)),
             "diameterQuartiles": np.quantile(diameters, (0.25, 0.5, 0.75)).tolist() if chosen.any() else None,
         }
     return summary

@@ -120,7 +120,8 @@ def writeTables(
     """
     judged, measured, counts = findings
     paths, unit = evaluation.paths, subject.frame.unit
-    summary = summarise(measured.table, measured.labels, subject.frame, subject.shape)
+    noDataCount = (evaluation.page.greys or {}).get("noDataCount", 0)
+    summary = summarise(measured.table, measured.labels, subject.frame, subject.shape, noDataCount)
     scores = describeScores(judged, counts, measured.scores) if counts else None
     if "particles" in paths:
         writeTable(measured.table, unit, paths["particles"])

@@ -20,7 +20,7 @@ from sampleVolumes import (
 from engine.base.errors import PipelineError
 from engine.volumes.nrrdFiles import openVolume
 from engine.volumes.nrrdGeometry import resultHeader
-from engine.volumes.nrrdHeaders import TYPES
+from engine.volumes.nrrdHeaders import TYPES, formatHeader
 
 
 @pytest.mark.parametrize("code", list(TYPES))
@@ -150,3 +150,8 @@ def testOneChannelIsKnownByItsSizeWhereNothingElseTells(tmp_path, sizes, kinds):
 def testASingleSliceOfOneChannelKeepsItsThinAxis(tmp_path):
     lines = headerLines(dimension="4", sizes="1 20 3 1", kinds="list domain domain domain")
     assert openVolume(writeText(tmp_path / "a.nrrd", lines, DATA)).shape == (20, 3, 1)
+
+
+def testKeysAndValuesOfAnyBytesAreWrittenAsText():
+    text = formatHeader({"type": "uint8", "source": "Prob\udce4\nline", "\udcff": 1}).decode("utf-8")
+    assert "source:=Prob\\udce4\\nline\n" in text and "\\udcff:=1\n" in text
