@@ -13,15 +13,16 @@ TAIL = 0.01  # share of the voxels below the lower and above the upper quantile
 NOISE_ROWS = 4  # of so many rows one is looked at
 NOISE_FACTOR = 1 / (0.67449 * 2**0.5)  # from the median difference of two normal values to their deviation
 NO_DATA_SHARE = 0.001  # of the voxels
-NO_DATA_RUNS = 0.8  # share of them whose neighbour along x is one as well: a region, not single voxels
+NO_DATA_RUNS = 0.5  # share of them whose neighbour along x is one as well: a region, not single voxels
 NO_DATA_GAP = 0.25  # to the next grey value, in distances of the two quantiles of the others
 NO_DATA_FAR = 3.0  # the same where there is no noise: air of a calculated volume is one value as well
 
 
-class _Extreme:
-    """The smallest value of a volume, or with `sign` -1 the largest one, and the region it fills.
+class _Region:
+    """The smallest value, or with `sign` -1 the largest, of runs of equal voxels, and the region it fills.
 
-    A smaller value than before begins anew: no voxel seen so far had it, so one walk is enough.
+    Hot voxels are further out, but alone. A smaller value than before begins anew: no run seen so far had it,
+    so one walk is enough (but for single voxels of it in blocks before).
     """
 
     def __init__(self, dtype: np.dtype, sign: int) -> None:
@@ -29,22 +30,28 @@ class _Extreme:
         self.count = self.runs = 0
         self.rim = SummedHistogram(dtype)  # of the values that adjoin it along x
 
-    def add(self, planes: np.ndarray, values: np.ndarray) -> None:
-        """Take planes (z, y, x), and those of their values that count."""
-        value = values.min() if self._sign > 0 else values.max()
-        if self.value is None or (value < self.value if self._sign > 0 else value > self.value):
-            self.value, self.count, self.runs = value, 0, 0
-            self.rim = SummedHistogram(self._dtype)
-        elif value != self.value:
+    def add(self, planes: np.ndarray, flat: np.ndarray) -> None:
+        """Take planes (z, y, x), and the values of the runs in them."""
+        if flat.size:
+            self._look(flat.min() if self._sign > 0 else flat.max())
+        if self.value is None:
             return
-        isThere = planes == value
+        isThere = planes == self.value
+        if not isThere.any():
+            return
         self.count += int(np.count_nonzero(isThere))
         self.rim.add(_besides(planes, isThere))
         self.runs += int(np.count_nonzero(isThere[..., :-1] & isThere[..., 1:]))
 
+    def _look(self, value: np.generic) -> None:
+        """Begin anew with a value that is further out."""
+        if self.value is None or (value < self.value if self._sign > 0 else value > self.value):
+            self.value, self.count, self.runs = value, 0, 0
+            self.rim = SummedHistogram(self._dtype)
+
 
 class _Known:
-    """The region that a declared value fills: what `_Extreme` knows of the one it finds."""
+    """The region that a declared value fills: what `_Region` knows of the one it finds."""
 
     def __init__(self, dtype: np.dtype, value: float) -> None:
         self.value, self.count, self.rim = value, 0, SummedHistogram(dtype)
@@ -60,6 +67,12 @@ class _Known:
 def _split(planes: np.ndarray, isKept: np.ndarray) -> list[np.ndarray]:
     """List the voxels of each plane that count, where there are any."""
     return [plane[kept] for plane, kept in zip(planes, isKept, strict=True) if kept.any()]
+
+
+def _listFlat(planes: np.ndarray) -> np.ndarray:
+    """List the voxels of planes (z, y, x) that equal both neighbours along x."""
+    middle = planes[..., 1:-1]
+    return middle[(planes[..., :-2] == middle) & (middle == planes[..., 2:])]
 
 
 def equals(values: np.ndarray, value: float) -> np.ndarray:
@@ -107,8 +120,8 @@ class Greys:
         self.moments, self.histogram = Moments(), Histogram(dtype)
         self.differences = Histogram(np.dtype(np.float32))  # of neighbours along x
         self.declared = None if noData.value is None else _Known(dtype, noData.value)
-        self._isSought = noData.isSought
-        self.extremes = _Extreme(dtype, 1), _Extreme(dtype, -1)
+        self._regions = (_Region(dtype, 1), _Region(dtype, -1)) if noData.isSought else ()
+        self.lowest, self.highest = float("inf"), float("-inf")  # of the values that count
         self.count = self.unusableCount = 0
 
     def add(self, z: int, planes: np.ndarray) -> None:
@@ -122,15 +135,19 @@ class Greys:
             for plane in planes if isKept is None else _split(planes, isKept):
                 self.moments.merge(plane)
             self.histogram.add(values)
-            for extreme in self.extremes:
-                extreme.add(planes, values)
+            self.lowest = min(self.lowest, values.min().item())
+            self.highest = max(self.highest, values.max().item())
+            flat = _listFlat(planes) if self._regions else None
+            for region in self._regions:
+                region.add(planes, flat)
             rows = np.s_[:, ::NOISE_ROWS]
             self._addNoise(planes[rows], None if isKept is None else isKept[rows])
 
     def _addNoise(self, rows: np.ndarray, isKept: np.ndarray | None) -> None:
-        """Count differences of neighbours, but for those inside of a region of one extreme value."""
-        isFlat = (rows == self.extremes[0].value) | (rows == self.extremes[1].value)
-        isUsed = ~(isFlat[..., 1:] & isFlat[..., :-1])
+        """Count differences of neighbours, but for those inside of a region of one value."""
+        isUsed = np.ones((*rows.shape[:-1], rows.shape[-1] - 1), bool)
+        for value in (region.value for region in self._regions if region.value is not None):
+            isUsed &= (rows[..., 1:] != value) | (rows[..., :-1] != value)
         if isKept is not None:
             isUsed &= isKept[..., 1:] & isKept[..., :-1]
         wide = rows.astype(np.float32 if rows.dtype.itemsize < 4 else np.float64)
@@ -154,23 +171,28 @@ class Greys:
                 remedy="replace them by a grey value and repeat, or declare a value with --noData",
             )
 
-    def findNoData(self) -> _Known | _Extreme | None:
+    def findNoData(self) -> _Known | _Region | None:
         """Find the value that means "no data": declared, or an extreme one that fills a region."""
         if self.declared is not None:
             return self.declared if self.declared.count else None
-        return next(filter(self._isNoData, self.extremes), None) if self._isSought else None
+        return next(filter(self._isNoData, self._regions), None)
 
-    def _isNoData(self, extreme: _Extreme) -> bool:
+    def _isNoData(self, region: _Region) -> bool:
         """Whether an extreme value fills a region and says nothing else."""
-        isRegion = extreme.runs >= NO_DATA_RUNS * extreme.count
-        if extreme.count < max(NO_DATA_SHARE * self.count, 1) or not isRegion:
+        isRegion = region.runs >= NO_DATA_RUNS * region.count
+        if region.count < max(NO_DATA_SHARE * self.count, 1) or not isRegion:
             return False
-        others = self.histogram.without(extreme.value, extreme.count)
+        others, value = self.histogram.without(region.value, region.count), float(region.value)
         if not others.counts.any():
             return False
         (low, lowTo), (highFrom, high) = others.quantile(TAIL), others.quantile(1 - TAIL)
-        nearest = others.lowest if extreme.value < low else others.highest
+        isBelow = value < low
+        if not (isBelow or value > high):
+            return False
+        firsts, lasts = others.edgesOf(np.flatnonzero(others.counts))
+        between = firsts[firsts > value] if isBelow else lasts[lasts < value]
+        nearest = between.min() if isBelow else between.max()
         far = max(NO_DATA_GAP * (high - low), 3 * self.noise)
         if not self.noise:
             far = NO_DATA_FAR * (highFrom - lowTo)
-        return abs(nearest - float(extreme.value)) > far > 0
+        return abs(nearest - value) > far > 0

@@ -86,10 +86,12 @@ class _Kept:
     """Hands on what a scale leaves in: an observer."""
 
     def __init__(self, scale: Scale, take: Callable[[np.ndarray], None]) -> None:
-        self._scale, self._take, self.count = scale, take, 0
+        self._scale, self._take, self.count, self.noDataCount = scale, take, 0, 0
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x)."""
+        if self._scale.noData is not None:
+            self.noDataCount += int(np.count_nonzero(equals(planes, self._scale.noData)))
         for plane in planes:
             if (values := self._scale.keep(plane)).size:
                 self._take(values)
@@ -178,7 +180,8 @@ def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool)
     moments = Moments()
     kept = _Kept(scale, moments.merge)
     walk(kept)
-    beyondCount = greys.count - noDataCount - kept.count
+    found = found._replace(noDataCount=kept.noDataCount)
+    beyondCount = greys.count - kept.noDataCount - kept.count
     if beyondCount or noData:  # else the moments of the first walk are those of all voxels
         scale = Scale(*moments.finish(), *scale[2:])
     if not beyondCount:
@@ -201,8 +204,13 @@ def _extentOf(greys: Greys, noData: object, histogram: Histogram) -> tuple[float
     """Give the smallest and the largest value that count, to the width of a bin beside a no-data value."""
     if not histogram.counts.any():
         return 0.0, 0.0
-    ends = zip(greys.extremes, (histogram.lowest, histogram.highest), strict=True)
-    return tuple(bound if extreme is noData else extreme.value.item() for extreme, bound in ends)
+    if noData is None or noData is greys.declared:
+        return greys.lowest, greys.highest
+    isLowest, isHighest = greys.lowest == noData.value, greys.highest == noData.value
+    return (
+        histogram.lowest if isLowest else greys.lowest,
+        histogram.highest if isHighest else greys.highest,
+    )
 
 
 def _chooseEnds(

@@ -94,23 +94,24 @@ def testADeclaredValueIsTheOnlyOneThatMeansNoData(value):
 
 
 @pytest.mark.parametrize("planeCount", [1, 5, 24])
-def testExtremesAndWhatAdjoinsThemAreFoundHoweverTheBlocksCome(planeCount):
-    image = makeGreys("int32", 0, 1000, shape=SHAPE)
-    image[5:9, 3, 20] = image[40:42, 60, 2] = -7000
-    image[7, 7, 7] = 9000
-    lowest, highest = look(image, planeCount=planeCount).extremes
-    assert (lowest.value, lowest.count, lowest.runs) == (-7000, 6, 4)
-    assert (highest.value, highest.count, highest.runs) == (9000, 1, 0)
-    beside = [image[4, 3, 20], image[9, 3, 20], image[39, 60, 2], image[42, 60, 2]]
-    assert lowest.rim.counts.sum() == 4 and lowest.rim.sums.sum() == sum(map(int, beside))
+def testARegionAndWhatAdjoinsItAreFoundHoweverTheBlocksCome(planeCount):
+    image = hide(floats(), SLAB, -40.0)
+    image[7, 7, 7], image[9, 9, 9] = -90, 50  # hot voxels are further out, but no region
+    greys = look(image, planeCount=planeCount)
+    found = greys.findNoData()
+    assert (found.value, found.count) == (-40, SLAB.sum())
+    assert (greys.lowest, greys.highest) == (-90, 50)
+    beside = image[52]
+    assert found.rim.counts.sum() == beside.size
+    assert found.rim.sums.sum() == pytest.approx(beside.sum(dtype=float))
 
 
 @pytest.mark.parametrize("offset", [0, 10**6, 2**60, -(2**62)])
 def testLargeWholeNumbersAreToldApart(offset):
     image = np.full((9, 8, 7), offset + 3, np.int64)
     image[2, 2, 2], image[3, 3, 6] = offset + 1, offset + 6
-    lowest, highest = look(image, planeCount=1).extremes
-    assert (int(lowest.value), int(highest.value)) == (offset + 1, offset + 6)
+    greys = look(image, planeCount=1)
+    assert (greys.lowest, greys.highest) == (offset + 1, offset + 6)
 
 
 @pytest.mark.parametrize(("dtype", "deviation"), [("uint8", 12), ("uint16", 600), ("float32", 0.08)])
