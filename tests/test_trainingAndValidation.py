@@ -275,7 +275,8 @@ def testTheContractTellsWhichGreyValuesWereLearnt(prepared, capfd, flags):
     folder = prepared / "pythonFiles"
     callMain(trainingAndValidation, [*trainFlags(folder, prepared), *flags])
     contract = findContract(prepared / "dice.h5")
-    learnt, squares = contract.learnt, np.array(contract.learnt["squares"])
+    learnt = contract.learntBy(prepared / "dice.h5")
+    squares = np.array(learnt["squares"])
     assert contract.moments == "robust" and learnt["features"] == list(FEATURES)
     assert len(squares) >= 12 and squares.shape[1] == len(FEATURES)
     assert (np.diff(squares[:, :-1]) >= 0).all() and (squares[:, -1] > 0).all()
@@ -296,16 +297,18 @@ def testAContractWithoutGreyValuesTellsNone(tmp_path):
     for content in ({}, {"greys": []}, {"greys": {}, "data": {"greys": {"training": {"a": {}}}}}):
         (tmp_path / "net.json").write_text(json.dumps(content))
         contract = readContract(tmp_path / "net.json")
-        assert contract.learnt == {"voxelSizes": []} and contract.moments is None
+        learnt = contract.learntBy(tmp_path / "net.json")
+        assert learnt["voxelSizes"] == [] and "squares" not in learnt and contract.moments is None
         assert chooseMoments("", contract) == chooseMoments("", None) == "robust"
     plain = contract._replace(moments="plain")
     assert chooseMoments("", plain) == "plain" and chooseMoments("robust", plain) == "robust"
 
 
-def testEverySizeOfAVoxelIsToldOnce():
+def testEverySizeOfAVoxelIsToldOnce(tmp_path):
     sizes = {"a": [1.0, 1.0, 1.0, "nm"], "b": None, "c": [2.0, 2.0, 2.0, "nm"], "d": [1.0, 1.0, 1.0, "nm"]}
     training = {name: {"voxelSize": size} for name, size in sizes.items()}
     contract = Contract.of(
         {"data": {"greys": {"training": training, "validation": {"e": {"voxelSize": [3]}}}}}
     )
-    assert contract.learnt["voxelSizes"] == [sizes["a"], sizes["c"]]
+    (tmp_path / "net.h5").write_bytes(b"")
+    assert contract.learntBy(tmp_path / "net.h5")["voxelSizes"] == [sizes["a"], sizes["c"]]
