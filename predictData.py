@@ -31,7 +31,7 @@ from engine.prediction.comparison import compareGreys, describeGreys
 from engine.prediction.execute import Method, execute
 from engine.prediction.journal import openResult
 from engine.prediction.layout import Geometry
-from engine.prediction.statistics import listGreys, measureRequest
+from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
 from engine.results import kinds
@@ -108,6 +108,8 @@ def main(arguments: argparse.Namespace) -> None:
     weights = arguments.weightFile or arguments.modelFile
     inputs = kinds.nameInputs(volume, arguments.modelFile)
     inputs |= {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
+    others = listOthers(arguments.momentsOf, arguments.noData)
+    inputs |= {f"momentsOf ({path.name})": path for path in others}
     kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
     runs.refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
     reference = openReference(arguments.nameReference, volume)
@@ -120,7 +122,7 @@ def main(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
     asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
     learnt = contract.learntBy(weights) if contract else {}
-    request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, **asked)
+    request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, others, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)

@@ -39,7 +39,9 @@ class Preview:
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x) that begin at plane `z`."""
-        for number, plane in enumerate(planes.astype(np.float32, copy=False), z):
+        with np.errstate(over="ignore"):  # such grey values are refused afterwards
+            planes = planes.astype(np.float32, copy=False)
+        for number, plane in enumerate(planes, z):
             if self.factor > 1:
                 rows = np.add.reduceat(plane, self._starts[1], axis=0)
                 plane = np.add.reduceat(rows, self._starts[2], axis=1)
