@@ -16,7 +16,10 @@ from pathlib import Path
 
 import makeDemoData
 import measure
+import nrrd
+import numpy as np
 from learning import scoreParticles
+from surprises import addAir, cropInside
 
 from engine.base.records import readJson
 from engine.volumes.formats import openVolume
@@ -70,6 +73,31 @@ def listTests(folder: Path) -> list[makeDemoData.Pair]:
     return [makeDemoData.Pair(seed, SHAPE, *files[seed], USUAL | changes) for seed, changes in TESTS.values()]
 
 
+GUISES = {  # row of the table: seed of the volume that is changed
+    "crop of the inside, without air": 301,
+    "twice the air": 301,
+}
+
+
+def listGuises(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Write the changed volumes of the table that are missing: {row: image and mask}."""
+    files = {}
+    for row, seed in GUISES.items():
+        name = row.split()[0]
+        image, mask = folder / f"{seed}_{name}_data.nrrd", folder / f"{seed}_{name}_mask.nrrd"
+        if not mask.is_file():
+            grey, labels = (openVolume(folder / f"{seed}_{part}.nrrd").read() for part in ("data", "mask"))
+            if name == "crop":
+                changed = cropInside(grey), cropInside(labels)
+            else:
+                grey, isParticle = addAir(np.random.default_rng(seed), grey, labels == 0)
+                changed = grey, np.where(isParticle, np.uint8(0), np.uint8(255))
+            for file, array in zip((image, mask), changed, strict=True):
+                nrrd.write(str(file), array, {"encoding": "gzip"})
+        files[row] = image, mask
+    return files
+
+
 def simulate(pairs: list[makeDemoData.Pair], processCount: int) -> None:
     """Simulate the volumes that are missing."""
     missing = [pair for pair in pairs if not (pair.image.is_file() and pair.mask.is_file())]
@@ -80,13 +108,13 @@ def simulate(pairs: list[makeDemoData.Pair], processCount: int) -> None:
         print(f"{pair.image.name}  {(mask == 0).mean():.2%} positive", file=sys.stderr, flush=True)
 
 
-def scoreVolume(pair: makeDemoData.Pair, model: list[str]) -> dict[str, float]:
+def scoreVolume(image: Path, mask: Path, model: list[str]) -> dict[str, float]:
     """Predict one volume with predictData.py and score it at the threshold of the contract and at 0.5."""
-    result = pair.image.with_name(f"{pair.seed}_probability.nrrd")
-    command = [sys.executable, measure.ROOT / "predictData.py", "--nameInput", pair.image]
+    result = image.with_name(image.name.replace("_data", "_probability"))
+    command = [sys.executable, measure.ROOT / "predictData.py", "--nameInput", image]
     subprocess.run([*command, "--nameOutput", result, *model], check=True, stdout=subprocess.DEVNULL)
     threshold = readJson(result.with_suffix(".json"))["threshold"]
-    probability, truth = openVolume(result).read(), selectPositive(openVolume(pair.mask).read())
+    probability, truth = openVolume(result).read(), selectPositive(openVolume(mask).read())
     return {
         **scoreVoxels(probability, truth, threshold),
         "diceAtHalf": scoreVoxels(probability, truth, 0.5)["dice"],
@@ -115,16 +143,19 @@ def main(arguments: argparse.Namespace) -> None:
     simulate(pairs, arguments.processCount)
     if arguments.training:
         return
-    files = {name: getattr(arguments, name) for name in ("modelFile", "weightFile")}
-    model = [word for name, file in files.items() if file for word in (f"--{name}", str(file.resolve()))]
+    given = {name: getattr(arguments, name) for name in ("modelFile", "weightFile")}
+    model = [word for name, file in given.items() if file for word in (f"--{name}", str(file.resolve()))]
     print(f"{measure.describeMachine()}\n")
     head = "scan | Dice | at 0.5 | precision | recall | particle recall | particle precision"
     print(f"| {head} |\n{'|---' * 7}|")
     names = ("dice", "diceAtHalf", "precision", "recall", "particleRecall", "particlePrecision")
     results = {}
-    for condition, pair in zip(TESTS, pairs, strict=True):
-        results[condition] = scores = scoreVolume(pair, model)
+    files = {row: (pair.image, pair.mask) for row, pair in zip(TESTS, pairs, strict=True)}
+    for condition, (image, mask) in (files | listGuises(folder)).items():
+        results[condition] = scores = scoreVolume(image, mask, model)
         print(f"| {condition} | {' | '.join(f'{scores[name]:.3f}' for name in names)} |", flush=True)
+    means = [sum(scores[name] for scores in results.values()) / len(results) for name in names]
+    print(f"| mean | {' | '.join(f'{mean:.3f}' for mean in means)} |")
     (folder / "scores.json").write_text(json.dumps(results, indent=2))
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import measure
 import nrrd
 import numpy as np
+from makeDemoData import PILLAR_RADIUS
 from scipy import ndimage
 
 import predictData
@@ -130,6 +131,26 @@ def _drawNoData(generator: np.random.Generator, shape: tuple[int, ...]) -> tuple
     return kind, isThere
 
 
+def cropInside(volume: np.ndarray) -> np.ndarray:
+    """Cut a box out of the inside of a pillar, without air: (x, y, z)."""
+    sides = (slice(round(0.26 * side), round(0.74 * side)) for side in volume.shape[:2])
+    return np.asfortranarray(volume[tuple(sides)])
+
+
+def addAir(
+    generator: np.random.Generator, grey: np.ndarray, isParticle: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put a frame of air around a pillar, so that there is twice as much of it: grey values of its corner."""
+    width, corner = grey.shape[0], grey[: grey.shape[0] // 16, : grey.shape[1] // 16].ravel()
+    air = 1 - np.pi * PILLAR_RADIUS**2
+    side = round(width * (1 + air) ** 0.5) // 2 * 2
+    margin = [((side - width) // 2, (side - width) // 2)] * 2 + [(0, 0)]
+    isInside = np.pad(np.ones(grey.shape, bool), margin)
+    wide = np.pad(grey, margin)
+    wide[~isInside] = generator.choice(corner, int((~isInside).sum()))
+    return np.asfortranarray(wide), np.asfortranarray(np.pad(isParticle, margin))
+
+
 # ---------------------------------------------------------------------------------------------- what is made
 
 
@@ -168,14 +189,9 @@ def listGuises() -> Iterator[Scan]:
     grey = openVolume(file).read().astype(np.float32)
     isParticle = openVolume(file.with_name("test-file_mask.nrrd")).read() == 0
     generator, (width, height, _) = np.random.default_rng(1), grey.shape
-    air = grey[:8, :8].ravel()
     yield Scan(grey, isParticle, "as it should be")
-    inside = np.s_[width // 3 : 2 * width // 3, height // 3 : 2 * height // 3]
-    yield Scan(grey[inside], isParticle[inside], "a crop of the inside")
-    margin = [(width // 2, width // 2), (height // 2, height // 2), (0, 0)]
-    wide, outside = np.pad(grey, margin), np.pad(np.ones(grey.shape, bool), margin)
-    wide[~outside] = generator.choice(air, int((~outside).sum()))
-    yield Scan(wide, np.pad(isParticle, margin), "much more air")
+    yield Scan(*map(cropInside, (grey, isParticle)), "a crop of the inside")
+    yield Scan(*addAir(generator, grey, isParticle), "twice the air")
     hot = grey.copy()
     hot.ravel()[generator.choice(hot.size, 100, replace=False)] = 1e7
     yield Scan(hot, isParticle, "hot voxels")
