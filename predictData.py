@@ -135,10 +135,8 @@ def main(arguments: argparse.Namespace) -> None:
         run = runs.prepareRun(request, backend, geometry, describeStream(plan, values), arguments.dryRun)
         clock.lap("digests")
         say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
-        say(
-            *runs.describeRequest(request),
-            f"Normalisation: {contracts.describeNormalization(contract, scope)}",
-        )
+        normalised = contracts.describeNormalization(contract, scope)
+        say(*runs.describeRequest(request), f"Normalisation: {normalised}")
         say(*describePlace(volume, reference), *runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
         say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
         if arguments.dryRun:
@@ -171,6 +169,7 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
     page = page._replace(greys=run.origin["greys"])
+    looks.fill((page.greys or {}).get("limits", ()))
     evaluations = [part._replace(page=page) for part in evaluations]
     counts = [evaluate(run, evaluation, clock) for evaluation in evaluations]
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):

@@ -21,6 +21,7 @@ class Comparison(NamedTuple):
     warning: str  # empty: none
     remarks: list[str]  # on voxels that are left out
     noDataCount: int  # voxels of the region
+    limits: list[float]  # smallest and largest grey value, and the fill; empty: there are no other ones
     edges: list[float]  # of the bins of both histograms
     scan: list[float]  # share of the voxels in a bin
     training: list[float]
@@ -46,7 +47,8 @@ def compareGreys(found: Finding, squares: np.ndarray, request: Request) -> Compa
         With what the contract tells of the training: features, squares, histogram; empty where it does not.
     """
     scale, learnt, remarks = found.scale, request.learnt, describeFinding(found, request.normalization)
-    left = remarks, countNoData(request, found)
+    limits = [] if scale.noData is None else [*found.extent, scale.fill]
+    left = remarks, countNoData(request, found), limits
     if learnt.get("features") != list(FEATURES) or scale.std == 0:
         return Comparison(None, "", *left, [], [], [])
     scored = _scoreSquares(squares, scale)
