@@ -1,5 +1,7 @@
 """predictData.py: whose mean and standard deviation, what is no grey value, what is told of both."""
 
+import base64
+import gzip
 import json
 import re
 
@@ -119,6 +121,19 @@ def testVoxelsWithoutDataHaveProbabilityZero(predict, tmp_path, value, flags):
     writeNrrd(tmp_path / "mended.nrrd", scale.mend(image))
     _, expected = predict("mended", *FEW, *numbers(scale.mean, scale.std), output="mendedout")
     np.testing.assert_array_equal(found[~OUTSIDE], expected[~OUTSIDE])
+
+
+@pytest.mark.parametrize("isFinished", [False, True])
+def testTheReportShowsTheGreyValuesBesidesARegionWithoutData(predict, tmp_path, isFinished):
+    image = hide(makeScan(), OUTSIDE, -3.4028234663852886e38)
+    writeNrrd(tmp_path / "scan.nrrd", image)
+    for _ in range(1 + isFinished):
+        predict("scan", "--no-overview")
+    page = (tmp_path / "out_report.html").read_text(encoding="utf-8")
+    packed = re.search(r'id="volume-grey">(.*?)</script>', page, re.DOTALL)[1]
+    shown = np.frombuffer(gzip.decompress(base64.b64decode(packed)), np.uint8).reshape(SHAPE[::-1]).T
+    assert np.corrcoef(shown[~OUTSIDE], image[~OUTSIDE])[0, 1] > 0.99 and len(np.unique(shown[OUTSIDE])) == 1
+    assert 20 < shown[OUTSIDE][0] < 235
 
 
 def testNoDataCanBeMadeGreyValuesAgain(predict, tmp_path):
