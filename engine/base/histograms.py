@@ -26,11 +26,11 @@ class Histogram:
         """Count values; of any shape."""
         self.counts += np.bincount(self._keysOf(values).ravel("K"), minlength=len(self.counts))
 
-    def without(self, value: float, count: int) -> "Histogram":
-        """Give the same but for so many voxels of one value."""
-        other = copy.copy(self)
+    def without(self, value: float, count: int | None = None) -> "Histogram":
+        """Give the same but for so many voxels of one value, or for all of its bin."""
+        other, key = copy.copy(self), int(self._keysOf(np.array([value]))[0])
         other.counts = self.counts.copy()
-        other.counts[int(self._keysOf(np.array([value]))[0])] -= count
+        other.counts[key] -= self.counts[key] if count is None else count
         return other
 
     @property

@@ -167,7 +167,7 @@ def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool)
     noData, histogram, scale = greys.findNoData(), greys.histogram, Scale(*greys.moments.finish())
     if noData is not None:
         if noData is not greys.declared:
-            histogram = histogram.without(noData.value, noData.count)
+            histogram = histogram.without(noData.value)  # single voxels may have come before its runs
         scale = scale._replace(noData=float(noData.value))
     extent = _extentOf(greys, noData, histogram)
     if isRobust and histogram.counts.any():
