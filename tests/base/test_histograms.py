@@ -132,6 +132,8 @@ def testAValueIsTakenOutOfACopy(dtype):
     np.testing.assert_array_equal(histogram.counts, before)
     assert other.counts.sum() == values.size - count
     np.testing.assert_array_equal(other.counts, countAll(values[values != value]).counts)
+    emptied = histogram.without(value).counts
+    assert emptied[binOf(value)] == 0 and emptied.sum() == values.size - before[binOf(value)]
 
 
 def testAFineHistogramTellsQuantilesToTheWidthOfItsBins():

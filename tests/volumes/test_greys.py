@@ -65,6 +65,7 @@ GREYS = {
     "instances": phantom(*range(4)).astype(np.uint16),
     "hot voxels": addHot(makeGreys(shape=SHAPE), 90, 65535),
     "a hundredth is hot": addHot(floats(), OUTSIDE.size // 100, 1e30),
+    "scattered": addHot(makeGreys(shape=SHAPE), OUTSIDE.size // 20, 0),
     "small region": hide(makeGreys(shape=SHAPE), np.indices(SHAPE).max(axis=0) < 4, 0),
     "near the data": hide(makeGreys(shape=SHAPE), OUTSIDE, 5400),
 }

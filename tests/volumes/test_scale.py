@@ -209,6 +209,20 @@ def testHotVoxelsBesidesNoDataAreLeftOutToo():
     assert "hot voxels or zingers?" in lines[1] and lines[1].endswith("(--moments plain keeps them)")
 
 
+@pytest.mark.parametrize("planeCount", [1, 5, 16])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def testSingleVoxelsOfTheNoDataValueCountToo(dtype, planeCount):
+    isHidden = np.indices(scans.SHAPE)[2] > 10
+    isHidden[5, 5, 2] = isHidden[20, 9, 3] = isHidden[21, 9, 3] = True
+    found = measure(hide(makeGreys(dtype), isHidden, 0), planeCount=planeCount)
+    assert (found.noDataCount, found.beyondCount) == (isHidden.sum(), 0)
+    assert found.histogram.counts.sum() == isHidden.size - isHidden.sum()
+    assert found.extent[0] > 4000
+    assertMoments(found.scale, robustByNumpy(makeGreys(dtype), isHidden))
+    if dtype == "float32":
+        assert measure(hide(makeGreys(dtype), isHidden, -3.4e38), planeCount=planeCount).extent[0] > 4000
+
+
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
 def testTheFillIsTheMedianOfWhatAdjoins(dtype):
     greys = makeGreys(dtype)
