@@ -31,7 +31,7 @@ from engine.prediction.comparison import compareGreys, describeGreys
 from engine.prediction.execute import Method, execute
 from engine.prediction.journal import openResult
 from engine.prediction.layout import Geometry
-from engine.prediction.statistics import listGreys, measureRequest
+from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
 from engine.results import kinds
@@ -108,6 +108,8 @@ def main(arguments: argparse.Namespace) -> None:
     weights = arguments.weightFile or arguments.modelFile
     inputs = kinds.nameInputs(volume, arguments.modelFile)
     inputs |= {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
+    others = listOthers(arguments.momentsOf, arguments.noData)
+    inputs |= {f"momentsOf ({path.name})": path for path in others}
     kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
     runs.refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
     reference = openReference(arguments.nameReference, volume)
@@ -120,7 +122,7 @@ def main(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
     asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
     learnt = contract.learntBy(weights) if contract else {}
-    request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, **asked)
+    request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, others, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
@@ -133,10 +135,8 @@ def main(arguments: argparse.Namespace) -> None:
         run = runs.prepareRun(request, backend, geometry, describeStream(plan, values), arguments.dryRun)
         clock.lap("digests")
         say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
-        say(
-            *runs.describeRequest(request),
-            f"Normalisation: {contracts.describeNormalization(contract, scope)}",
-        )
+        normalised = contracts.describeNormalization(contract, scope)
+        say(*runs.describeRequest(request), f"Normalisation: {normalised}")
         say(*describePlace(volume, reference), *runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
         say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
         if arguments.dryRun:
@@ -169,6 +169,7 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
     page = page._replace(greys=run.origin["greys"])
+    looks.fill((page.greys or {}).get("limits", ()))
     evaluations = [part._replace(page=page) for part in evaluations]
     counts = [evaluate(run, evaluation, clock) for evaluation in evaluations]
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):

@@ -170,11 +170,11 @@ def zScore(array):
 
 
 def cutPlain(array, normalise):
-    """Cut by three plain loops: 8 x 16 x 16, unturned, half turn in (0, 1), quarter turn in (1, 2)."""
+    """Cut by plain loops: 8 x 16 x 16, unturned, half turns in (0, 1) and (1, 2): voxels are no cubes."""
     samples = []
     for x in range(0, 24, 8):
         part = normalise(array[x : x + 8])
-        samples += [part, part[::-1, ::-1, :], part.transpose(0, 2, 1)[:, ::-1, :]]
+        samples += [part, part[::-1, ::-1, :], part[:, ::-1, ::-1]]
     return np.stack(samples)[..., np.newaxis]
 
 

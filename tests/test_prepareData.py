@@ -1,5 +1,6 @@
 """prepareData.py: what it writes again and when, what it refuses, full disks, Ctrl-C and kills."""
 
+import json
 import os
 import re
 import shutil
@@ -102,6 +103,73 @@ def testPrepareReadsDetachedHeadersInAFolderNamedFromHere(data, monkeypatch):
     callMain(prepareData, prepareFlags(Path()))
     images = np.load(data / "pythonFiles" / "trainingDataImage.npy")
     np.testing.assert_allclose(images[:9], cutPlain(image, zScore), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("voxel", "turns"), [((4, 4, 50), (1, 2, 2)), ((50, 50, 51), (1, 1, 1)), ((4, 5, 4), (2, 2, 1))]
+)
+def testCopiesOfThickSlicesAreTurnedBy180Degrees(data, capfd, voxel, turns):
+    image, mask = (array[:16] for array in makeVolume(1))
+    for part, numbers in (("training", (1, 2)), ("validation", (3,))):
+        for name in [
+            f"{part}{kind}_0{number}" for number in numbers for kind in ("Images/data", "Masks/segm")
+        ]:
+            array = image if "Images" in name else mask
+            nrrd.write(str(data / f"{name}.nrrd"), array, {"spacings": voxel, "units": ["um"] * 3})
+    flags = ["--length_subVol_x", "16", "--nb_rotation", "4"]
+    callMain(prepareData, [*prepareFlags(data), *flags])
+    text = capfd.readouterr().out
+    for kind, expected in (("Image", zScore(image)), ("Mask", mask == 0)):
+        copies = np.load(data / "pythonFiles" / f"validationData{kind}.npy")[..., 0]
+        np.testing.assert_allclose(copies[0], expected, atol=2e-5)
+        for copy, axes, count in zip(copies[1:], ((0, 1), (1, 2), (0, 2)), turns, strict=True):
+            np.testing.assert_allclose(copy, np.rot90(expected, count, axes), atol=2e-5)
+            assert (f"axes {axes}: the sides differ, so the copy is turned by 180" in text) is (count == 2)
+
+
+def testPrepareTellsGreyValuesAndSizesOfVoxelsOfEveryVolume(data, capfd):
+    image = makeVolume(2)[0].astype(np.int32)
+    image[3, 3, 3] = 2**30
+    writeNrrd(data / "trainingImages" / "data_02.nrrd", image)
+    callMain(prepareData, prepareFlags(data))
+    text = capfd.readouterr().out
+    beyond = "Warning: 1 voxels (0.016%) lie beyond "
+    assert beyond in text and f"in {data / 'trainingImages' / 'data_02.nrrd'}" in text
+    greys = json.loads((data / "pythonFiles" / "parameters.json").read_text())["greys"]
+    assert list(greys) == ["training", "validation"]
+    known = greys["training"]["data_02.nrrd"]
+    assert known["beyondCount"] == 1 and known["noDataShare"] == 0 and len(known["quantiles"]) == 7
+    kept = np.delete(image.ravel(), np.ravel_multi_index((3, 3, 3), image.shape))
+    assert known["mean"] == pytest.approx(kept.mean()) and known["std"] == pytest.approx(kept.std())
+    written = np.load(data / "pythonFiles" / "trainingDataImage.npy")
+    assert np.abs(written).max() < 8  # the hot voxel is one of the brightest, and no more
+
+
+@pytest.mark.parametrize(("flag", "other"), [("--moments", "plain"), ("--noData", "1000")])
+def testPrepareRepeatsForOtherMomentsAndNoDataValues(prepared, capfd, flag, other):
+    callMain(prepareData, [*prepareFlags(prepared), flag, other])
+    assert "Nothing changed" not in capfd.readouterr().out
+    callMain(prepareData, [*prepareFlags(prepared), flag, other])
+    assert "Nothing changed since the last run" in capfd.readouterr().out
+
+
+def testRegionsWithoutDataBecomeWhatLiesBesideThemAndAreLeftOutOfTheMoments(data, capfd):
+    image = makeVolume(3)[0].astype(np.float32)
+    hidden = image.copy()
+    hidden[:, :8] = -3.4028234663852886e38
+    for scheme in ("subVolume", "volume"):
+        writeNrrd(data / "validationImages" / "data_03.nrrd", hidden)
+        callMain(prepareData, [*prepareFlags(data), "--normalization", scheme, "--nb_rotation", "1"])
+        text = capfd.readouterr().out
+        assert "No data: 3072 voxels (50.000%) hold -3.40282e+38: left out" in text
+        written = np.load(data / "pythonFiles" / "validationDataImage.npy")[..., 0]
+        for number in range(3):
+            piece = image[8 * number : 8 * number + 8, 8:]
+            whole = piece if scheme == "subVolume" else image[:, 8:]
+            expected = (piece - whole.mean(dtype=float)) / whole.std(dtype=float)
+            np.testing.assert_allclose(written[number][:, 8:], expected, atol=2e-5)
+            filled = written[number][:, :8]
+            assert np.ptp(filled) == 0 and abs(filled[0, 0, 0]) < 1.5
 
 
 def testPrepareProposesTheFolderItWrote(data, capfd):

@@ -1,5 +1,6 @@
 """trainingAndValidation.py: what it refuses, trainings that diverge, full disks."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -23,6 +24,8 @@ from projects import (
 
 import predictData
 import trainingAndValidation
+from engine.base.squares import EDGES, FEATURES, describeSquares
+from engine.network.contracts import Contract, chooseMoments, findContract, readContract
 
 
 class Trap:
@@ -262,3 +265,50 @@ def testTrainingOnARealFullDiskKeepsTheLastCheckpointAndGoesOnWithMoreSpace(prep
         subprocess.run(["mount", "-o", "remount,size=9000k", disk], check=True)
         callMain(trainingAndValidation, flags)
         assert (disk / "net.h5").exists()
+
+
+# ---------------------------------------------------------------------------------------------- grey values
+
+
+@pytest.mark.parametrize("flags", [(), ("--patchSide", "8", "--stepsPerEpoch", "2", "--turns", "--regions")])
+def testTheContractTellsWhichGreyValuesWereLearnt(prepared, capfd, flags):
+    folder = prepared / "pythonFiles"
+    callMain(trainingAndValidation, [*trainFlags(folder, prepared), *flags])
+    contract = findContract(prepared / "dice.h5")
+    learnt = contract.learntBy(prepared / "dice.h5")
+    squares = np.array(learnt["squares"])
+    assert contract.moments == "robust" and learnt["features"] == list(FEATURES)
+    assert len(squares) >= 12 and squares.shape[1] == len(FEATURES)
+    assert (np.diff(squares[:, :-1]) >= 0).all() and (squares[:, -1] > 0).all()
+    assert (
+        sum(learnt["histogram"]) == pytest.approx(1, abs=1e-3) and len(learnt["histogram"]) == len(EDGES) - 1
+    )
+    assert learnt["voxelSizes"] == [[0.5, 0.5, 0.65, ""]]
+    if not flags:  # whole sub-volumes as they are stored
+        images = np.load(folder / "trainingDataImage.npy")[..., 0]
+        planes = [plane for image in images for plane in (image[:, :, 8].T, image[4])]
+        expected = np.concatenate([describeSquares(plane) for plane in planes]).round(3)
+        np.testing.assert_allclose(np.sort(squares, axis=0), np.sort(expected, axis=0), atol=1e-3)
+        counts, _ = np.histogram(images, EDGES)
+        np.testing.assert_allclose(learnt["histogram"], counts / counts.sum(), atol=1e-6)
+
+
+def testAContractWithoutGreyValuesTellsNone(tmp_path):
+    for content in ({}, {"greys": []}, {"greys": {}, "data": {"greys": {"training": {"a": {}}}}}):
+        (tmp_path / "net.json").write_text(json.dumps(content))
+        contract = readContract(tmp_path / "net.json")
+        learnt = contract.learntBy(tmp_path / "net.json")
+        assert learnt["voxelSizes"] == [] and "squares" not in learnt and contract.moments is None
+        assert chooseMoments("", contract) == chooseMoments("", None) == "robust"
+    plain = contract._replace(moments="plain")
+    assert chooseMoments("", plain) == "plain" and chooseMoments("robust", plain) == "robust"
+
+
+def testEverySizeOfAVoxelIsToldOnce(tmp_path):
+    sizes = {"a": [1.0, 1.0, 1.0, "nm"], "b": None, "c": [2.0, 2.0, 2.0, "nm"], "d": [1.0, 1.0, 1.0, "nm"]}
+    training = {name: {"voxelSize": size} for name, size in sizes.items()}
+    contract = Contract.of(
+        {"data": {"greys": {"training": training, "validation": {"e": {"voxelSize": [3]}}}}}
+    )
+    (tmp_path / "net.h5").write_bytes(b"")
+    assert contract.learntBy(tmp_path / "net.h5")["voxelSizes"] == [sizes["a"], sizes["c"]]

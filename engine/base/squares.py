@@ -42,6 +42,7 @@ def describeSquares(plane: np.ndarray) -> np.ndarray:
     squares = np.stack([plane[y : y + sides[0], x : x + sides[1]] for y, x in corners]).astype(np.float64)
     values = np.sort(squares.reshape(len(squares), -1))
     quantiles = values[:, [round(share * (values.shape[1] - 1)) for share in SHARES]]
-    steps = np.abs(np.diff(squares, axis=2)).reshape(len(squares), -1)
+    with np.errstate(invalid="ignore"):  # of infinite values, where these mean "no data"
+        steps = np.abs(np.diff(squares, axis=2)).reshape(len(squares), -1)
     noise = np.median(steps, axis=1) * NOISE_FACTOR if steps.size else np.zeros(len(squares))
     return np.column_stack([quantiles, noise])

@@ -17,10 +17,11 @@ CHUNK = 4096  # squares compared at a time
 class Comparison(NamedTuple):
     """A scan beside what was learnt on, as JSON holds it."""
 
-    unlikeShare: float | None  # of the squares of the scan; None: nothing tells what was learnt on
+    unlikeShare: float | None  # of the squares of the scan; None: nothing to compare
     warning: str  # empty: none
     remarks: list[str]  # on voxels that are left out
     noDataCount: int  # voxels of the region
+    limits: list[float]  # smallest and largest grey value, and the fill; empty: there are no other ones
     edges: list[float]  # of the bins of both histograms
     scan: list[float]  # share of the voxels in a bin
     training: list[float]
@@ -46,13 +47,16 @@ def compareGreys(found: Finding, squares: np.ndarray, request: Request) -> Compa
         With what the contract tells of the training: features, squares, histogram; empty where it does not.
     """
     scale, learnt, remarks = found.scale, request.learnt, describeFinding(found, request.normalization)
-    left = remarks, countNoData(request, found)
+    limits = [] if scale.noData is None else [*found.extent, scale.fill]
+    left = remarks, countNoData(request, found), limits
     if learnt.get("features") != list(FEATURES) or scale.std == 0:
         return Comparison(None, "", *left, [], [], [])
     scored = _scoreSquares(squares, scale)
+    if not len(scored):  # no data in any square: nothing to compare
+        return Comparison(None, "", *left, [], [], [])
     distances = _nearest(scored, np.array(learnt["squares"]))
     isUnlike = distances > NEAR
-    share = float(isUnlike.mean()) if len(isUnlike) else 0.0
+    share = float(isUnlike.mean())
     isNew = share > MOST_UNLIKE
     warning = _describeUnlike(scored[isUnlike], np.array(learnt["squares"]), share) if isNew else ""
     edges = EDGES.tolist()
@@ -75,9 +79,8 @@ def _scoreSquares(squares: np.ndarray, scale: Scale) -> np.ndarray:
 
 def _nearest(squares: np.ndarray, learnt: np.ndarray) -> np.ndarray:
     """Give the distance of every square to the nearest learnt one: the largest difference of any feature."""
-    parts = np.array_split(squares, -(-len(squares) // CHUNK)) if len(squares) else []
-    distances = [np.abs(part[:, np.newaxis] - learnt).max(axis=2).min(axis=1) for part in parts]
-    return np.concatenate(distances) if distances else np.zeros(0)
+    parts = np.array_split(squares, -(-len(squares) // CHUNK))
+    return np.concatenate([np.abs(part[:, np.newaxis] - learnt).max(axis=2).min(axis=1) for part in parts])
 
 
 def _describeUnlike(unlike: np.ndarray, learnt: np.ndarray, share: float) -> str:

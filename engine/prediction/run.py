@@ -47,6 +47,7 @@ class Request(NamedTuple):
     modelFile: Path
     weightFile: Path  # may be the model file
     learnt: dict[str, Any]  # grey values of the training, of its contract
+    otherFiles: tuple[Path, ...]  # of another scan whose moments count
     nameOutput: Path
     outputType: str
     outputEncoding: str
@@ -174,7 +175,8 @@ def _namedInputs(request: Request) -> dict[str, Path]:
     if volume.path.is_dir():
         del named["nameInput"]
     voxels = files[1:] if len(files) > 1 and files[0] == volume.path else files
-    return named | {f"data file {number}": path for number, path in enumerate(voxels, 1)}
+    named |= {f"data file {number}": path for number, path in enumerate(voxels, 1)}
+    return named | {f"momentsOf file {number}": path for number, path in enumerate(request.otherFiles, 1)}
 
 
 def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str]) -> dict[str, Any]:
@@ -246,7 +248,8 @@ def _doubtVoxelSize(size: list | None, learnt: list[list]) -> list[str]:
     """Warn where the voxels of a scan have another size than all of the training."""
     if not (size and learnt) or not all(compareSizes(known, size) for known in learnt):
         return []
-    ratio = learnt[0][0] / size[0]
+    ratios = np.array(learnt[0][:3]) / np.array(size[:3])
+    ratio = ratios[np.abs(np.log(ratios)).argmax()]  # along the axis where they differ most
     look = f"{ratio:.3g} times as large" if ratio > 1 else f"{1 / ratio:.3g} times as small"
     sizes = f"a voxel of the scan is {describeSize(size)}, of the training {describeSize(learnt[0])}"
     remedy = "resample the scan, or train with scans of this size"

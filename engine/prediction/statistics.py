@@ -1,6 +1,7 @@
 """The grey values of a prediction: read once, and what the z-score follows from."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -9,11 +10,23 @@ from engine.base.passes import Observer, passOver
 from engine.base.squares import Squares
 from engine.prediction.run import Request
 from engine.volumes.formats import openVolume
-from engine.volumes.greys import equals
+from engine.volumes.greys import NoData, equals
 from engine.volumes.scale import Finding, Statistics, measureVolume
 from engine.volumes.volume import Region, Volume, chooseSlab, watchSlabs
 
 OWN = ""  # of --momentsOf: the scan itself
+
+
+def listOthers(momentsOf: str, noData: str) -> tuple[Path, ...]:
+    """List the files of another scan whose moments are asked for.
+
+    Raises
+    ------
+    PipelineError
+        It is neither a scan nor two numbers; the no-data value is none.
+    """
+    NoData.parse(noData)
+    return () if momentsOf == OWN or parseMoments(momentsOf) else openVolume(momentsOf).files
 
 
 def listGreys(request: Request, region: Region | None) -> Iterator[tuple[np.ndarray]]:
@@ -84,7 +97,10 @@ def _readMoments(request: Request) -> tuple[float, float]:
     if numbers:
         return numbers
     other = openVolume(request.momentsOf)
-    return _measure(request, other, None, []).scale[:2]
+    mean, std = _measure(request, other, None, []).scale[:2]
+    if std == 0:
+        raise PipelineError("momentsOf names a scan whose voxels all have the same value", file=other.path)
+    return mean, std
 
 
 def parseMoments(text: str) -> tuple[float, float] | None:

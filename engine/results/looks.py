@@ -1,6 +1,6 @@
 """What is kept of volumes that come plane by plane, to be shown later: mid-slices and small copies."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,20 @@ def chooseFactor(shape: tuple[int, int, int]) -> int:
     while np.prod([-(-side // factor) for side in shape]) > VOXEL_LIMIT:
         factor += 1
     return factor
+
+
+class Kept(NamedTuple):
+    """Which grey values are shown; others mean that there is none, which would take all shades."""
+
+    low: float = 0.0
+    high: float = 0.0
+    fill: float | None = None  # what is shown instead of the others; None: all are shown
+
+    def replace(self, values: np.ndarray) -> np.ndarray:
+        """Put the fill in place of what lies outside; also where it is mixed with its neighbours."""
+        if self.fill is None:
+            return values
+        return np.where((values >= self.low) & (values <= self.high), values, values.dtype.type(self.fill))
 
 
 class Preview:
@@ -36,19 +50,21 @@ class Preview:
             np.diff(starts, append=side) for starts, side in zip(self._starts, reversed(shape), strict=True)
         ]
         self._sums = np.zeros([len(starts) for starts in self._starts], np.float32)
+        self.kept = Kept()
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x) that begin at plane `z`."""
-        for number, plane in enumerate(planes.astype(np.float32, copy=False), z):
-            if self.factor > 1:
-                rows = np.add.reduceat(plane, self._starts[1], axis=0)
-                plane = np.add.reduceat(rows, self._starts[2], axis=1)
-            self._sums[number // self.factor] += plane
+        with np.errstate(over="ignore", invalid="ignore"):  # such values are refused afterwards, or filled
+            for number, plane in enumerate(planes.astype(np.float32, copy=False), z):
+                if self.factor > 1:
+                    rows = np.add.reduceat(plane, self._starts[1], axis=0)
+                    plane = np.add.reduceat(rows, self._starts[2], axis=1)
+                self._sums[number // self.factor] += plane
 
     def finish(self) -> np.ndarray:
         """Give the averages (z, y, x) float32."""
         z, y, x = (sizes.astype(np.float32) for sizes in self._sizes)
-        return self._sums / (z[:, np.newaxis, np.newaxis] * y[:, np.newaxis] * x)
+        return self.kept.replace(self._sums / (z[:, np.newaxis, np.newaxis] * y[:, np.newaxis] * x))
 
 
 class MidSlices:
@@ -63,6 +79,7 @@ class MidSlices:
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.shape = tuple(shape)
         self.slices: list[np.ndarray | None] = [None, None, None]
+        self.kept = Kept()
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x) that begin at plane `z`."""
@@ -77,7 +94,7 @@ class MidSlices:
     def slice(self, axis: int) -> np.ndarray:
         """Mid-slice across an axis, (vertical, horizontal); thinned out where no screen could show it."""
         part = self.slices[axis].T
-        return part[tuple(slice(None, None, thinning(side)) for side in part.shape)]
+        return self.kept.replace(part[tuple(slice(None, None, thinning(side)) for side in part.shape)])
 
 
 def thinning(count: int) -> int:
@@ -114,6 +131,12 @@ class Looks:
     def watch(self, *names: str) -> "_Watch":
         """Give what looks at blocks of these volumes, in this order."""
         return _Watch(self, names)
+
+    def fill(self, limits: Sequence[float]) -> None:
+        """Show grey values outside of (smallest, largest, fill) as the fill; empty: show them all."""
+        for kept in (self.slices.get("grey"), self.previews.get("grey")):
+            if kept is not None:
+                kept.kept = Kept(*limits)
 
     @property
     def areWanted(self) -> bool:

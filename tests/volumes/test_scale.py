@@ -61,6 +61,31 @@ def testUpToAHundredthOfTheVoxelsMayBeHot(count):
     assertMoments(found.scale, robustByNumpy(image))
 
 
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def testFencesLieThreeDistancesOfTheQuantilesBeyondThem(dtype):
+    image = makeGreys(dtype, 9000, 100)
+    low, high = np.quantile(image, (0.01, 0.99), method="lower").astype(int)
+    first, last = low - 3 * (high - low), high + 3 * (high - low)
+    lowest, highest = np.argsort(image.T.ravel())[[0, 1, -2, -1]].reshape(2, 2)  # no quantile changes
+    image.T.flat[lowest], image.T.flat[highest] = (first - 1, first), (last, last + 1)
+    found = measure(image)
+    assert found.beyondCount == 2
+    assert found.scale.fences == (first, last) and found.scale.ends == (low, high)
+    kept = image[(image >= first) & (image <= last)].astype(np.float64)
+    assertMoments(found.scale, (kept.mean(), kept.std()))
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.0, 1000.0, 1e6])  # deviations
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def testFencesOfFloatsAreThoseOfNumPyToTheWidthOfABin(dtype, offset):
+    image = addHot(makeGreys(dtype, offset, 1.0), 5, offset + 1e5)
+    low, high = np.quantile(image, (0.01, 0.99), method="lower").astype(float)
+    scale = measure(image).scale
+    np.testing.assert_allclose(scale.ends, (low, high), atol=0.1, rtol=0)
+    expected = low - 3 * (high - low), high + 3 * (high - low)
+    np.testing.assert_allclose(scale.fences, expected, atol=0.5, rtol=0)
+
+
 def testVoxelsFarBelowAreLeftOutAsWell():
     image = addHot(addHot(makeGreys(mean=30000), 5, 65535), 4, 0, seed=2)
     found = measure(image)
