@@ -11,10 +11,13 @@ from engine.network.contracts import Contract, findContent, findContract, readCo
 ENTRIES = {
     "architecture": {"base_depth": 8, "levelCount": 4, "parameterCount": 366593},
     "normalization": "volume",
+    "moments": "robust",
     "positiveLabel": [0],
     "thresholds": {"net.h5": 0.4},
     "diceAtThreshold": {"net.h5": 0.9},
+    "sureness": {"net.h5": [[0.98, 0.93]]},
     "bestValidation": {"val_dice": {"epoch": 3, "dice": 0.9}},
+    "greys": {"features": ["noise"], "squares": [[0.3]]},
     "training": {"identity": {"seed": 1}, "seconds": 2.5},
     "data": {"parameters": {"nb_rotation": 1}},
     "files": {"net.h5": "ab"},
