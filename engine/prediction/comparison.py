@@ -66,7 +66,8 @@ def compareGreys(found: Finding, squares: np.ndarray, request: Request) -> Compa
 def describeGreys(run: Run) -> list[str]:
     """Tell what a run, this one or the one that it takes its probability from, knows of the grey values."""
     known = run.origin["greys"]
-    return Comparison(**known).describe() if known else []
+    isOurs = isinstance(known, dict) and known.keys() == set(Comparison._fields)  # not of another version
+    return Comparison(**known).describe() if isOurs else []
 
 
 def _scoreSquares(squares: np.ndarray, scale: Scale) -> np.ndarray:
