@@ -276,6 +276,16 @@ def testWarningAndRemarksAreRepeatedAndStandInReportAndRecord(predict, models, t
     assert shown["greys"]["training"] == (FAR["histogram"] if isKnown else [])
 
 
+@pytest.mark.parametrize("greys", [None, {}, {"unlikeShare": None, "warning": "", "remarks": []}])
+def testARecordOfAnotherVersionIsReadWithoutItsRemarks(predict, tmp_path, greys):
+    writeNrrd(tmp_path / "scan.nrrd", makeScan())
+    assert UNKNOWN in predict("scan")[0]
+    record = json.loads((tmp_path / "out.json").read_text())
+    (tmp_path / "out.json").write_text(json.dumps(record | {"greys": greys}))
+    text, _ = predict("scan")
+    assert "out.nrrd is finished" in text and "Grey values" not in text
+
+
 def testAnotherSizeOfTheVoxelsIsWarnedOfWithTheAxisThatDiffersMost(predict, models, tmp_path):
     nrrd.write(str(tmp_path / "scan.nrrd"), makeScan(), {"spacings": [0.65, 0.65, 1.3], "units": ["um"] * 3})
 
