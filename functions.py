@@ -304,7 +304,6 @@ class Drawing(NamedTuple):
     greyOffset: float
     greyNoise: float
     regions: bool = False  # z-score by a random region around the patch
-    greyBlur: float = 0.0  # largest sigma, voxels
     voxels: tuple[tuple[float, ...], ...] = (CUBE,)  # edge lengths of those of all volumes, each in any unit
 
     def sidesOf(self, samples: Samples) -> tuple[int, ...]:
@@ -342,10 +341,8 @@ def drawBatch(
     for index, isAround in zip(indices, isPositive, strict=True):
         place = placePatch(generator, samples, drawing.sidesOf(samples), isAround, index)
         image, mask = samples.read(*place)
-        if drawing.greyBlur:
-            image = blurPatch(generator, image, drawing.greyBlur)
         if drawing.regions:
-            image = prep_img(image, *drawMoments(generator, samples, *place, image))
+            image = prep_img(image, *drawMoments(generator, samples, *place))
         if drawing.turns:
             image, mask = turnPatch(generator, image, mask, voxels=drawing.voxels)
         image = varyGrey(generator, image, drawing.greyScale, drawing.greyOffset, drawing.greyNoise)
@@ -373,14 +370,6 @@ def turnPatch(
     order = orders[generator.integers(len(orders))]
     backwards = tuple(slice(None, None, -1 if flip else 1) for flip in generator.integers(2, size=3))
     return [array.transpose(order)[backwards] for array in arrays]
-
-
-def blurPatch(generator: np.random.Generator, image: np.ndarray, largest: float) -> np.ndarray:
-    """Blur every second patch with a Gaussian of any sigma up to the largest: less noise, softer edges."""
-    from scipy.ndimage import gaussian_filter  # loads slowly
-
-    sigma = largest * generator.uniform(-1, 1)
-    return gaussian_filter(image, sigma, mode="nearest", truncate=3) if sigma > 0 else image
 
 
 def varyGrey(

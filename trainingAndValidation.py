@@ -67,7 +67,6 @@ regions: bool = True  # z-score each patch by a random region around it, as a cr
 turns: bool = True  # right-angle turns and reflections
 greyScale: float = 0.1  # standard deviation of the logarithm of a factor on the z-scored grey values
 greyOffset: float = 0.1  # standard deviation of what is added to them
-greyBlur: float = 1.0  # voxels; largest sigma of a Gaussian blur of every second patch
 greyNoise: float = 0.2  # largest standard deviation of added white noise
 # network
 base_depth: int = 8  # features of the first level, >= 1
@@ -101,7 +100,6 @@ PUBLISHED = {  # what --recipe published changes: from the value above, unless t
     "turns": (True, False),
     "greyScale": (0.1, 0.0),
     "greyOffset": (0.1, 0.0),
-    "greyBlur": (1.0, 0.0),
     "greyNoise": (0.2, 0.0),
     "loss": ("bce+dice", "bce"),
     "startBias": (True, False),

@@ -17,7 +17,7 @@ from engine.preparation.samples import Samples
 ABOVE_0 = ("learningRate", "Nepochs", "batchSize")
 NOT_BELOW_0 = (
     *("seed", "deviceCount", "stepsPerEpoch", "patchSide", "averageBatches"),
-    *("greyScale", "greyOffset", "greyBlur", "greyNoise", "clipNorm", "saveMinutes"),
+    *("greyScale", "greyOffset", "greyNoise", "clipNorm", "saveMinutes"),
 )
 
 

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from engine.base.arrays import Moments, measureMoments, slowestFirst
+from engine.base.arrays import Moments, slowestFirst
 from engine.preparation.samples import Place, Samples
 
 MOST_VOXELS = 1 << 20  # that are read to estimate the moments of a region
@@ -12,7 +12,7 @@ MOST_AIR = 0.8  # share of a scan that may be air around what was prepared
 
 
 def drawMoments(
-    generator: np.random.Generator, samples: Samples, index: int, patch: Place, image: np.ndarray
+    generator: np.random.Generator, samples: Samples, index: int, patch: Place
 ) -> tuple[float, float]:
     """Draw a region around a patch and measure its mean and standard deviation.
 
@@ -27,8 +27,6 @@ def drawMoments(
         Source of chance; sub-volumes.
     index, patch : int, slices
         Sub-volume, and where the patch lies in it.
-    image : array
-        The patch (x, y, z), perhaps changed already.
 
     Returns
     -------
@@ -37,7 +35,7 @@ def drawMoments(
     """
     kind = generator.integers(4)
     if kind == 0:
-        return measureMoments(image)
+        return _measure(samples, index, patch)
     if kind == 1:
         return _measure(
             samples, index, [_grow(generator, *axis) for axis in zip(patch, samples.sides, strict=True)]
