@@ -28,6 +28,11 @@ class Comparison(NamedTuple):
 
     def describe(self) -> list[str]:
         """Tell what is left out, and the comparison in one line."""
+        if self.unlikeShare is None and self.training:
+            return [
+                *self.remarks,
+                "Grey values: not compared, no part of the scan is free of no-data voxels",
+            ]
         if self.unlikeShare is None:
             return [*self.remarks, "Grey values: nothing tells which ones the network has learnt on"]
         known = f"{1 - self.unlikeShare:.0%} of the scan looks like what the network has learnt on"
@@ -52,15 +57,15 @@ def compareGreys(found: Finding, squares: np.ndarray, request: Request) -> Compa
     if learnt.get("features") != list(FEATURES) or scale.std == 0:
         return Comparison(None, "", *left, [], [], [])
     scored = _scoreSquares(squares, scale)
-    if not len(scored):  # no data in any square: nothing to compare
-        return Comparison(None, "", *left, [], [], [])
+    bins = EDGES.tolist(), _shareBins(found), learnt.get("histogram", [])
+    if not len(scored):  # voxels without data in all squares
+        return Comparison(None, "", *left, *bins)
     distances = _nearest(scored, np.array(learnt["squares"]))
     isUnlike = distances > NEAR
     share = float(isUnlike.mean())
     isNew = share > MOST_UNLIKE
     warning = _describeUnlike(scored[isUnlike], np.array(learnt["squares"]), share) if isNew else ""
-    edges = EDGES.tolist()
-    return Comparison(share, warning, *left, edges, _shareBins(found), learnt.get("histogram", []))
+    return Comparison(share, warning, *left, *bins)
 
 
 def describeGreys(run: Run) -> list[str]:
@@ -103,6 +108,9 @@ def _shareBins(found: Finding) -> list[float]:
     """Give the share of the voxels of a scan in every bin of `EDGES`, z-scored."""
     counts, scale = found.histogram.counts, found.scale
     isThere = np.flatnonzero(counts)
-    middles = np.mean(found.histogram.edgesOf(isThere), axis=0)
-    binned, _ = np.histogram((middles - scale.mean) / scale.std, EDGES, weights=counts[isThere])
-    return (binned / counts.sum()).round(6).tolist()
+    lows, highs = found.histogram.edgesOf(isThere)
+    half = 0.5 * (lows == highs)  # a bin of one whole number reaches half-way to the next
+    places = np.column_stack([lows - half, highs + half]).ravel()
+    ends = np.cumsum(counts[isThere]) / counts.sum()
+    shares = np.column_stack([np.append(0, ends[:-1]), ends]).ravel()
+    return np.diff(np.interp(EDGES * scale.std + scale.mean, places, shares)).round(6).tolist()
