@@ -169,12 +169,13 @@ def zScore(array):
     return (array.astype(np.float64) - array.mean(dtype=np.float64)) / array.std(dtype=np.float64)
 
 
-def cutPlain(array, normalise):
-    """Cut by plain loops: 8 x 16 x 16, unturned, half turns in (0, 1) and (1, 2): voxels are no cubes."""
+def cutPlain(array, normalise, areCubes=False):
+    """Cut by plain loops: 8 x 16 x 16, unturned, turned in (0, 1) and (1, 2), where cubes take a quarter."""
     samples = []
     for x in range(0, 24, 8):
         part = normalise(array[x : x + 8])
-        samples += [part, part[::-1, ::-1, :], part[:, ::-1, ::-1]]
+        turned = part.transpose(0, 2, 1)[:, ::-1] if areCubes else part[:, ::-1, ::-1]
+        samples += [part, part[::-1, ::-1, :], turned]
     return np.stack(samples)[..., np.newaxis]
 
 

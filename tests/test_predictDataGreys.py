@@ -286,14 +286,14 @@ def testARecordOfAnotherVersionIsReadWithoutItsRemarks(predict, tmp_path, greys)
     assert "out.nrrd is finished" in text and "Grey values" not in text
 
 
-def testAnotherSizeOfTheVoxelsIsWarnedOfWithTheAxisThatDiffersMost(predict, models, tmp_path):
+def testAnotherSizeOfTheVoxelsIsToldWithTheAxisThatDiffersMost(predict, models, tmp_path):
     nrrd.write(str(tmp_path / "scan.nrrd"), makeScan(), {"spacings": [0.65, 0.65, 1.3], "units": ["um"] * 3})
 
     def told(*size):
         volumes = {"a.nrrd": {"voxelSize": [*size, "nm"]}}
         model = writeContract(models, tmp_path, data={"greys": {"training": volumes}})
         lines = predict("scan", *FEW, *model)[0].splitlines()
-        return [line for line in lines if line.startswith("Warning: a voxel of the scan")]
+        return [line for line in lines if line.startswith("Note: a voxel of the scan")]
 
     assert told(650.0, 650.0, 1300.0) == told(660.0, 640.0, 1310.0) == []
     (line,) = told(1300.0, 1300.0, 1300.0)

@@ -483,6 +483,7 @@ def testNoBatchIsReadTheWayThatIsTuned(learningData, tmp_path, monkeypatch):
 def testALossThatIsNoNumberEndsAnEpochAtOnce(learningData, tmp_path, monkeypatch):
     steps, draw = [], script.drawBatch
     monkeypatch.setattr(script, "drawBatch", lambda *a: steps.append(a[3]) or draw(*a))
+    monkeypatch.setattr("engine.learning.drawn.MOST_STEPS", 1)  # draws as well
     flags = ("--stepsPerEpoch", 1000, "--learningRate", 1e30, "--averageBatches", 0, "--clipNorm", 0)
     with pytest.raises(PipelineError, match="never finite"):
         script.main(script.parseArguments(trainFlags(learningData, tmp_path, *flags)))

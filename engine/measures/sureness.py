@@ -14,7 +14,7 @@ LEAST = 0.01  # smaller probabilities are none: a large background would add up
 FEWEST = 3  # validation samples for a line
 SPREAD = 0.003  # standard deviation that their sureness must have
 MARGIN = 0.01  # below all validation samples, where there is no line
-DOUBTFUL = 0.85  # expected Dice below which a result is warned of
+DOUBTFUL = 0.88  # expected Dice below which a result is warned of: 0.85, and what the line is off
 
 
 class Sureness:

@@ -245,7 +245,7 @@ def describeRequest(request: Request) -> list[str]:
 
 
 def _doubtVoxelSize(size: list | None, learnt: list[list]) -> list[str]:
-    """Warn where the voxels of a scan have another size than all of the training."""
+    """Tell where the voxels of a scan have another size than all of the training."""
     if not (size and learnt) or not all(compareSizes(known, size) for known in learnt):
         return []
     ratios = np.array(learnt[0][:3]) / np.array(size[:3])
@@ -253,7 +253,7 @@ def _doubtVoxelSize(size: list | None, learnt: list[list]) -> list[str]:
     look = f"{ratio:.3g} times as large" if ratio > 1 else f"{1 / ratio:.3g} times as small"
     sizes = f"a voxel of the scan is {describeSize(size)}, of the training {describeSize(learnt[0])}"
     remedy = "resample the scan, or train with scans of this size"
-    return [f"Warning: {sizes}: particles look {look} to the network, in voxels; {remedy}"]
+    return [f"Note: {sizes}: particles look {look} to the network, in voxels; {remedy}"]
 
 
 def describeRun(run: Run) -> list[str]:

@@ -27,6 +27,7 @@ from engine.prediction.layout import Geometry, listTiles, tileSection
 from engine.prediction.tasks import Task, listTasks
 from engine.prediction.tiles import predictVolume, timeSlab
 from engine.volumes.nrrdFiles import openVolume
+from engine.volumes.scale import Scale
 from functions import predictProbability, prep_img, readModel, scoreVoxels, selectPositive
 
 
@@ -225,7 +226,7 @@ def testRegionOfAFileEqualsOnePassOverIt(tmp_path, encoding, dtype, tiles):
     layout = makeLayout(4, *tiles)
     stream = streams.openOpenvino(network, 4, tileSection(geometry, layout))
     sink, volume = ArraySink(expected.shape), openVolume(tmp_path / "volume.nrrd")
-    predictProbability(volume, Job("", region, measureMoments(part), geometry, layout), stream, sink)
+    predictProbability(volume, Job("", region, Scale(*measureMoments(part)), geometry, layout), stream, sink)
     np.testing.assert_allclose(sink.array, expected, rtol=0, atol=TOLERANCE)
     assert np.ptp(expected) > 0.7
     assert sink.counts.min() == sink.counts.max() == 1
