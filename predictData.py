@@ -221,7 +221,8 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
     pairs = outcome.listPairs(result, reference, request.region, target, slab, others)
     passOver(pairs, judged, sureness, *scores, looks.watch("probability", "manual"))
     clock.lap("reading back")
-    say(*sureness.describe())
+    say(*(told := sureness.describe()))
+    evaluation = evaluation._replace(page=page.note(told))
     counts = scores[0].finish() if reference else None
     measured = judged.finish(criteria.minimumVoxels) if isMeasured else None
     if counts:

@@ -26,6 +26,11 @@ class Page(NamedTuple):
     parameters: dict[str, Any]
     greys: dict[str, Any] | None = None  # of the scan beside those of the training
 
+    def note(self, lines: list[str]) -> "Page":
+        """Give the same page with warnings that stand beside the grey values; other lines are left out."""
+        known, warnings = self.greys or {}, [line for line in lines if line.startswith("Warning")]
+        return self._replace(greys=known | {"remarks": [*known.get("remarks", ()), *warnings]})
+
 
 class Evaluation(NamedTuple):
     """What is looked for in a probability, by which rules, and what becomes of it."""
