@@ -36,6 +36,7 @@ SIDES = {
     "whole sub-volumes": ["--patchSide", "0", "--stepsPerEpoch", "10"],
     "patches anywhere": ["--positiveShare", "0"],
     "no turns": ["--no-turns"],
+    "no regions": ["--no-regions"],
     "grey values as they are": ["--greyScale", "0", "--greyOffset", "0", "--greyNoise", "0"],
     "grey scale as it is": ["--greyScale", "0"],
     "grey offset as it is": ["--greyOffset", "0"],
