@@ -135,7 +135,7 @@ def main(arguments: argparse.Namespace) -> None:
         run = runs.prepareRun(request, backend, geometry, describeStream(plan, values), arguments.dryRun)
         clock.lap("digests")
         say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
-        normalised = contracts.describeNormalization(contract, scope)
+        normalised = contracts.describeNormalization(contract, scope, arguments.momentsOf)
         say(*runs.describeRequest(request), f"Normalisation: {normalised}")
         say(*describePlace(volume, reference), *runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
         say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))

@@ -1,11 +1,19 @@
 """Counts of grey values that come block by block, and the quantiles that follow from them."""
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 
+PIECE = 1 << 18  # values counted at a time
 FINE_BINS = 1 << 16
 LARGEST = float(np.finfo(np.float32).max)
+
+
+def _pieces(values: np.ndarray) -> Iterator[np.ndarray]:
+    """List values in pieces that stay in the cache: keys take several times their memory."""
+    flat = values.ravel("K")
+    return (flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
 
 
 class Histogram:
@@ -24,7 +32,8 @@ class Histogram:
 
     def add(self, values: np.ndarray) -> None:
         """Count values; of any shape."""
-        self.counts += np.bincount(self._keysOf(values).ravel("K"), minlength=len(self.counts))
+        for piece in _pieces(values):
+            self.counts += np.bincount(self._keysOf(piece), minlength=len(self.counts))
 
     def without(self, value: float, count: int | None = None) -> "Histogram":
         """Give the same but for so many voxels of one value, or for all of its bin."""
@@ -103,8 +112,10 @@ class FineHistogram:
 
     def add(self, values: np.ndarray) -> None:
         """Count values; of any shape."""
-        keys = np.clip((values.astype(np.float64) - self.low) / self.width, 0, FINE_BINS - 1).astype(np.int64)
-        self.counts += np.bincount(keys.ravel("K"), minlength=FINE_BINS)
+        for piece in _pieces(values):
+            places = (piece.astype(np.float64) - self.low) / self.width
+            keys = np.clip(places, 0, FINE_BINS - 1).astype(np.int64)
+            self.counts += np.bincount(keys, minlength=FINE_BINS)
 
     def edgesOf(self, key: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give the smallest and the largest value of a bin."""

@@ -113,7 +113,7 @@ def _joinNegative(words: list[str]) -> list[str]:
     """Write `--flag -5--1` as `--flag=-5--1`: argparse takes such a value for a flag."""
     joined: list[str] = []
     for word in words:
-        isValue = joined and re.match("-[0-9]", word) and re.fullmatch(r"--\w+", joined[-1])
+        isValue = joined and re.match(r"-(\d|\.\d|inf)", word) and re.fullmatch(r"--\w+", joined[-1])
         joined[-1:] = [f"{joined[-1]}={word}"] if isValue else [*joined[-1:], word]
     return joined
 

@@ -29,11 +29,13 @@ class Sureness:
     """
 
     def __init__(self, threshold: float, learnt: dict[str, Any]) -> None:
-        self._threshold, self._known = learnt.get("threshold", threshold), learnt.get("sureness", [])
+        self._wanted, self._threshold = threshold, learnt.get("threshold", threshold)
+        self._known, self._isEmpty = learnt.get("sureness", []), True
         self._found, self._right, self._all = 0, 0.0, 0.0
 
     def add(self, z: int, probability: np.ndarray, *others: np.ndarray | None) -> None:
         """Take a block (z, y, x)."""
+        self._isEmpty &= not (probability >= self._wanted).any()
         positive = probability[probability >= self._threshold]
         self._found += positive.size
         self._right += float(positive.sum(dtype=np.float64))
@@ -41,7 +43,10 @@ class Sureness:
 
     def describe(self) -> list[str]:
         """Tell what to expect of a result, and warn where that is little."""
-        return describeExpectation(self.finish(), self._known)
+        if self._isEmpty:
+            return ["Warning: no voxel reaches the threshold; is there nothing to find in this scan?"]
+        sureness = self.finish()
+        return [] if sureness is None else describeExpectation(sureness, self._known)
 
     def finish(self) -> float | None:
         """Give the Dice that calibrated probabilities would have; None where nothing is positive."""
@@ -75,11 +80,9 @@ def expectDice(sureness: float, known: Sequence[Sequence[float]]) -> float | Non
     return float(np.clip(slope * sureness + offset, 0, 1)) if slope > 0 else None
 
 
-def describeExpectation(sureness: float | None, known: Sequence[Sequence[float]]) -> list[str]:
+def describeExpectation(sureness: float, known: Sequence[Sequence[float]]) -> list[str]:
     """Tell what to expect of a result, and warn where that is little."""
     remedy = "look at the probability before you trust it, and train with scans like this one"
-    if sureness is None:
-        return ["Warning: no voxel reaches the threshold; is there nothing to find in this scan?"]
     if not known:
         return []
     expected = expectDice(sureness, known)

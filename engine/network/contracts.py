@@ -140,11 +140,13 @@ def chooseMoments(wanted: str, contract: Contract | None) -> str:
     return wanted or (contract.moments if contract else None) or "robust"
 
 
-def describeNormalization(contract: Contract | None, scope: str) -> str:
+def describeNormalization(contract: Contract | None, scope: str, momentsOf: str = "") -> str:
     """Tell in one line how the normalisation of a prediction relates to that of the training.
 
     A prediction is z-scored over the whole volume or its region, the training over sub-volumes or volumes.
     """
+    if momentsOf:
+        return f"z-score with mean and deviation of {momentsOf}"
     scheme = contract.normalization if contract else None
     applied = {"volume": "whole volume", "region": "region of interest"}[scope]
     if scheme == scope == "volume":

@@ -11,7 +11,7 @@ from engine.volumes.scale import Finding, Scale, describeFinding
 
 NEAR = 1.0  # standard deviations: a square is known where all its features are as near to a learnt one
 MOST_UNLIKE = 0.25  # share of the squares from which on a scan is one that the network has not learnt
-CHUNK = 4096  # squares compared at a time
+CHUNK = 1 << 20  # pairs of squares compared at a time
 
 
 class Comparison(NamedTuple):
@@ -85,7 +85,7 @@ def _scoreSquares(squares: np.ndarray, scale: Scale) -> np.ndarray:
 
 def _nearest(squares: np.ndarray, learnt: np.ndarray) -> np.ndarray:
     """Give the distance of every square to the nearest learnt one: the largest difference of any feature."""
-    parts = np.array_split(squares, -(-len(squares) // CHUNK))
+    parts = np.array_split(squares, -(-len(squares) * len(learnt) // CHUNK))
     return np.concatenate([np.abs(part[:, np.newaxis] - learnt).max(axis=2).min(axis=1) for part in parts])
 
 

@@ -17,6 +17,7 @@ from engine.base.passes import Observer, passOver
 from engine.volumes.greys import TAIL, Greys, NoData, equals
 from engine.volumes.volume import Volume
 
+PHASE_RUNS = 0.6  # share of the voxels beyond them whose neighbour is one as well: particles, not hot voxels
 REACH = 3.0  # fences lie so many distances of the two quantiles beyond them
 LARGEST_VALUE = 1e30  # of a grey value, and of one over their deviation
 STEPS = 64  # of float64 that a standard deviation must have
@@ -68,6 +69,15 @@ class Scale(NamedTuple):
             isLeft |= np.logical_or(*self._beyond(plane))
         return plane[~isLeft]
 
+    def countRuns(self, plane: np.ndarray) -> int:
+        """Count the voxels beyond the fences whose neighbour along x is one as well."""
+        if self.fences is None:
+            return 0
+        isBeyond = np.logical_or(*self._beyond(plane))
+        if self.noData is not None:
+            isBeyond &= ~equals(plane, self.noData)
+        return int(np.count_nonzero(isBeyond[:, 1:] & isBeyond[:, :-1]))
+
     def _beyond(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tell which voxels lie below and above the fences."""
         return block < self.fences[0], block > self.fences[1]
@@ -86,13 +96,14 @@ class _Kept:
     """Hands on what a scale leaves in: an observer."""
 
     def __init__(self, scale: Scale, take: Callable[[np.ndarray], None]) -> None:
-        self._scale, self._take, self.count, self.noDataCount = scale, take, 0, 0
+        self._scale, self._take, self.count, self.noDataCount, self.runs = scale, take, 0, 0, 0
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x)."""
         if self._scale.noData is not None:
             self.noDataCount += int(np.count_nonzero(equals(planes, self._scale.noData)))
         for plane in planes:
+            self.runs += self._scale.countRuns(plane)
             if (values := self._scale.keep(plane)).size:
                 self._take(values)
                 self.count += values.size
@@ -117,6 +128,8 @@ class Finding(NamedTuple):
     count: int  # voxels
     noDataCount: int
     beyondCount: int  # beyond the fences
+    phaseCount: int = 0  # the same, but in groups: not hot voxels, and left in
+    missed: float | None = None  # a declared no-data value that no voxel holds
 
 
 def measureVolume(
@@ -174,7 +187,8 @@ def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool)
         histogram, ends = _chooseEnds(histogram, scale, walk)
         scale = scale._replace(fences=_fences(*ends), ends=ends) if ends else scale
     noDataCount = noData.count if noData else 0
-    found = Finding(scale, extent, histogram, greys.noise, greys.count, noDataCount, 0)
+    missed = greys.declared.value if greys.declared and not greys.declared.count else None
+    found = Finding(scale, extent, histogram, greys.noise, greys.count, noDataCount, 0, missed=missed)
     if scale.fences is None and (noData is None or noData is greys.declared):
         return _fillIn(found, noData)
     moments = Moments()
@@ -182,6 +196,8 @@ def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool)
     walk(kept)
     found = found._replace(noDataCount=kept.noDataCount)
     beyondCount = greys.count - kept.noDataCount - kept.count
+    if beyondCount and kept.runs >= PHASE_RUNS * beyondCount:
+        return measureScale(greys, walk, False)._replace(phaseCount=beyondCount)
     if beyondCount or noData:  # else the moments of the first walk are those of all voxels
         scale = Scale(*moments.finish(), *scale[2:])
     if not beyondCount:
@@ -194,6 +210,8 @@ def _fillIn(found: Finding, noData: object) -> Finding:
     if noData is None:
         return found
     mean, std = found.scale[:2]
+    if not found.histogram.counts.any():
+        return found._replace(scale=found.scale._replace(fill=mean))
     fill = noData.rim.middle if noData.rim.counts.any() else sum(found.histogram.quantile(0.5)) / 2
     if not noData.rim.counts.any():  # no median is further from the mean, but the middle of a wide bin may be
         fill = min(max(fill, mean - std), mean + std)
@@ -246,6 +264,11 @@ def describeFinding(found: Finding, what: str) -> list[str]:
         outside = f"Warning: {_share(found.beyondCount, found)} {beyond}"
         remedy = "--moments plain keeps them"
         lines.append(f"{outside} Mean and deviation are without them, {seen} ({remedy})")
+    if found.phaseCount:
+        groups = f"{_share(found.phaseCount, found)} lie far beyond the others, in groups"
+        lines.append(f"Note: {groups}: taken for a phase, not for hot voxels")
+    if found.missed is not None:
+        lines.append(f"Warning: no voxel holds {found.missed:g}, which was declared as the no-data value")
     if scale.std == 0:
         lines.append(f"Warning: all voxels of the {what} have the same grey value; it becomes zeros")
     return lines

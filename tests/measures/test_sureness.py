@@ -35,7 +35,10 @@ def testCalibratedProbabilitiesHaveTheDiceThatTheySay():
 def testTheThresholdOfTheContractBeatsThatOfTheResult():
     sureness = Sureness(0.01, {"threshold": 0.9, "sureness": LINE})
     sureness.add(0, np.full((2, 2, 2), 0.5, np.float32))
-    assert sureness.finish() is None and "no voxel reaches the threshold" in sureness.describe()[0]
+    assert sureness.finish() is None and sureness.describe() == []
+    empty = Sureness(0.6, {"threshold": 0.4, "sureness": LINE})
+    empty.add(0, np.full((2, 2, 2), 0.5, np.float32))
+    assert "no voxel reaches the threshold" in empty.describe()[0]
 
 
 def testSurenessOfTheValidationIsThatOfAPrediction():

