@@ -8,10 +8,10 @@ import numpy as np
 from engine.base.arrays import Moments
 from engine.base.errors import PipelineError
 from engine.base.histograms import Histogram, SummedHistogram
+from engine.base.squares import NOISE_FACTOR
 
 TAIL = 0.01  # share of the voxels below the lower and above the upper quantile
 NOISE_ROWS = 4  # of so many rows one is looked at
-NOISE_FACTOR = 1 / (0.67449 * 2**0.5)  # from the median difference of two normal values to their deviation
 NO_DATA_SHARE = 0.001  # of the voxels
 NO_DATA_RUNS = 0.5  # share of them whose neighbour along x is one as well: a region, not single voxels
 NO_DATA_GAP = 0.25  # to the next grey value, in distances of the two quantiles of the others
