@@ -74,7 +74,7 @@ OUTCOMES = {  # of every file in nrrd_format/: "predicts" or the reason for the 
     "pynrrd/test1d_ascii.nrrd": LINE,
     "pynrrd/test2d_ascii.nrrd": FLAT,
     "pynrrd/test_customFields.nrrd": LINE,
-    "pynrrd/test_simple4d_raw.nrrd": SERIES,
+    "pynrrd/test_simple4d_raw.nrrd": "predicts",  # one voxel, and one channel in a fourth axis
 }
 REGIONS = {
     "cement": ("--x1", 10, "--x2", 91, "--y2", 64, "--z1", 30, "--z2", 75),
@@ -120,7 +120,7 @@ def predictPlain(model, image):
     """One pass over the z-scored volume, sides mirrored at the far end to multiples of 8 and cropped."""
     image = image.astype(np.float64)
     padding = [(0, math.ceil(side / 8) * 8 - side) for side in image.shape]
-    padded = np.pad((image - image.mean()) / image.std(), padding, mode="symmetric")
+    padded = np.pad((image - image.mean()) / (image.std() or 1), padding, mode="symmetric")
     result = model.predict_on_batch(padded[np.newaxis, ..., np.newaxis].astype(np.float32))[0, ..., 0]
     return result[tuple(slice(side) for side in image.shape)]
 
@@ -163,7 +163,9 @@ def testWholeVolume(name, published, tmp_path, capsys):
     np.testing.assert_allclose(probability, expected, rtol=0, atol=5e-5)
     assert expected.std() > 1e-4  # a constant would compare equal after any mix-up of places
     text = capsys.readouterr().out
-    assert "Warning" not in text and ("one tile" in text) != name.startswith("bone")
+    warnings = [line for line in text.splitlines() if line.startswith("Warning")]
+    assert all("is unlike what" in line or "is to be expected" in line for line in warnings), warnings
+    assert ("one tile" in text) != name.startswith("bone")
 
 
 @pytest.mark.usefixtures("smallProcess")
@@ -289,8 +291,10 @@ def testFileIsPredictedAsPynrrdReadsIt(name, small, tmp_path, capsys):
     path, model = small
     predict(FORMATS / name, tmp_path / "out.nrrd", "--modelFile", path)
     volume, _ = nrrd.read(str(FORMATS / name))
+    volume, isScalar = (volume[..., 0], False) if volume.ndim == 4 else (volume, True)  # its only channel
     probability, image = assertProbability(tmp_path / "out.nrrd")
     np.testing.assert_allclose(probability, predictPlain(model, volume), rtol=0, atol=5e-5)
-    assertSamePlace(image, sitk.ReadImage(str(FORMATS / name.replace("_bz2", ""))))  # ITK reads no bzip2
+    if isScalar:  # ITK reads a channel as a fourth axis
+        assertSamePlace(image, sitk.ReadImage(str(FORMATS / name.replace("_bz2", ""))))  # and no bzip2
     isThin = min(volume.shape) < 8
     assert ("fewer than 8 along a side" in capsys.readouterr().out) == isThin

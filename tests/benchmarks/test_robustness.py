@@ -43,13 +43,10 @@ def testTableHasARowForEveryScanAndKeepsTheVolumes(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(robustness, "TESTS", chosen)
     arguments = robustness.parseArguments(["--folder", str(tmp_path), "--processCount", "1"])
     robustness.main(arguments)
-    rows = [
-        line
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith(tuple(f"| {name}" for name in chosen))
-    ]
+    names = tuple(f"| {name}" for name in (*chosen, *robustness.GUISES))
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith(names)]
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert len(rows) == len(scores) == 2
+    assert len(rows) == len(scores) == 4
     for row, entry in zip(rows, scores.values(), strict=True):
         values = np.array([float(cell) for cell in row.split("|")[2:-1]])
         assert values[0] == pytest.approx(entry["dice"], abs=5e-4) and (values >= 0).all()
