@@ -17,7 +17,7 @@ def describeDrawn(steps: Steps) -> dict[str, list]:
     -------
     dict
         features: their names; squares: (square, feature), z-scored grey values as they are learnt on;
-        histogram: share of their voxels in the bins of `EDGES`.
+        histogram: share of the voxels of these planes in the bins of `EDGES`.
     """
     found, counts = [], np.zeros(len(EDGES) - 1)
     for number in range(min(steps.total, MOST_STEPS)):
