@@ -1,0 +1,90 @@
+"""Who does calls that do not depend on one another: this process, others of this machine, or a cluster.
+
+A call is a function that pickles by name and one item that pickles; it may be done twice, and anywhere.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Protocol, TypeVar
+
+from engine.base.console import openConsole
+from engine.base.errors import PipelineError
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Workers(Protocol):
+    """What does calls, so many at a time."""
+
+    count: int
+
+    def map(self, function: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+        """Call a function with every item; gives the answers in the order of the items."""
+
+
+class Here:
+    """Calls are done by this process, one after the other, each when its answer is asked for."""
+
+    count = 1
+
+    def map(self, function: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+        """Call a function with every item, in order."""
+        return map(function, items)
+
+
+class Processes:
+    """Calls are done by processes of this machine.
+
+    Parameters
+    ----------
+    pool : ProcessPoolExecutor
+        Of `count` processes.
+    count : int
+        Of them.
+    """
+
+    def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
+        self._pool, self.count = pool, count
+
+    def map(self, function: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
+        """Call a function with every item; a process that is killed ends the work with a PipelineError."""
+        try:
+            yield from self._pool.map(function, items)
+        except BrokenProcessPool as error:
+            remedy = "take fewer with --workerCount, and repeat: what is finished is kept"
+            rule = "a worker process was killed (is the memory too small for all of them?)"
+            raise PipelineError(rule, remedy=remedy) from error
+
+
+@contextlib.contextmanager
+def openWorkers(count: int) -> Iterator[Workers]:
+    """Start so many processes for a block; with one, or none, its own process does the calls.
+
+    Raises
+    ------
+    PipelineError
+        The number is negative.
+    """
+    if count < 0:
+        raise PipelineError("workerCount must not be negative", received=count)
+    if count < 2:
+        yield Here()
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+    with ProcessPoolExecutor(count, context, initializer=_beginWorker) as pool:
+        try:
+            yield Processes(pool, count)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _beginWorker() -> None:
+    """Leave Ctrl-C to the process that started this one, which hears of it too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    openConsole()
