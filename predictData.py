@@ -26,11 +26,14 @@ from engine.base.passes import passOver
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
+from engine.prediction import told
 from engine.prediction.backends import chooseBackend
 from engine.prediction.comparison import compareGreys, describeGreys
-from engine.prediction.execute import Method, execute
-from engine.prediction.journal import openResult
+from engine.prediction.execute import Method, execute, executeTasks
+from engine.prediction.journal import beginShared, openResult
 from engine.prediction.layout import Geometry
+from engine.prediction.request import Request, refuseNegative
+from engine.prediction.shared import Sharing, agreeDigests
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
@@ -38,7 +41,6 @@ from engine.results import kinds
 from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
-from engine.volumes.growing import describeScale
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
 from engine.volumes.scale import Finding
 from engine.volumes.targets import chooseTargets
@@ -84,7 +86,12 @@ engine: str = "auto"  # auto, openvino (CPU) or keras (GPU, or CPU without OpenV
 precision: str = "auto"  # of the network: auto, float32, bfloat16 or float16
 memoryBudget: float = 0.0  # GiB that the whole process may take; 0 = half of the free memory, at most 8
 dryRun: bool = False  # only say what would be done, and how long it would take
+# several processes, on any machines that share the folders
+part: str = ""  # such as 3/32: predict part 3 of 32 (0 to 31), nothing else; empty: what is missing
+verify: bool = False  # compare whole files with those of the other processes, not samples of them
 # ------------------------------------------------------------------------------------------------------------
+
+METHOD = Method(readModel, predictProbability)  # its steps, which any process can do
 
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -111,7 +118,7 @@ def main(arguments: argparse.Namespace) -> None:
     others = listOthers(arguments.momentsOf, arguments.noData)
     inputs |= {f"momentsOf ({path.name})": path for path in others}
     kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
-    runs.refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
+    refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
     reference = openReference(arguments.nameReference, volume)
     plan, values = readModel(arguments.modelFile, arguments.weightFile)
     contract = contracts.findContract(weights)
@@ -119,10 +126,10 @@ def main(arguments: argparse.Namespace) -> None:
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
     targets = chooseTargets(arguments.positiveLabel, contract.positiveLabel if contract else None)
     scope = contracts.chooseScope(arguments.normalization, contract, volume.shape, region)
-    asked = {name: getattr(arguments, name) for name in runs.Request.parameters()}
+    asked = {name: getattr(arguments, name) for name in Request.parameters()}
     asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
     learnt = contract.learntBy(weights) if contract else {}
-    request = runs.Request(volume, region, scope, arguments.modelFile, weights, learnt, others, **asked)
+    request = Request(volume, region, scope, arguments.modelFile, weights, learnt, others, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
@@ -130,17 +137,22 @@ def main(arguments: argparse.Namespace) -> None:
     backend = chooseBackend(arguments.engine, arguments.precision)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     clock.lap("opening")
+    sharing = Sharing.of(arguments.part, arguments.verify, arguments.nameOutput)
     lock = lockName(arguments.nameOutput, "another process is writing this result")
-    with contextlib.nullcontext() if arguments.dryRun else lock:
-        run = runs.prepareRun(request, backend, geometry, describeStream(plan, values), arguments.dryRun)
+    with contextlib.nullcontext() if arguments.dryRun or arguments.part else lock:
+        steps = describeStream(plan, values)
+        run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
         clock.lap("digests")
         say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
         normalised = contracts.describeNormalization(contract, scope, arguments.momentsOf)
-        say(*runs.describeRequest(request), f"Normalisation: {normalised}")
-        say(*describePlace(volume, reference), *runs.describeRun(run), f"Threshold: {threshold:g}, {why}")
-        say(*runs.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
+        say(*told.describeRequest(request), f"Normalisation: {normalised}")
+        say(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
+        say(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
         if arguments.dryRun:
-            say(runs.estimateDuration(runs.openNetwork(run), run))
+            say(told.estimateDuration(runs.openNetwork(run), run))
+            return
+        if arguments.part:
+            carryOutPart(run, clock)
             return
         looks = Looks(request.shape, results, hasReference)
         page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
@@ -159,7 +171,7 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
     else:
         stream = runs.openNetwork(run)
         if run.isLong:
-            say(runs.estimateDuration(stream, run))
+            say(told.estimateDuration(stream, run))
         clock.lap("building the network")
         found, squares = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
         run = run.note(compareGreys(found, squares, request)._asdict())
@@ -175,7 +187,7 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
-    say(runs.describeEnd(request, clock))
+    say(told.describeEnd(request, clock))
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
     say(*(f"  {relativePath(path)}" for path in written))
 
@@ -185,13 +197,28 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
 
 def predictRegion(run: runs.Run, stream: Stream, found: Finding, clock: Stopwatch) -> None:
     """Predict the region into the result."""
-    request = run.request
-    kind = request.outputType
-    header = resultHeader(request.volume, request.region, kind) | describeScale(kind)
-    method, job = Method(readModel, predictProbability), run.makeJob(found.scale)
-    with openResult(request.nameOutput, request.shape, header, run.record, run.isGoingOn) as result:
-        execute(method, request.volume, job, result, stream)
+    request, job = run.request, run.makeJob(found.scale)
+    with openResult(request.nameOutput, request.shape, run.header, run.record, run.isGoingOn) as result:
+        execute(METHOD, request.volume, job, result, stream)
     clock.lap("prediction")
+
+
+def carryOutPart(run: runs.Run, clock: Stopwatch) -> None:
+    """Predict one part of the region, and nothing else."""
+    request = run.request
+    if run.isFinished:
+        return
+    if run.missing():
+        stream = runs.openNetwork(run)
+        found, _ = measureRequest(request)
+        clock.lap("statistics")
+        beginShared(request.nameOutput, request.shape, run.header, run.record)
+        job = run.makeJob(found.scale)
+        executeTasks(METHOD, request.volume, job, stream, run.backend.device, run.tasks)
+        clock.lap("prediction")
+    if run.isFirst:
+        agreeDigests(request, isKnown=False)
+    say(*told.describeParts(run))
 
 
 # ------------------------------------------------------------------------------------------------- particles

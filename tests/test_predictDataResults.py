@@ -21,7 +21,7 @@ from predictions import OBLIQUE, REGION, SHAPE, predict, readSlowly, readTable, 
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
-import engine.prediction.run
+import engine.prediction.told
 import predictData
 from engine.base.files import lockName
 from engine.results import outcome
@@ -462,7 +462,7 @@ def testAnUnfinishedFileThatIsWrittenOverCountsAsFreeSpace(copy, monkeypatch, ca
     (copy / "scan_segmented.nrrd").unlink()
     free = math.prod(SHAPE) * 2  # half of what the result takes
     disk = types.SimpleNamespace(free=free)
-    monkeypatch.setattr(engine.prediction.run.shutil, "disk_usage", lambda _: disk)
+    monkeypatch.setattr(engine.prediction.told.shutil, "disk_usage", lambda _: disk)
     with pytest.raises(SystemExit):
         predict(copy / "scan_data.nrrd")
     assert "too little disk for the result" in capfd.readouterr().err

@@ -21,6 +21,7 @@ except ImportError:  # Windows: no lock
 
 LOGGER = logging.getLogger(__name__)
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES}  # as file systems say it
 CHUNK_BYTES = 1 << 22
 PROCESS_DIGITS = 7  # of the number of a process, at most
 
@@ -51,6 +52,48 @@ def writeAtomically(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> bool:
+    """Give a whole file its name if there is no such file; tells whether it did. The temporary name goes.
+
+    Of several processes, on any machines, one succeeds. Hard links do that on all file systems for clusters;
+    where there are none, a look and a rename stand in, which two processes could do at the same moment.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be written to.
+    """
+    try:
+        flushToDisk(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if path.exists():
+                return False
+            os.rename(temporary, path)
+        flushToDisk(path.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fileSystemOf(path: Path) -> str:
+    """Name the type of the file system that a path lies on, such as ext4 or nfs4; empty where none tells."""
+    try:
+        lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return ""
+    path = path.resolve()
+    mounts = [line.split(" ")[1:3] for line in lines if line.count(" ") >= 2]
+    known = [(folder.replace("\\040", " "), kind) for folder, kind in mounts]
+    fitting = [(len(folder), kind) for folder, kind in known if path.is_relative_to(folder)]
+    return max(fitting, default=(0, ""), key=lambda pair: pair[0])[1]
 
 
 def temporaryName(path: Path) -> Path:

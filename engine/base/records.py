@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import platform
 import sys
 from collections.abc import Collection
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.base.errors import PipelineError
-from engine.base.files import writeAtomically
+from engine.base.files import publish, temporaryName, writeAtomically
 from engine.base.words import joinWords
 
 PACKAGES = (
@@ -19,6 +20,7 @@ PACKAGES = (
     *("numpy", "scipy", "pynrrd", "h5py", "connected-components-3d"),
 )
 DIGEST_LENGTH = 64
+SAMPLE_BYTES, SAMPLE_COUNT = 1 << 14, 64  # of a large file: a megabyte in all
 
 
 def packageVersions() -> dict[str, str]:
@@ -43,14 +45,48 @@ def digestFile(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sketchFile(path: str | Path) -> dict[str, int | str]:
+    """Tell a file from another one without reading all of it: bytes, and a digest of spread samples."""
+    with open(path, "rb") as file:
+        byteCount = file.seek(0, os.SEEK_END)
+        last = max(byteCount - SAMPLE_BYTES, 0)
+        digest = hashlib.sha256()
+        for place in sorted({number * last // (SAMPLE_COUNT - 1) for number in range(SAMPLE_COUNT)}):
+            file.seek(place)
+            digest.update(file.read(SAMPLE_BYTES))
+    return {"bytes": byteCount, "sample": digest.hexdigest()}
+
+
+def digestProgram() -> str:
+    """SHA-256 of the pipeline itself: its functions and its engine."""
+    engine = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in [engine.parent / "functions.py", *sorted(engine.rglob("*.py"))]:
+        digest.update(f"{path.relative_to(engine.parent)}\n".encode())
+        digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
+
 def writeJson(path: str | Path, content: dict) -> None:
     r"""Write a JSON file, atomically; JSON knows no NaN and no infinity, they become null.
 
     Bytes of a name that are no text become \udc80 to \udcff, which is read back as the same name.
     """
-    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with writeAtomically(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+        temporary.write_bytes(_encodeJson(content))
+
+
+def publishJson(path: Path, content: dict) -> bool:
+    """Write a JSON file if there is none of this name yet; of several processes, one does."""
+    temporary = temporaryName(path)
+    temporary.write_bytes(_encodeJson(content))
+    return publish(temporary, path)
+
+
+def _encodeJson(content: dict) -> bytes:
+    """Write JSON as bytes."""
+    text = json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def finite(content: object) -> object:

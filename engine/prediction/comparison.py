@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.base.squares import EDGES, FEATURES
-from engine.prediction.run import Request, Run
+from engine.prediction.request import Request
+from engine.prediction.run import Run
 from engine.prediction.statistics import countNoData
 from engine.volumes.scale import Finding, Scale, describeFinding
 

@@ -32,17 +32,26 @@ def execute(method: Method, volume: Volume, job: Job, result: GrowingResult, str
     method.predictProbability(volume, job, stream, result)
 
 
-def runTask(method: Method, job: Job, task: Task) -> Task:
-    """Do one task of a result that has been begun; in any process, at any time, also twice."""
-    with joinResult(Path(job.output)) as result:
-        method.predictProbability(openVolume(job.volume), job, _openStream(method, job), result, [task])
-    return task
+def executeTasks(
+    method: Method, volume: Volume, job: Job, stream: Stream, device: str, tasks: list[Task]
+) -> None:
+    """Do what is left of some tasks of a result that several processes make."""
+    with joinResult(Path(job.output), device) as result:
+        method.predictProbability(volume, job, stream, result, tasks)
+
+
+def runTasks(method: Method, job: Job, tasks: list[Task]) -> list[Task]:
+    """Do some tasks of a result that has been begun; in any process, at any time, also twice."""
+    stream, device = _openStream(method, job)
+    executeTasks(method, openVolume(job.volume), job, stream, device, tasks)
+    return tasks
 
 
 @functools.lru_cache(1)
-def _openStream(method: Method, job: Job) -> Stream:
-    """Build the network of a job on its back end, once for all its tasks."""
+def _openStream(method: Method, job: Job) -> tuple[Stream, str]:
+    """Build the network of a job on its back end, once for all its tasks; names the device."""
     preferInstructions(job.engine, job.precision)
     steps = describeStream(*method.readModel(job.modelFile, job.weightFile))
     backend = chooseBackend(job.engine, job.precision)
-    return openStream(backend, steps, job.layout.slab, tileSection(job.geometry, job.layout))
+    stream = openStream(backend, steps, job.layout.slab, tileSection(job.geometry, job.layout))
+    return stream, backend.device

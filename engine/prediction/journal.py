@@ -1,14 +1,17 @@
 """What an unfinished result is made from, and which of its tasks are finished.
 
-Beside `.partial-NAME`, the voxels, lie two files. `.partial-NAME.json` says what the result follows from.
+Beside `.partial-NAME`, the voxels, lie other files. `.partial-NAME.json` says what the result follows from.
 `.partial-NAME.tasks` has a line for each finished task, written when its voxels are on the disk. It is only
-appended to: several processes may do so, and a line that a kill cut short is none.
+appended to, and a line that a kill cut short is none. Where several processes write one result, each has a
+file of its own, `.partial-NAME.tasks-...`: lines that two machines append to one file can be lost on NFS.
 """
 
 import contextlib
+import glob
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,29 +23,36 @@ from engine.base.records import listDifferences, readJson, writeJson
 from engine.prediction.tasks import Task, mergeTasks
 from engine.volumes.growing import (
     GrowingVolume,
+    beginGrowing,
     createGrowing,
     explainedWriting,
     partialName,
     requireWritable,
 )
 
+SHARED = "parts"  # entry of the record of a result that several processes make
 COMMIT_SECONDS = 5.0  # between two entries: what a kill can cost
 LINE = re.compile(r"^\[(\d+), (\d+), (\d+)\]$", re.MULTILINE)  # tile, first plane, the one after the last
+DEVICE = re.compile(r"^# (.+)$", re.MULTILINE)
 
 
 class Journal:
-    """The two files beside the voxels.
+    """The files beside the voxels.
 
     Parameters
     ----------
     path : Path
         The result.
+    writer : str
+        Name of this process among several that write the result; empty: it is alone.
     """
 
-    def __init__(self, path: Path) -> None:
-        partial = partialName(path)
-        self._voxels, self._record = partial, partial.with_name(f"{partial.name}.json")
-        self._tasks = partial.with_name(f"{partial.name}.tasks")
+    def __init__(self, path: Path, writer: str = "") -> None:
+        self._path, partial = path, partialName(path)
+        self.voxels, self.record = partial, partial.with_name(f"{partial.name}.json")
+        self.digests = partial.with_name(f"{partial.name}.digests.json")  # of a shared one, whole files
+        self._stem = f"{partial.name}.tasks"
+        self._tasks = partial.with_name(f"{self._stem}-{writer}" if writer else self._stem)
 
     def read(self, identity: dict[str, Any]) -> tuple[dict[str, Any] | None, list[str]]:
         """Find out whether the unfinished result can be gone on with.
@@ -60,10 +70,10 @@ class Journal:
             What is not as in the unfinished result.
         """
         try:
-            record = readJson(self._record)
+            record = readJson(self.record)
         except PipelineError:
             return None, ["the journal is damaged"]
-        if record is None or not self._voxels.is_file():
+        if record is None or not self.voxels.is_file():
             return None, []
         if "progress" in record:
             return None, ["its journal is of an earlier version of this program"]
@@ -74,30 +84,43 @@ class Journal:
 
     def finished(self) -> list[Task]:
         """List what is finished, joined to ranges."""
-        try:
-            text = self._tasks.read_text(encoding="ascii", errors="replace")
-        except FileNotFoundError:
-            return []
-        numbers = (map(int, match) for match in LINE.findall(text))
+        numbers = (map(int, match) for text in self._texts() for match in LINE.findall(text))
         return mergeTasks(Task(tile, (first, last)) for tile, first, last in numbers)
+
+    def devices(self) -> list[str]:
+        """List the devices of several processes that have finished any task."""
+        return sorted({device for text in self._texts() for device in DEVICE.findall(text)})
+
+    def _texts(self) -> Iterator[str]:
+        """Read the journals of all processes."""
+        for path in sorted(self.voxels.parent.glob(f"{glob.escape(self._stem)}*")):
+            with contextlib.suppress(FileNotFoundError):
+                yield path.read_text(encoding="utf-8", errors="replace")
 
     def begin(self, record: dict[str, Any]) -> None:
         """Note what the result is made from; what is noted as finished stays."""
-        writeJson(self._record, record)
+        writeJson(self.record, record)
 
-    def add(self, tasks: list[Task]) -> None:
-        """Note finished tasks; their voxels must be on the disk."""
-        text = "".join(f"\n[{tile}, {first}, {last}]" for tile, (first, last) in tasks)
+    def add(self, tasks: list[Task], device: str = "") -> None:
+        """Note finished tasks, and by what if several may do so; their voxels must be on the disk."""
+        text = f"\n# {device}" if device else ""
+        text += "".join(f"\n[{tile}, {first}, {last}]" for tile, (first, last) in tasks)
         descriptor = os.open(self._tasks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
-            os.write(descriptor, text.encode("ascii"))
+            os.write(descriptor, text.encode("utf-8"))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
+    def requireOpen(self) -> None:
+        """Refuse to go on with a shared result that another process has finished: it has its name now."""
+        if not self.record.exists():
+            raise PipelineError("another process has finished this result meanwhile", file=self._path)
+
     def remove(self) -> None:
         """Forget everything, what vouches for voxels first."""
-        for path in (self._tasks, self._record):
+        tasks = self.voxels.parent.glob(f"{glob.escape(self._stem)}*")
+        for path in (*tasks, self.record, self.digests):
             path.unlink(missing_ok=True)
 
 
@@ -108,15 +131,20 @@ class GrowingResult:
     ----------
     volume : GrowingVolume
     journal : Journal
+    device : str
+        Of this process among several; empty: it is alone.
     """
 
-    def __init__(self, volume: GrowingVolume, journal: Journal) -> None:
+    def __init__(self, volume: GrowingVolume, journal: Journal, device: str = "") -> None:
         self.volume, self.journal, self.finished = volume, journal, journal.finished()
+        self._device = device
         self._waiting: list[Task] = []  # written, not noted yet
         self._noted = time.monotonic()
 
     def write(self, planes: np.ndarray, plane: int, row: int, column: int) -> None:
         """Write probabilities (plane, row, column) float32 where they belong."""
+        if self._device:
+            self.journal.requireOpen()
         self.volume.write(planes, plane, row, column)
 
     def commit(self, task: Task) -> None:
@@ -129,7 +157,9 @@ class GrowingResult:
         """Enter what is finished into the journal, once it is on the disk."""
         if self._waiting:
             self.volume.flush()
-            self.journal.add(mergeTasks(self._waiting))
+            if self._device:
+                self.journal.requireOpen()
+            self.journal.add(mergeTasks(self._waiting), self._device)
             self.finished, self._waiting = mergeTasks([*self.finished, *self._waiting]), []
         self._noted = time.monotonic()
 
@@ -166,34 +196,63 @@ def openResult(
     PipelineError
         The disk is too full, or the folder cannot be written to.
     """
-    journal, form = Journal(path), record["identity"]
+    journal, form, isShared = Journal(path), record["identity"], SHARED in record
+    if isShared:
+        beginShared(path, shape, header, record)
     with explainedWriting(path):
         if not isGoingOn:
             requireWritable(path)  # or the unfinished file, of another user, stays as it is
+            if SHARED in (readJson(journal.record) or {}):
+                raise PipelineError("several processes have begun this result meanwhile", file=path)
             journal.remove()  # of another input: it must not vouch for this
             createGrowing(path, shape, form["outputType"], header)
         volume = GrowingVolume(path)
     with volume, explainedWriting(path):
         result = GrowingResult(volume, journal)
         try:
-            journal.begin(record)
+            if not isShared:
+                journal.begin(record)
             yield result
+            if isShared:
+                journal.requireOpen()
             volume.finish(form["outputEncoding"])
             journal.remove()
         except BaseException:
             with contextlib.suppress(OSError, PipelineError):  # then the last note stands
                 if result.isBegun:
                     result.note()
-                else:
+                elif not isShared:
                     journal.remove()
                     volume.partial.unlink(missing_ok=True)
             raise
 
 
+def beginShared(path: Path, shape: tuple[int, int, int], header: dict, record: dict[str, Any]) -> None:
+    """Begin the unfinished file of a result that several processes make, unless another one has.
+
+    Parameters and errors as those of `openResult`.
+    """
+    with explainedWriting(path):
+        beginGrowing(path, shape, record["identity"]["outputType"], header)
+
+
 @contextlib.contextmanager
-def joinResult(path: Path) -> Iterator[GrowingResult]:
-    """Write into a result that another process has begun and will finish; tasks are noted at the end."""
+def joinResult(path: Path, device: str) -> Iterator[GrowingResult]:
+    """Write into a result that several processes make; what is finished is noted, also after an interruption.
+
+    Parameters
+    ----------
+    path : Path
+        Result; its unfinished file exists.
+    device : str
+        What this process computes with, in words.
+    """
     with explainedWriting(path), GrowingVolume(path) as volume:
-        result = GrowingResult(volume, Journal(path))
-        yield result
+        result = GrowingResult(volume, Journal(path, uuid.uuid4().hex[:8]), device)
+        try:
+            yield result
+        except BaseException:
+            with contextlib.suppress(OSError, PipelineError):  # then the last note stands
+                result.note()
+            raise
         result.note()

@@ -8,7 +8,7 @@ import numpy as np
 from engine.base.errors import PipelineError
 from engine.base.passes import Observer, passOver
 from engine.base.squares import Squares
-from engine.prediction.run import Request
+from engine.prediction.request import Request
 from engine.volumes.formats import openVolume
 from engine.volumes.greys import NoData, equals
 from engine.volumes.scale import Finding, Statistics, measureVolume

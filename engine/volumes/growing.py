@@ -14,9 +14,20 @@ from typing import BinaryIO
 
 import numpy as np
 
-from engine.base.files import CHUNK_BYTES, explainWriteError, flushToDisk, reserveSpace, writeAtomically
+from engine.base.files import (
+    CHUNK_BYTES,
+    explainWriteError,
+    fileSystemOf,
+    flushToDisk,
+    publish,
+    reserveSpace,
+    temporaryName,
+    writeAtomically,
+)
 from engine.volumes.nrrdHeaders import describeData, formatHeader, readHeader, voxelType
 from engine.volumes.nrrdWriter import COMPRESSION
+
+INCOHERENT = ("nfs", "cifs", "smb", "fuse", "9p")  # file systems whose clients cache pages of their own
 
 
 class GrowingVolume:
@@ -33,7 +44,7 @@ class GrowingVolume:
         header, self._offset = readHeader(self.partial)
         self.header: dict = dict(header)
         self.shape, self.dtype = tuple(header["sizes"].tolist()), voxelType(self.partial, header)
-        self._file: BinaryIO = open(self.partial, "r+b", buffering=0)  # noqa: SIM115
+        self._file: BinaryIO = open(self.partial, "r+b", 0, opener=_openShared)  # noqa: SIM115
 
     def __enter__(self) -> "GrowingVolume":
         """Close the file with the block."""
@@ -89,6 +100,30 @@ class GrowingVolume:
                     stream.write(block)
 
 
+def _openShared(path: str, flags: int) -> int:
+    """Open a file that several processes write into.
+
+    A client of NFS may write whole pages of which it has changed a few bytes, and undo what another one wrote
+    beside them; not so where every write goes to the server at once.
+    """
+    isCareful = not isCoherent(Path(path)) and hasattr(os, "O_DSYNC")
+    return os.open(path, (os.O_WRONLY | os.O_DSYNC) if isCareful else flags)
+
+
+def isCoherent(path: Path) -> bool:
+    """Whether the file system keeps apart what several machines write side by side, whatever is cached."""
+    return not fileSystemOf(path).startswith(INCOHERENT)
+
+
+def beginGrowing(path: Path, shape: tuple[int, int, int], dtype: np.dtype | type | str, header: dict) -> None:
+    """Begin the unfinished file of a result unless another process has; as `createGrowing`."""
+    partial = partialName(path)
+    if not partial.exists():
+        temporary = temporaryName(path)
+        _createAt(temporary, shape, dtype, header)
+        publish(temporary, partial)
+
+
 def createGrowing(
     path: Path, shape: tuple[int, int, int], dtype: np.dtype | type | str, header: dict
 ) -> None:
@@ -110,7 +145,12 @@ def createGrowing(
     OSError
         The disk is too full, or the folder cannot be written to: see `explainedWriting`.
     """
-    dtype, partial = np.dtype(dtype).newbyteorder("<"), partialName(path)
+    _createAt(partialName(path), shape, dtype, header)
+
+
+def _createAt(partial: Path, shape: tuple[int, int, int], dtype: np.dtype | type | str, header: dict) -> None:
+    """Write the header of a file, and reserve space for its voxels."""
+    dtype = np.dtype(dtype).newbyteorder("<")
     text = formatHeader(describeData(header, shape, dtype))
     try:
         partial.write_bytes(text)

@@ -189,7 +189,7 @@ def testAnotherProcessMayJoin(tmp_path):
         result.write(planes[:2], 0, 0, 0)
         result.commit(done(0, 2))
         result.note()
-        with joinResult(path) as other:
+        with joinResult(path, "CPU") as other:
             assert other.finished == [done(0, 2)]
             other.write(planes[2:], 2, 0, 0)
             other.commit(done(2, 6))

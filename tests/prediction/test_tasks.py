@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from places import ROOT
 
 from engine.network.plan import haloOf, sideMultiple
-from engine.prediction.execute import Method, execute, runTask
+from engine.prediction.execute import Method, execute, runTasks
 from engine.prediction.job import Job
 from engine.prediction.journal import Journal, openResult
 from engine.prediction.layout import Geometry, Layout, listTiles, tileSection
@@ -97,7 +97,7 @@ def testTasksInAnyOrderGiveTheBytesOfOneStream(job, tmp_path):
     assert len(parts) == 8 and parts != sorted(parts)
     with begin(tmp_path / "b.nrrd"):
         for task in [*parts, parts[0]]:  # one of them twice
-            assert runTask(METHOD, other, task) == task
+            assert runTasks(METHOD, other, [task]) == [task]
         assert leaveOut(parts, Journal(tmp_path / "b.nrrd").finished()) == []
     assert (tmp_path / "b.nrrd").read_bytes() == open(job.output, "rb").read()
     assert [path.name for path in tmp_path.iterdir()] == ["b.nrrd"]
@@ -106,7 +106,7 @@ def testTasksInAnyOrderGiveTheBytesOfOneStream(job, tmp_path):
 WORKER = """
 import random, sys
 from pathlib import Path
-from engine.prediction.execute import Method, runTask
+from engine.prediction.execute import Method, runTasks
 from engine.prediction.job import Job
 from engine.prediction.tasks import listTasks
 from functions import predictProbability, readModel
@@ -114,7 +114,7 @@ job, seed = Job.fromJson(sys.argv[1]), int(sys.argv[2])
 tasks = listTasks(job.geometry, job.layout, 16)
 random.Random(seed).shuffle(tasks)
 for task in tasks[: 5]:
-    runTask(Method(readModel, predictProbability), job, task)
+    runTasks(Method(readModel, predictProbability), job, [task])
 """
 
 
@@ -131,5 +131,5 @@ def testTwoProcessesAtOnceGiveTheBytesOfOne(job, tmp_path):
         left = leaveOut(parts, finished)
         assert 0 < len(left) < 8 - 4  # two processes did ten tasks of eight, some of them twice
         for task in left:
-            runTask(METHOD, other, task)
+            runTasks(METHOD, other, [task])
     assert (tmp_path / "b.nrrd").read_bytes() == open(job.output, "rb").read()
