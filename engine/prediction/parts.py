@@ -11,6 +11,7 @@ from engine.prediction.layout import SLOWER, Geometry, Layout, listTiles, tileSe
 from engine.prediction.tasks import Task
 
 MOST_EXTRA = 0.1  # of the work, for as many parts as nobody asked for
+IMPOSSIBLE = 1e30  # relative time
 LAG = 2  # planes less than the halo by which the last probabilities come later
 
 
@@ -91,10 +92,10 @@ def partFactor(geometry: Geometry, layout: Layout, count: int) -> float:
 
 
 def costOfParts(count: int, geometry: Geometry, layout: Layout) -> float:
-    """Estimate the relative time of the longest part; infinite where there are not so many."""
+    """Estimate the relative time of the longest part; where there are not so many, least for the most."""
     tiles, depth = layout.rowTiles * layout.columnTiles, geometry.size[0]
-    if count > mostParts(geometry, layout):
-        return float("inf")
+    if count > (most := mostParts(geometry, layout)):
+        return IMPOSSIBLE / most
     height, width = tileSection(geometry, layout)
     runs = max(1, -(-tiles // count))  # begun by a part
     planes = max(tiles * depth / count, geometry.cell)

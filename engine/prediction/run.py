@@ -178,7 +178,10 @@ def _cut(run: Run) -> Layout:
     )
     cost = functools.partial(costOfParts, count) if count else costOf
     base = baseMemory(run.backend)
-    return chooseLayout(run.geometry, run.steps, run.backend.byteCount, budget, base, cost)
+    layout = chooseLayout(run.geometry, run.steps, run.backend.byteCount, budget, base, cost)
+    if count:
+        cutParts(run.geometry, layout, count)  # refuses more than there are
+    return layout
 
 
 def _keepFinished(run: Run, finished: dict[str, Any]) -> Run:
@@ -212,8 +215,6 @@ def _joinRun(run: Run) -> Run:
         rule = "memoryBudget is smaller than what the first part has chosen"
         expected, received = f"at least {layout.memory:.2f} GiB", f"{request.memoryBudget:g} GiB"
         raise PipelineError(rule, expected=expected, received=received)
-    if sharing.part:
-        cutParts(run.geometry, layout, sharing.count)  # as many parts as there may be
     digests = checkFiles(request, record, sharing.isVerified)
     if not (digests or sharing.part):
         digests = agreeDigests(request, isKnown=True)

@@ -1,0 +1,370 @@
+"""predictData.py --part: several processes make one result, each its part, and nobody makes a wrong one."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from places import ROOT
+from predictions import predict
+from sampleVolumes import writeVolume
+
+import engine.base.records
+from engine.prediction.journal import GrowingResult, Journal
+from engine.volumes.formats import openVolume
+from engine.volumes.growing import partialName
+
+REGION = ((0, 64), (20, 68), (24, 120))
+ENDINGS = ("_labels.nrrd", "_mask.nrrd", "_mask.seg.nrrd", "_overview.png", "_particles.csv")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Predict a volume by one process; keep the folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
+    writeVolume(folder / "scan.nrrd", grey, {"spacings": np.full(3, 0.5)})
+    predict(folder / "scan.nrrd")
+    return folder
+
+
+@pytest.fixture
+def scan(whole, tmp_path):
+    """Copy the volume, with its date, into a folder of its own."""
+    return shutil.copy2(whole / "scan.nrrd", tmp_path / "scan.nrrd")
+
+
+def output(scan):
+    return scan.with_name("scan_segmented.nrrd")
+
+
+def recordOf(scan):
+    return Journal(output(scan)).record
+
+
+def refused(capfd, scan, *flags):
+    """Require the exit code 2 and one line; give it."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        predict(scan, *flags)
+    text = capfd.readouterr().err
+    assert caught.value.code == 2 and text.count("\n") == 1
+    return text
+
+
+def readAll(folder):
+    """Read what holds no time and no path; nothing unfinished may lie there."""
+    assert not list(folder.glob(".*"))
+    return {ending: (folder / f"scan_segmented{ending}").read_bytes() for ending in (".nrrd", *ENDINGS)}
+
+
+def startPart(scan, part, *flags):
+    """Start a process that does a part."""
+    command = [sys.executable, ROOT / "predictData.py", "--nameInput", scan, "--part", part, *flags]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+# -------------------------------------------------------------------------------------------- the same bytes
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--outputType", "uint8", "--outputEncoding", "gzip")], ids=["float32", "uint8, gzip"]
+)
+def testPartsInAnyOrderGiveTheBytesOfOneProcess(whole, scan, tmp_path, capfd, flags):
+    expected = readAll(whole)
+    if flags:
+        predict(scan, *flags)
+        expected = readAll(tmp_path)
+        for path in tmp_path.glob("scan_segmented*"):
+            path.unlink()
+    for part, told in ((2, "1 of 3"), (0, "2 of 3"), (2, "2 of 3"), (1, "3 of 3")):
+        capfd.readouterr()
+        predict(scan, "--part", f"{part}/3", *flags)
+        text = capfd.readouterr().out
+        assert f"Part {part}/3: planes {part * 32}:{part * 32 + 32}" in text
+        assert f"{told} parts are predicted" in text
+    assert "the same command without --part makes the results" in text
+    assert not output(scan).exists()
+    predict(scan, *flags)
+    assert "all is predicted" in capfd.readouterr().out
+    assert readAll(tmp_path) == expected
+
+
+def testTheCommandWithoutPartDoesWhatIsMissing(whole, scan, tmp_path, capfd):
+    predict(scan, "--part", "1/3")
+    predict(scan)
+    assert "Going on with an unfinished result: tile 1, plane 0" in capfd.readouterr().out
+    assert readAll(tmp_path) == readAll(whole)
+
+
+def testAPartOfAFinishedResultIsDone(scan, capfd):
+    predict(scan, "--part", "0/2")
+    predict(scan)
+    state = output(scan).stat()
+    for part in ("0/2", "3/7"):
+        predict(scan, "--part", part)
+        assert "scan_segmented.nrrd is finished" in capfd.readouterr().out
+    predict(scan, "--no-mask")  # writes its record anew
+    predict(scan, "--part", "0/2")
+    assert output(scan).stat().st_mtime_ns == state.st_mtime_ns and not list(scan.parent.glob(".*"))
+
+
+def testAPartKnowsAResultThatOneProcessHasFinished(scan, capfd):
+    predict(scan)
+    predict(scan, "--part", "0/2")
+    assert capfd.readouterr().out.count("scan_segmented.nrrd is finished") == 1
+    predict(scan, "--part", "0/2", "--noData", "none")  # another result
+    assert Journal(output(scan)).finished()
+
+
+def testAPartThatIsDoneTwiceAtOnceGivesTheSameBytes(whole, scan, tmp_path):
+    workers = [startPart(scan, part) for part in ("0/2", "0/2", "1/2", "1/2")]
+    texts = [worker.communicate(timeout=300)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4, texts
+    predict(scan)
+    assert readAll(tmp_path) == readAll(whole)
+
+
+def testAPartThatIsKilledIsDoneAgain(whole, scan, tmp_path):
+    for delay in (0.3, 1.0, 1.6):
+        with startPart(scan, "0/2") as worker:
+            time.sleep(delay)
+            worker.send_signal(signal.SIGKILL)
+    for part in ("0/2", "1/2"):
+        predict(scan, "--part", part)
+    predict(scan)
+    assert readAll(tmp_path) == readAll(whole)
+
+
+def testSigtermKeepsWhatIsFinishedAndThePartGoesOn(whole, scan, tmp_path, monkeypatch, capfd):
+    commit = GrowingResult.commit
+
+    def stopAfterwards(self, task):
+        commit(self, task)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as caught:
+        patched.setattr(GrowingResult, "commit", stopAfterwards)
+        predict(scan, "--part", "0/2")
+    assert caught.value.code == 143 and capfd.readouterr().err.startswith("\rStopped: ")
+    ((_, (first, last)),) = Journal(output(scan)).finished()
+    assert (first, last) < (0, 48) and last > 0
+    predict(scan, "--part", "0/2")
+    assert "1 of 2 parts are predicted" in capfd.readouterr().out
+    predict(scan)
+    assert readAll(tmp_path) == readAll(whole)
+
+
+# --------------------------------------------------------------------------------------- what is not the same
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--part", "32/32"), "there is no such part (expected 0/32 to 31/32, received 32/32)"),
+        (("--part", "-1/4"), "there is no such part (expected 0/4 to 3/4, received -1/4)"),
+        (("--part", "three"), "part must be like 3/32 (received 'three')"),
+        (("--part", "0/999"), "more parts than tasks (expected at most "),
+    ],
+)
+def testPartsThatCannotBeAreRefused(scan, capfd, flags, words):
+    assert words in refused(capfd, scan, *flags)
+    assert {path.name for path in scan.parent.iterdir()} == {"scan.nrrd"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--part", "1/4"), "begun in another number of parts (expected --part .../3, received 4 parts)"),
+        (("--part", "1/3", "--noData", "none"), "noData was auto, is none"),
+        (("--part", "1/3", "--z1", 8), "region was"),
+        (("--part", "1/3", "--outputType", "uint8"), "outputType was float32, is uint8"),
+        (("--part", "1/3", "--weightFile", "other.h5"), "weightFile was"),
+        (("--part", "1/3", "--memoryBudget", 0.3), "memoryBudget is smaller than what the first part"),
+        (("--outputType", "uint8"), "outputType was float32, is uint8"),
+    ],
+)
+def testAnotherJobIsRefused(scan, capfd, flags, words):
+    predict(scan, "--part", "0/3", "--memoryBudget", 3)
+    before = recordOf(scan).read_bytes()
+    if "other.h5" in flags:
+        other = scan.with_name("other.h5")
+        shutil.copy(ROOT / "modelAndWeights" / "final-trained-weights.h5", other)
+        with open(other, "r+b") as file:
+            file.seek(-40000, os.SEEK_END)
+            file.write(bytes(64))
+        flags = [other if flag == "other.h5" else flag for flag in flags]
+        flags += ["--modelFile", ROOT / "modelAndWeights" / "final-uNet_model.h5"]
+    assert words in refused(capfd, scan, *flags)
+    assert recordOf(scan).read_bytes() == before
+    predict(scan, "--part", "1/3")  # the first job is as it was
+    assert "2 of 3 parts are predicted" in capfd.readouterr().out
+
+
+def testAnotherInputIsRefused(scan, capfd):
+    predict(scan, "--part", "0/3")
+    with open(scan, "r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        file.write(bytes(8))
+    text = refused(capfd, scan, "--part", "1/3")
+    assert "another job has begun this result" in text and "nameInput was" in text
+
+
+@pytest.mark.parametrize("name", ["program", "version of numpy"])
+def testAnotherVersionIsRefused(scan, capfd, name):
+    predict(scan, "--part", "0/3")
+    record = json.loads(recordOf(scan).read_text())
+    record["identity"][name] = "1.2.3"
+    recordOf(scan).write_text(json.dumps(record))
+    assert f"{name} was 1.2.3, is" in refused(capfd, scan, "--part", "1/3")
+    assert f"{name} was 1.2.3, is" in refused(capfd, scan)
+
+
+def changeUnseen(scan, monkeypatch):
+    """Change a voxel that no sample holds, and keep the date."""
+    monkeypatch.setattr(engine.base.records, "SAMPLE_COUNT", 3)
+    monkeypatch.setattr(engine.base.records, "SAMPLE_BYTES", 512)
+    state = scan.stat()
+
+    def change():
+        with open(scan, "r+b") as file:
+            file.seek(state.st_size // 4)
+            file.write(bytes(8))
+        os.utime(scan, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    return change
+
+
+def testVerifyComparesWholeFiles(scan, monkeypatch, capfd):
+    change = changeUnseen(scan, monkeypatch)
+    predict(scan, "--part", "0/3")
+    change()
+    predict(scan, "--part", "1/3")  # nobody can tell it by samples
+    text = refused(capfd, scan, "--part", "2/3", "--verify")
+    assert "this process sees another file than the one that has begun" in text and "nameInput was" in text
+
+
+def testAnotherDateIsReasonToCompareWholeFiles(scan, monkeypatch, capfd):
+    change = changeUnseen(scan, monkeypatch)
+    predict(scan, "--part", "0/3")
+    os.utime(scan, (1, 1))
+    predict(scan, "--part", "1/3")  # the same file
+    change()
+    os.utime(scan, (2, 2))
+    assert "this process sees another file" in refused(capfd, scan, "--part", "2/3")
+    assert "this process sees another file" in refused(capfd, scan)
+
+
+def testAnotherDateIsRefusedWhereNothingVouchesForTheFile(scan, capfd):
+    predict(scan, "--part", "0/3")
+    Journal(output(scan)).digests.unlink()  # as if the first part had been killed
+    os.utime(scan, (1, 1))
+    text = refused(capfd, scan, "--part", "1/3")
+    assert "was written after parts of this result were predicted" in text
+
+
+def testAResultOfOneProcessIsNotJoined(scan, monkeypatch, capfd):
+    import engine.prediction.journal
+
+    monkeypatch.setattr(engine.prediction.journal, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("predictData.execute", interruptAfter(1))
+    with pytest.raises(SystemExit):
+        predict(scan)
+    assert "one process alone has begun this result" in refused(capfd, scan, "--part", "0/3")
+
+
+def interruptAfter(count):
+    """Give an execute that is interrupted when so many tasks are committed."""
+    from engine.prediction.execute import execute
+
+    def interrupted(method, volume, job, result, stream):
+        left, commit = [count], result.commit
+
+        def committed(task):
+            commit(task)
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+
+        result.commit = committed
+        execute(method, volume, job, result, stream)
+
+    return interrupted
+
+
+def testPartsThatBeginWhileOneProcessReadsDigestsAreKept(scan, monkeypatch, capfd):
+    """One process alone has decided to begin when another one publishes its record."""
+    import engine.prediction.run
+
+    digestInputs = engine.prediction.run.digestInputs
+
+    def beginMeanwhile(request):
+        with startPart(scan, "0/3") as worker:
+            assert worker.wait(300) == 0
+        return digestInputs(request)
+
+    monkeypatch.setattr(engine.prediction.run, "digestInputs", beginMeanwhile)
+    text = refused(capfd, scan)
+    assert "several processes have begun this result meanwhile" in text
+    assert Journal(output(scan)).finished()
+
+
+def testAResultThatIsFinishedMeanwhileStaysAsItIs(scan, monkeypatch, capfd):
+    predict(scan, "--part", "0/2")
+    import predictData
+
+    original = predictData.executeTasks
+
+    def finishBefore(*arguments):
+        predictData.executeTasks = original
+        command = [sys.executable, ROOT / "predictData.py", "--nameInput", scan, "--nameReference", "none"]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+        shutil.copy2(output(scan), partialName(output(scan)))  # what a slow client may still see
+        original(*arguments)
+
+    monkeypatch.setattr(predictData, "executeTasks", finishBefore)
+    text = refused(capfd, scan, "--part", "1/2")
+    assert "another process has finished this result meanwhile" in text
+    capfd.readouterr()
+    partialName(output(scan)).unlink()
+    predict(scan)
+    assert "scan_segmented.nrrd is finished" in capfd.readouterr().out
+
+
+def testAFullDiskEndsAPartAndLeavesTheOthers(whole, scan, tmp_path, monkeypatch, capfd):
+    from engine.volumes.growing import GrowingVolume
+
+    predict(scan, "--part", "0/2")
+    with monkeypatch.context() as patched:
+        patched.setattr(GrowingVolume, "_writeAt", raiseFull)
+        assert "the disk is full" in refused(capfd, scan, "--part", "1/2")
+    predict(scan)
+    assert readAll(tmp_path) == readAll(whole)
+
+
+def raiseFull(*_):
+    raise OSError(28, "No space left on device")
+
+
+def testADryRunBeginsNothing(scan, capfd):
+    predict(scan, "--part", "1/3", "--dryRun")
+    text = capfd.readouterr().out
+    assert "Cut: 3 parts of at most 32 planes" in text and "Part 1/3: planes 32:64" in text
+    assert {path.name for path in scan.parent.iterdir()} == {"scan.nrrd"}
+
+
+def testTheRecordNamesAllDevices(scan):
+    predict(scan, "--part", "0/2")
+    journal = next(scan.parent.glob(".partial-*.tasks-*"))
+    journal.write_text(journal.read_text().replace("# CPU", "# another CPU"))
+    predict(scan)
+    record = json.loads(output(scan).with_suffix(".json").read_text())
+    assert len(record["devices"]) == 2 and record["devices"][1].startswith("another CPU")
+    assert np.isclose(record["identity"]["region"][2][1], 96)
