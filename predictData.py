@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from engine.base.console import Stopwatch, relativePath, runScript, say
+from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
 from engine.base.machine import preferInstructions
@@ -34,6 +35,7 @@ from engine.prediction.journal import beginShared, openResult
 from engine.prediction.layout import Geometry
 from engine.prediction.request import Request, refuseNegative
 from engine.prediction.shared import Sharing, agreeDigests
+from engine.prediction.spread import agreeBackend, executeByWorkers
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
@@ -88,6 +90,12 @@ memoryBudget: float = 0.0  # GiB that the whole process may take; 0 = half of th
 dryRun: bool = False  # only say what would be done, and how long it would take
 # several processes, on any machines that share the folders
 part: str = ""  # such as 3/32: predict part 3 of 32 (0 to 31), nothing else; empty: what is missing
+scheduler: str = ""  # local = workers here, or the address of a Dask scheduler such as tls://host:8786
+workerCount: int = 0  # workers to start, or to wait for; 0: one for each GPU or core, or whoever is there
+coresPerWorker: int = 0  # of workers that are started here; 0: equal shares
+tlsCaFile: Path | None = None  # of a scheduler behind tls://: who vouches for it
+tlsCertificate: Path | None = None  # the certificate of this process
+tlsKey: Path | None = None  # its key
 verify: bool = False  # compare whole files with those of the other processes, not samples of them
 # ------------------------------------------------------------------------------------------------------------
 
@@ -101,12 +109,21 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
+    if arguments.part and arguments.scheduler:
+        raise PipelineError("--part and --scheduler exclude one another", remedy="leave out --part")
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
     arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     return arguments
 
 
 def main(arguments: argparse.Namespace) -> None:
+    """Find the workers, if there are others than this process."""
+    asked = Scheduler(*(getattr(arguments, name) for name in Scheduler._fields))
+    with openScheduler(asked) if asked.scheduler else contextlib.nullcontext() as workers:
+        work(arguments, workers)
+
+
+def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     """Check everything, predict, threshold, measure, write."""
     clock = Stopwatch()
     volume = withVoxelSize(openVolume(arguments.nameInput), arguments.voxelSize)
@@ -133,17 +150,21 @@ def main(arguments: argparse.Namespace) -> None:
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
-    preferInstructions(arguments.engine, arguments.precision)
-    backend = chooseBackend(arguments.engine, arguments.precision)
+    sharing = Sharing.of(arguments.part, arguments.verify, arguments.nameOutput)
+    if workers:
+        backend, sharing = agreeBackend(workers, arguments.engine, arguments.precision, arguments.verify)
+    else:
+        preferInstructions(arguments.engine, arguments.precision)
+        backend = chooseBackend(arguments.engine, arguments.precision)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     clock.lap("opening")
-    sharing = Sharing.of(arguments.part, arguments.verify, arguments.nameOutput)
     lock = lockName(arguments.nameOutput, "another process is writing this result")
     with contextlib.nullcontext() if arguments.dryRun or arguments.part else lock:
         steps = describeStream(plan, values)
         run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
         clock.lap("digests")
         say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
+        say(*(workers.describe() if workers else ()))
         normalised = contracts.describeNormalization(contract, scope, arguments.momentsOf)
         say(*told.describeRequest(request), f"Normalisation: {normalised}")
         say(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
@@ -157,10 +178,12 @@ def main(arguments: argparse.Namespace) -> None:
         looks = Looks(request.shape, results, hasReference)
         page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
         evaluations = [Evaluation(part, criteria, reference, results, looks, page) for part in targets]
-        carryOut(run, evaluations, clock)
+        carryOut(run, evaluations, clock, workers)
 
 
-def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> None:
+def carryOut(
+    run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch, workers: DaskWorkers | None
+) -> None:
     """Predict what is not predicted yet, make the results of every target, and tell of them."""
     request, (_, criteria, _, paths, looks, page) = run.request, evaluations[0]
     if run.isFinished:
@@ -169,15 +192,15 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
             passOver(listGreys(request, request.region), looks.watch("grey"))
         clock.lap("statistics")
     else:
-        stream = runs.openNetwork(run)
-        if run.isLong:
+        stream = None if workers else runs.openNetwork(run)
+        if stream and run.isLong:
             say(told.estimateDuration(stream, run))
         clock.lap("building the network")
         found, squares = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
         run = run.note(compareGreys(found, squares, request)._asdict())
         say(*describeGreys(run))
         clock.lap("statistics")
-        predictRegion(run, stream, found, clock)
+        predictRegion(run, stream or workers, found, clock)
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
     page = page._replace(greys=run.origin["greys"])
@@ -195,11 +218,14 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
 # ----------------------------------------------------------------------------------------------- prediction
 
 
-def predictRegion(run: runs.Run, stream: Stream, found: Finding, clock: Stopwatch) -> None:
+def predictRegion(run: runs.Run, by: Stream | DaskWorkers, found: Finding, clock: Stopwatch) -> None:
     """Predict the region into the result."""
     request, job = run.request, run.makeJob(found.scale)
     with openResult(request.nameOutput, request.shape, run.header, run.record, run.isGoingOn) as result:
-        execute(METHOD, request.volume, job, result, stream)
+        if isinstance(by, DaskWorkers):
+            executeByWorkers(METHOD, run, job, by)
+        else:
+            execute(METHOD, request.volume, job, result, by)
     clock.lap("prediction")
 
 

@@ -18,6 +18,7 @@ from engine.base.files import FULL_DISK
 from engine.base.words import printable
 
 UNREAD = errno.EPIPE, errno.EIO  # what writing to a stream gives when nobody reads it any more
+_IS_HUSHED = False  # a worker shows no bars
 KEPT = "nothing half-written was kept under a final name."
 
 
@@ -112,7 +113,13 @@ def showProgress(blocks: Iterable | None = None, **options) -> Any:
     """Make a bar of tqdm on stderr, none where that is no terminal; options as tqdm's."""
     from tqdm import tqdm  # loads slowly
 
-    return tqdm(blocks, disable=None, **options)
+    return tqdm(blocks, disable=_IS_HUSHED or None, **options)
+
+
+def hushProgress() -> None:
+    """Show no bars in this process: another one, whose worker it is, shows its own."""
+    global _IS_HUSHED
+    _IS_HUSHED = True
 
 
 def say(*lines: str) -> None:

@@ -4,8 +4,11 @@ import contextlib
 import functools
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path, PurePosixPath
+
+from engine.base.errors import PipelineError
 
 GROUP_FILES_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"  # of version 1
 GROUP_FILES_2 = "memory.max", "memory.current", "inactive_file"
@@ -24,6 +27,54 @@ def processorName() -> str:
 def coreCount() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describeCores() -> str:
+    """Tell how many cores this process may use."""
+    count = coreCount()
+    return f"{count} core{'s' if count > 1 else ''}"
+
+
+def coreSets(count: int, size: int) -> list[list[int]]:
+    """Share the cores that this process may use out to workers.
+
+    Parameters
+    ----------
+    count : int
+        Of the workers; 0: as many as there are shares of `size` cores.
+    size : int
+        Cores of each; 0: equal shares of all, or one where `count` is 0 too.
+
+    Returns
+    -------
+    list of list of int
+        Numbers of cores; workers share them where there are too few.
+
+    Raises
+    ------
+    PipelineError
+        A number is negative, or a share is larger than the machine.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(coreCount())]
+    if count < 0 or size < 0:
+        raise PipelineError("workerCount and coresPerWorker must not be negative", received=min(count, size))
+    if size > len(cores):
+        raise PipelineError("coresPerWorker is more than there are", expected=len(cores), received=size)
+    count = count or len(cores) // (size or 1)
+    size = size or max(len(cores) // count, 1)
+    return [[cores[(number * size + place) % len(cores)] for place in range(size)] for number in range(count)]
+
+
+def visibleGpus() -> list[str]:
+    """List the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.replace(" ", "").split(",") if name not in ("", "-1")]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return listed.stdout.split()
+    return []
 
 
 def instructionSet() -> str:

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
-from engine.base.console import openConsole
+from engine.base.console import hushProgress, openConsole
 from engine.base.errors import PipelineError
 
 Item = TypeVar("Item")
@@ -88,3 +88,4 @@ def _beginWorker() -> None:
     """Leave Ctrl-C to the process that started this one, which hears of it too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     openConsole()
+    hushProgress()

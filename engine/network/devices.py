@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.base.drawing import withMatplotlib
 from engine.base.errors import PipelineError
-from engine.base.machine import coreCount, instructionSet, processorName
+from engine.base.machine import describeCores, instructionSet, processorName
 
 GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under Windows, AMD
 LIBRARIES = ("CUDA", "CUDA", "ROCm")  # of the drivers
@@ -102,7 +102,7 @@ def describeDevice(isCompiled: bool | None = False) -> str:
         known = (name for file, name in zip(GPU_DRIVERS, LIBRARIES, strict=True) if os.path.exists(file))
         libraries = " and ".join([*itertools.islice(known, 1), *(["XLA"] if isCompiled else [])])
         return f"{device}, {backend}{f' with {libraries}' if libraries else ''}"
-    device = f"CPU ({processorName()}, {coreCount()} cores), {backend}"
+    device = f"CPU ({processorName()}, {describeCores()}), {backend}"
     if isCompiled:
         return f"{device} with XLA"
     return f"{device} {f'with {describeOneDnn()}' if usesOneDnn() else 'without oneDNN'}"

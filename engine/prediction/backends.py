@@ -5,7 +5,7 @@ import logging
 from typing import NamedTuple
 
 from engine.base.errors import PipelineError
-from engine.base.machine import coreCount, freeMemoryGiB, instructionSet, processorName, residentGiB
+from engine.base.machine import describeCores, freeMemoryGiB, instructionSet, processorName, residentGiB
 from engine.network.devices import describeDevice, describeOneDnn, freeGpuGiB, hasGpu
 from engine.prediction.openvinoStream import HINT
 from engine.prediction.stream import Step
@@ -74,7 +74,7 @@ def chooseBackend(engine: str, precision: str) -> Backend:
         raise PipelineError("Keras has no float16 on a CPU", expected="float32 or bfloat16")
     if engine == "keras":
         return Backend(engine, precision, describeDevice(), isGpu)
-    device = f"CPU ({processorName()}, {coreCount()} cores), {engine} with {describeOneDnn()}"
+    device = f"CPU ({processorName()}, {describeCores()}), {engine} with {describeOneDnn()}"
     return Backend(engine, precision, device, isGpu)
 
 

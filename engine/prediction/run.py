@@ -17,9 +17,9 @@ from engine.base.records import (
 )
 from engine.prediction.backends import Backend, availableMemory, baseMemory, openStream
 from engine.prediction.job import Job
-from engine.prediction.journal import Journal
+from engine.prediction.journal import SHARED, Journal
 from engine.prediction.layout import Geometry, Layout, chooseLayout, costOf, tileSection
-from engine.prediction.parts import costOfParts, cutParts
+from engine.prediction.parts import chooseCount, costOfParts, cutParts
 from engine.prediction.request import Request, describeIdentity, digestInputs, nameInputs
 from engine.prediction.shared import (
     Sharing,
@@ -79,6 +79,19 @@ class Run(NamedTuple):
         if part:
             return cutParts(self.geometry, self.layout, part.count)[part.index]
         return listTasks(self.geometry, self.layout)
+
+    def groups(self) -> list[list[Task]]:
+        """List what is missing, in groups for the workers of a scheduler."""
+        finished = Journal(self.request.nameOutput).finished()
+        parts = cutParts(self.geometry, self.layout, self.partCount)
+        return [left for part in parts if (left := leaveOut(part, finished))]
+
+    @property
+    def partCount(self) -> int:
+        """Parts that the result is made in."""
+        if self.sharing.isSpread:
+            return chooseCount(self.geometry, self.layout, self.sharing.count)
+        return self.record.get(SHARED, self.sharing.count)
 
     @property
     def header(self) -> dict[str, Any]:
@@ -172,15 +185,13 @@ def _beginRun(run: Run, identity: dict[str, Any], record: dict[str, Any] | None 
 
 def _cut(run: Run) -> Layout:
     """Choose the layout with the least work, in one process or in so many parts."""
-    budget, count = (
-        run.request.memoryBudget or availableMemory(run.backend),
-        run.sharing and run.sharing.count,
-    )
-    cost = functools.partial(costOfParts, count) if count else costOf
+    sharing = run.sharing or Sharing()
+    budget = run.request.memoryBudget or sharing.memory or availableMemory(run.backend)
+    cost = functools.partial(costOfParts, sharing.count) if sharing.count else costOf
     base = baseMemory(run.backend)
     layout = chooseLayout(run.geometry, run.steps, run.backend.byteCount, budget, base, cost)
-    if count:
-        cutParts(run.geometry, layout, count)  # refuses more than there are
+    if sharing.part:
+        cutParts(run.geometry, layout, sharing.count)  # refuses more than there are
     return layout
 
 

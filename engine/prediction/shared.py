@@ -36,6 +36,8 @@ class Sharing(NamedTuple):
     part: Part | None = None  # what this process does; None: all that is missing
     count: int = 0  # parts that are asked for; 0: as many as the result was begun in
     isVerified: bool = False  # whole files are compared, not samples of them
+    isSpread: bool = False  # workers of a scheduler predict, `count` of them or more
+    memory: float = 0.0  # GiB that each of them has
 
     @classmethod
     def of(cls, part: str, isVerified: bool, path: Path) -> "Sharing | None":
@@ -108,7 +110,7 @@ def joinShared(
     if differences := listDifferences(record["identity"], identity):
         rule = "another job has begun this result"
         raise PipelineError(rule, file=path, received="; ".join(differences), remedy=remedy)
-    if sharing.count not in (0, record[SHARED]):
+    if sharing.part and sharing.count != record[SHARED]:
         expected, received = f"--part .../{record[SHARED]}", f"{sharing.count} parts"
         rule = "the result was begun in another number of parts"
         raise PipelineError(rule, file=path, expected=expected, received=received, remedy=remedy)

@@ -62,7 +62,7 @@ def describeRun(run: Run) -> list[str]:
     lines.append(f"Stream: {layout.slab} planes at a time, {cut}, {layout.memory:.2f} GiB of memory")
     if run.differences:
         lines.append(f"An earlier result is begun anew: {'; '.join(run.differences)}")
-    if run.sharing and (count := run.record.get(SHARED, run.sharing.count)):
+    if run.sharing and (count := run.partCount):
         lines.append(f"Cut: {describeCut(run.geometry, layout, count)}")
     part = run.sharing and run.sharing.part
     left = run.missing()

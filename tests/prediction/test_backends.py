@@ -39,7 +39,7 @@ def pretend(monkeypatch, tmp_path):
         monkeypatch.setattr(backends, "hasGpu", lambda: gpu)
         monkeypatch.setattr(backends, "describeDevice", lambda: GPU if gpu else CPU)
         monkeypatch.setattr(backends, "processorName", lambda: "Imagined")
-        monkeypatch.setattr(backends, "coreCount", lambda: 2)
+        monkeypatch.setattr(backends, "describeCores", lambda: "2 cores")
         monkeypatch.setattr(engine.base.machine, "CPU_INFO", file)
         spec = {"openvino": object() if hasOpenvino else None}
         monkeypatch.setattr(
