@@ -141,6 +141,8 @@ def listDifferences(old: dict[str, Any], new: dict[str, Any], free: Collection[s
 
 def _shorten(value: object) -> str:
     """Write a value of an identity in a message; of a digest, the beginning."""
+    if isinstance(value, dict) and value.keys() == {"bytes", "sample"}:
+        return f"{value['sample'][:12]}... of {value['bytes']} bytes"
     return f"{value[:12]}..." if isinstance(value, str) and len(value) == DIGEST_LENGTH else str(value)
 
 
