@@ -35,7 +35,7 @@ from engine.prediction.journal import beginShared, openResult
 from engine.prediction.layout import Geometry
 from engine.prediction.request import Request, refuseNegative
 from engine.prediction.shared import Sharing, agreeDigests
-from engine.prediction.spread import agreeBackend, executeByWorkers
+from engine.prediction.spread import agreeBackend, checkWorkers, executeByWorkers
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.prediction.tiles import Stream
@@ -196,7 +196,10 @@ def carryOut(
         if stream and run.isLong:
             say(told.estimateDuration(stream, run))
         clock.lap("building the network")
-        found, squares = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
+        if workers:
+            checkWorkers(run, workers)
+        seeing = looks.watch("grey") if looks.areWanted else None
+        found, squares = measureRequest(request, seeing, run.walker(workers))
         run = run.note(compareGreys(found, squares, request)._asdict())
         say(*describeGreys(run))
         clock.lap("statistics")
@@ -236,7 +239,7 @@ def carryOutPart(run: runs.Run, clock: Stopwatch) -> None:
         return
     if run.missing():
         stream = runs.openNetwork(run)
-        found, _ = measureRequest(request)
+        found, _ = measureRequest(request, by=run.walker())
         clock.lap("statistics")
         beginShared(request.nameOutput, request.shape, run.header, run.record)
         job = run.makeJob(found.scale)

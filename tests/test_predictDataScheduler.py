@@ -18,6 +18,7 @@ from schedulers import Cluster
 
 import engine.base.daskWorkers as daskWorkers
 from engine.prediction.journal import Journal
+from engine.prediction.statistics import measureRequest
 from engine.volumes.formats import openVolume
 
 pytest.importorskip("distributed")
@@ -153,24 +154,16 @@ def testAWorkerThatSeesNoInputIsRefused(scan, cluster, capfd):
 
 @needsMount
 def testAWorkerThatJoinsLaterAndSeesAnotherInputIsRefused(scan, cluster, tmp_path, monkeypatch, capfd):
-    from engine.prediction.spread import Witness
-
     other = tmp_path / "other.nrrd"
     other.write_bytes(scan.read_bytes()[:-8] + bytes(8))
     cluster.start(before=hide(scan, f"mount --bind {other} {scan}"))
-    monkeypatch.setattr(Witness, "check", lambda self: None)  # here; in the worker it is called with the task
-    monkeypatch.setattr(daskWorkers.DaskWorkers, "everywhere", skipCheck(daskWorkers.DaskWorkers.everywhere))
+    monkeypatch.setattr("predictData.checkWorkers", lambda *_: None)  # those that are there when it begins
     text = refused(capfd, scan, "--scheduler", cluster.address)
     assert "a worker sees other files" in text and Journal(output(scan)).finished() == []
-
-
-def skipCheck(everywhere):
-    """Let all be asked but what they see."""
-
-    def asked(self, function):
-        return {} if getattr(function, "__name__", "") == "<lambda>" else everywhere(self, function)
-
-    return asked
+    assert not list(scan.parent.glob(".*.sum-*"))
+    monkeypatch.setattr("predictData.measureRequest", lambda request, *_: measureRequest(request))
+    text = refused(capfd, scan, "--scheduler", cluster.address)
+    assert "a worker sees other files" in text and Journal(output(scan)).finished() == []
 
 
 def testAWorkerWithAnotherVersionIsRefused(scan, cluster, tmp_path, capfd):

@@ -47,13 +47,30 @@ class Moments:
     squares minus the squared mean would cancel.
     """
 
+    STATE = ("_blocks",)
+
     def __init__(self) -> None:
         self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self._seen: list[tuple[int, float, float]] = []  # count, mean and squares of every block
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x), one after the other: the result does not depend on how they come."""
         for plane in planes:
             self.merge(plane)
+
+    @property
+    def _blocks(self) -> np.ndarray:
+        """What is known of every block: (block, 3) float64."""
+        return np.array(self._seen, np.float64).reshape(-1, 3)
+
+    @_blocks.setter
+    def _blocks(self, blocks: np.ndarray) -> None:
+        for count, middle, squares in blocks.tolist():
+            self._take(int(count), middle, squares)
+
+    def join(self, other: "Moments") -> None:
+        """Take the blocks of another one: the result is that of having seen them."""
+        self._blocks = other._blocks
 
     def merge(self, block: np.ndarray) -> None:
         """Take the voxels of a block."""
@@ -62,10 +79,17 @@ class Moments:
             middle = float(values.mean())
             values -= middle
             squares = float(values @ values)
+            self._take(values.size, middle, squares)
+
+    def _take(self, count: int, middle: float, squares: float) -> None:
+        """Take what is known of a block."""
+        self._seen.append((count, middle, squares))
         difference, known = middle - self._mean, self._count
-        self._count += values.size
-        self._mean += difference * values.size / self._count
-        self._squares += squares + difference * difference * known * values.size / self._count
+        self._count += count
+        self._mean += difference * count / self._count
+        self._squares += squares + difference * difference * known * count / self._count
+
+    take = merge  # as histograms call it
 
     def finish(self) -> tuple[float, float]:
         """Give mean and standard deviation; the deviation of equal values, whose mean is rounded, is 0."""

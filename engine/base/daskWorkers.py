@@ -114,7 +114,8 @@ class DaskWorkers:
                 for number, item in enumerate(items):
                     yield self._await(futures, number, functools.partial(submit, item), watch)
             finally:
-                self._client.cancel(futures)
+                with contextlib.suppress(OSError, RuntimeError):  # the client is closed
+                    self._client.cancel(futures)
 
     def _await(
         self,
@@ -314,11 +315,12 @@ def _explainedLoss() -> Iterator[None]:
     """Tell in one line that the scheduler is gone."""
     from concurrent.futures import CancelledError
 
+    from distributed.client import ClosedClientError
     from distributed.comm.core import CommClosedError
 
     try:
         yield
-    except (CommClosedError, CancelledError, OSError) as error:  # a TimeoutError is one of the last
+    except (CommClosedError, ClosedClientError, CancelledError, OSError) as error:  # TimeoutError as well
         remedy = "start it again and repeat: what is finished is kept"
         raise PipelineError("the scheduler is gone", received=_firstLine(error), remedy=remedy) from error
 

@@ -25,6 +25,8 @@ class Histogram:
         Of the voxels.
     """
 
+    STATE = ("counts",)
+
     def __init__(self, dtype: np.dtype) -> None:
         self.isExact = dtype.kind in "iu" and dtype.itemsize <= 2
         self._lowest = int(np.iinfo(dtype).min) if self.isExact else 0
@@ -34,6 +36,10 @@ class Histogram:
         """Count values; of any shape."""
         for piece in _pieces(values):
             self.counts += np.bincount(self._keysOf(piece), minlength=len(self.counts))
+
+    def join(self, other: "Histogram") -> None:
+        """Count what another one has counted as well."""
+        self.counts += other.counts
 
     def without(self, value: float, count: int | None = None) -> "Histogram":
         """Give the same but for so many voxels of one value, or for all of its bin."""
@@ -80,6 +86,8 @@ class Histogram:
 class SummedHistogram(Histogram):
     """Counts and sums of grey values: tells the median of values that all lie in one bin."""
 
+    STATE = ("counts", "sums")
+
     def __init__(self, dtype: np.dtype) -> None:
         super().__init__(dtype)
         self.sums = np.zeros(len(self.counts))
@@ -89,6 +97,11 @@ class SummedHistogram(Histogram):
         super().add(values)
         keys, numbers = self._keysOf(values).ravel("K"), values.ravel("K").astype(np.float64)
         self.sums += np.bincount(keys, numbers, minlength=len(self.counts))
+
+    def join(self, other: "SummedHistogram") -> None:
+        """Count and add what another one has as well."""
+        super().join(other)
+        self.sums += other.sums
 
     @property
     def middle(self) -> float:
@@ -107,6 +120,8 @@ def _quantile(histogram: "Histogram | FineHistogram", share: float) -> tuple[flo
 class FineHistogram:
     """Counts of equally wide bins between two values; what lies outside goes into the outermost ones."""
 
+    STATE = ("counts",)
+
     def __init__(self, low: float, high: float) -> None:
         self.low, self.width, self.counts = low, (high - low) / FINE_BINS, np.zeros(FINE_BINS, np.int64)
 
@@ -116,6 +131,12 @@ class FineHistogram:
             places = (piece.astype(np.float64) - self.low) / self.width
             keys = np.clip(places, 0, FINE_BINS - 1).astype(np.int64)
             self.counts += np.bincount(keys, minlength=FINE_BINS)
+
+    take = add  # as moments call it
+
+    def join(self, other: "FineHistogram") -> None:
+        """Count what another one has counted as well."""
+        self.counts += other.counts
 
     def edgesOf(self, key: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give the smallest and the largest value of a bin."""

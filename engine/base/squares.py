@@ -17,8 +17,23 @@ NOISE_FACTOR = 1 / (0.67449 * 2**0.5)  # from the median difference of two norma
 class Squares:
     """Describes squares of the middle plane of every block: an observer."""
 
+    STATE = ("found",)
+
     def __init__(self) -> None:
         self._found: list[np.ndarray] = []
+
+    @property
+    def found(self) -> np.ndarray:
+        """Features of all squares so far: (square, feature) float64."""
+        return self.finish()
+
+    @found.setter
+    def found(self, squares: np.ndarray) -> None:
+        self._found = [squares]
+
+    def join(self, other: "Squares") -> None:
+        """Take the squares of another one."""
+        self._found += other._found
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x)."""

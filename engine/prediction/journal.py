@@ -51,6 +51,7 @@ class Journal:
         self._path, partial = path, partialName(path)
         self.voxels, self.record = partial, partial.with_name(f"{partial.name}.json")
         self.digests = partial.with_name(f"{partial.name}.digests.json")  # of a shared one, whole files
+        self.sums = partial.with_name(f"{partial.name}.sum")  # begin of the names of partial sums
         self._stem = f"{partial.name}.tasks"
         self._tasks = partial.with_name(f"{self._stem}-{writer}" if writer else self._stem)
 
@@ -119,8 +120,10 @@ class Journal:
 
     def remove(self) -> None:
         """Forget everything, what vouches for voxels first."""
-        tasks = self.voxels.parent.glob(f"{glob.escape(self._stem)}*")
-        for path in (*tasks, self.record, self.digests):
+        folder, name = self.voxels.parent, glob.escape(self.voxels.name)
+        tasks = folder.glob(f"{glob.escape(self._stem)}*")
+        leftovers = *folder.glob(f"{name}.sum-*"), *folder.glob(f".partial-*-{name}*")  # of killed processes
+        for path in (*tasks, self.record, self.digests, *leftovers):
             path.unlink(missing_ok=True)
 
 

@@ -1,6 +1,7 @@
 """From what is asked for to what is done: how a volume is cut, and what is there of its result already."""
 
 import functools
+import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from engine.base.records import (
     stampOf,
     writeJson,
 )
+from engine.base.sums import SumFiles
+from engine.base.workers import Here, Workers
 from engine.prediction.backends import Backend, availableMemory, baseMemory, openStream
 from engine.prediction.job import Job
 from engine.prediction.journal import SHARED, Journal
@@ -23,6 +26,7 @@ from engine.prediction.parts import chooseCount, costOfParts, cutParts
 from engine.prediction.request import Request, describeIdentity, digestInputs, nameInputs
 from engine.prediction.shared import (
     Sharing,
+    Witness,
     agreeDigests,
     checkFiles,
     describeProgram,
@@ -30,6 +34,7 @@ from engine.prediction.shared import (
     joinShared,
     sketchInputs,
 )
+from engine.prediction.statistics import ALONE, Walker
 from engine.prediction.stream import Step
 from engine.prediction.tasks import Task, leaveOut, listTasks
 from engine.prediction.tiles import Stream
@@ -98,6 +103,17 @@ class Run(NamedTuple):
         """Header of the result: geometry of the region, and what its numbers mean."""
         request, kind = self.request, self.request.outputType
         return resultHeader(request.volume, request.region, kind) | describeScale(kind)
+
+    def walker(self, workers: Workers | None = None) -> Walker:
+        """Give who measures the grey values: of several processes that make the result, each a share."""
+        if not self.sharing:
+            return ALONE
+        key = json.dumps(self.record["identity"], sort_keys=True)
+        part = self.sharing.part
+        share = part.index / part.count if part else 0.0
+        check = Witness.of(self.request, self.backend.engine).check if workers else None
+        store = SumFiles(Journal(self.request.nameOutput).sums, key)
+        return Walker(workers or Here(), store, share, check)
 
     def note(self, greys: dict[str, Any]) -> "Run":
         """Give the same run with what is known of the grey values."""

@@ -69,6 +69,39 @@ def describeProgram(engine: str) -> dict[str, Any]:
     return own | {"program": digestProgram()}
 
 
+class Witness(NamedTuple):
+    """What a process must see as the one does that has begun."""
+
+    engine: str
+    files: dict[str, str]  # path by name
+    seen: dict[str, Any]  # versions and program, and a sketch of each file
+
+    @classmethod
+    def of(cls, request: Request, engine: str) -> "Witness":
+        """Tell what this process sees."""
+        files = {name: str(path.resolve()) for name, path in nameInputs(request).items()}
+        return cls(engine, files, describeProgram(engine) | sketchInputs(request))
+
+    def check(self) -> None:
+        """Look at the files, the packages and the program of this process.
+
+        Raises
+        ------
+        PipelineError
+            Something lacks, or is another one.
+        """
+        own = describeProgram(self.engine)
+        for name, path in self.files.items():
+            try:
+                own[name] = sketchFile(path)
+            except OSError as error:
+                rule = f"a worker cannot read {name}: {error.strerror}"
+                raise PipelineError(rule, file=path, remedy="all machines need the same paths") from error
+        if differences := listDifferences(self.seen, own):
+            rule = "a worker sees other files, packages or another program than this process"
+            raise PipelineError(rule, received="; ".join(differences))
+
+
 def joinShared(
     request: Request, identity: dict[str, Any], chooseCut: Callable[[], Layout], sharing: Sharing
 ) -> tuple[dict[str, Any], bool]:

@@ -12,15 +12,13 @@ from typing import Any, NamedTuple, Protocol
 from engine.base.console import showProgress
 from engine.base.errors import PipelineError
 from engine.base.machine import preferInstructions
-from engine.base.records import listDifferences, sketchFile
 from engine.prediction.backends import Backend, availableMemory, chooseBackend
 from engine.prediction.execute import Method, runTasks
 from engine.prediction.job import Job
 from engine.prediction.journal import Journal
 from engine.prediction.layout import listTiles
-from engine.prediction.request import nameInputs
 from engine.prediction.run import Run
-from engine.prediction.shared import Sharing, describeProgram, sketchInputs
+from engine.prediction.shared import Sharing, Witness
 from engine.prediction.tasks import Task
 
 LOOK_SECONDS = 1.0  # between two looks at the journal
@@ -45,33 +43,6 @@ class Offer(NamedTuple):
     host: str
     backend: Backend
     memory: float  # GiB
-
-
-class Witness(NamedTuple):
-    """What a process must see as the one does that has begun."""
-
-    engine: str
-    files: dict[str, str]  # path by name
-    seen: dict[str, Any]  # versions and program, and a sketch of each file
-
-    def check(self) -> None:
-        """Look at the files, the packages and the program of this process.
-
-        Raises
-        ------
-        PipelineError
-            Something lacks, or is another one.
-        """
-        own = describeProgram(self.engine)
-        for name, path in self.files.items():
-            try:
-                own[name] = sketchFile(path)
-            except OSError as error:
-                rule = f"a worker cannot read {name}: {error.strerror}"
-                raise PipelineError(rule, file=path, remedy="all machines need the same paths") from error
-        if differences := listDifferences(self.seen, own):
-            rule = "a worker sees other files, packages or another program than this process"
-            raise PipelineError(rule, received="; ".join(differences))
 
 
 def _offer(engine: str, precision: str) -> Offer:
@@ -101,6 +72,17 @@ def agreeBackend(workers: Spread, engine: str, precision: str, isVerified: bool)
     return offers[0].backend, Sharing(None, workers.count, isVerified, True, memory)
 
 
+def checkWorkers(run: Run, workers: Spread) -> None:
+    """Let all workers that are there look at their files, packages and program; others do before each task.
+
+    Raises
+    ------
+    PipelineError
+        One of them sees something else.
+    """
+    workers.everywhere(Witness.of(run.request, run.backend.engine).check)
+
+
 def runShared(method: Method, job: Job, witness: Witness, tasks: list[Task]) -> list[Task]:
     """Do some tasks in a worker that has looked at its files; may be called twice, and at any time."""
     with ONE_AT_A_TIME:
@@ -108,17 +90,9 @@ def runShared(method: Method, job: Job, witness: Witness, tasks: list[Task]) -> 
         return runTasks(method, job, tasks)
 
 
-def callWitness(run: Run) -> Witness:
-    """Give what all workers must see as this process does."""
-    files = {name: str(path.resolve()) for name, path in nameInputs(run.request).items()}
-    engine = run.backend.engine
-    return Witness(engine, files, describeProgram(engine) | sketchInputs(run.request))
-
-
 def executeByWorkers(method: Method, run: Run, job: Job, workers: Spread) -> None:
     """Let workers do what is missing of a result that has been begun, with one bar for all of them."""
-    groups, witness = run.groups(), callWitness(run)
-    workers.everywhere(witness.check)
+    groups, witness = run.groups(), Witness.of(run.request, job.engine)
     tiles, shape = listTiles(job.geometry, job.layout), job.geometry.size
     areas = [(tile.rows[1] - tile.rows[0]) * (tile.columns[1] - tile.columns[0]) for tile in tiles]
     journal, total = Journal(Path(job.output)), shape[0] * shape[1] * shape[2] / 1e6

@@ -25,6 +25,8 @@ class _Region:
     so one walk is enough (but for single voxels of it in blocks before).
     """
 
+    STATE = ("value", "count", "runs", "rim")
+
     def __init__(self, dtype: np.dtype, sign: int) -> None:
         self._dtype, self._sign, self.value = dtype, sign, None
         self.count = self.runs = 0
@@ -43,6 +45,15 @@ class _Region:
         self.rim.add(_besides(planes, isThere))
         self.runs += int(np.count_nonzero(isThere[..., :-1] & isThere[..., 1:]))
 
+    def join(self, other: "_Region") -> None:
+        """Take in the region of the next planes, where its value is as far out."""
+        if other.value is None:
+            return
+        self._look(other.value)
+        if self.value == other.value:
+            self.count, self.runs = self.count + other.count, self.runs + other.runs
+            self.rim.join(other.rim)
+
     def _look(self, value: np.generic) -> None:
         """Begin anew with a value that is further out."""
         if self.value is None or (value < self.value if self._sign > 0 else value > self.value):
@@ -53,6 +64,8 @@ class _Region:
 class _Known:
     """The region that a declared value fills: what `_Region` knows of the one it finds."""
 
+    STATE = ("count", "rim")
+
     def __init__(self, dtype: np.dtype, value: float) -> None:
         self.value, self.count, self.rim = value, 0, SummedHistogram(dtype)
 
@@ -62,6 +75,11 @@ class _Known:
         self.count += int(np.count_nonzero(isThere))
         self.rim.add(_besides(planes, isThere))
         return isThere
+
+    def join(self, other: "_Known") -> None:
+        """Take in the region of the next planes."""
+        self.count += other.count
+        self.rim.join(other.rim)
 
 
 def _split(planes: np.ndarray, isKept: np.ndarray) -> list[np.ndarray]:
@@ -116,6 +134,9 @@ class Greys:
         A declared value is left out of everything, another one looked for.
     """
 
+    SUMS = ("moments", "histogram", "differences", "declared")
+    STATE = (*SUMS, "_regions", "lowest", "highest", "count", "unusableCount")
+
     def __init__(self, dtype: np.dtype, noData: NoData) -> None:
         self.moments, self.histogram = Moments(), Histogram(dtype)
         self.differences = Histogram(np.dtype(np.float32))  # of neighbours along x
@@ -142,6 +163,19 @@ class Greys:
                 region.add(planes, flat)
             rows = np.s_[:, ::NOISE_ROWS]
             self._addNoise(planes[rows], None if isKept is None else isKept[rows])
+
+    def join(self, other: "Greys") -> None:
+        """Take in what was found out of the next planes."""
+        for name in self.SUMS:
+            if (own := getattr(self, name)) is not None:
+                own.join(getattr(other, name))
+        for own, region in zip(self._regions, other._regions, strict=True):
+            own.join(region)
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        self.count, self.unusableCount = (
+            self.count + other.count,
+            self.unusableCount + other.unusableCount,
+        )
 
     def _addNoise(self, rows: np.ndarray, isKept: np.ndarray | None) -> None:
         """Count differences of neighbours, but for those inside of a region of one value."""

@@ -154,6 +154,11 @@ class RawVolume:
 # -------------------------------------------------- from decoded bytes to arrays
 
 
+def isSequential(volume: object) -> bool:
+    """Whether a volume of any format can only be read from its beginning, being compressed as a whole."""
+    return getattr(volume, "encoding", "") in COMPRESSED
+
+
 def _mapRegion(volume: RawVolume, region: tuple[tuple[int, int], ...]) -> np.ndarray:
     """View on the one raw file, mapped."""
     try:

@@ -6,7 +6,7 @@ further out are hot voxels and zingers. A value that means "no data" is left out
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from engine.base.arrays import Moments, measureMoments, slowestFirst
 from engine.base.errors import PipelineError
 from engine.base.histograms import FineHistogram, Histogram
 from engine.base.passes import Observer, passOver
+from engine.base.ranges import Maker
 from engine.volumes.greys import TAIL, Greys, NoData, equals
 from engine.volumes.volume import Volume
 
@@ -93,10 +94,21 @@ def _replace(block: np.ndarray, isThere: np.ndarray, value: float) -> np.ndarray
 
 
 class _Kept:
-    """Hands on what a scale leaves in: an observer."""
+    """Hands on what a scale leaves in: an observer.
 
-    def __init__(self, scale: Scale, take: Callable[[np.ndarray], None]) -> None:
-        self._scale, self._take, self.count, self.noDataCount, self.runs = scale, take, 0, 0, 0
+    Parameters
+    ----------
+    scale : Scale
+    kind : callable
+        Makes what the voxels are handed to, `into`: something with `take`.
+    arguments : sequence
+        Of the callable.
+    """
+
+    STATE = ("into", "count", "noDataCount", "runs")
+
+    def __init__(self, scale: Scale, kind: Callable, *arguments: float) -> None:
+        self._scale, self.into, self.count, self.noDataCount, self.runs = scale, kind(*arguments), 0, 0, 0
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x)."""
@@ -105,17 +117,23 @@ class _Kept:
         for plane in planes:
             self.runs += self._scale.countRuns(plane)
             if (values := self._scale.keep(plane)).size:
-                self._take(values)
+                self.into.take(values)
                 self.count += values.size
+
+    def join(self, other: "_Kept") -> None:
+        """Take in what was left in of the next planes."""
+        self.into.join(other.into)
+        self.count, self.runs = self.count + other.count, self.runs + other.runs
+        self.noDataCount += other.noDataCount
 
 
 def measureKept(image: np.ndarray, scale: Scale) -> tuple[float, float]:
     """Measure mean and standard deviation of what a scale leaves in; 0 and 0 where that is nothing."""
     if scale.noData is None and scale.fences is None:
         return measureMoments(image)
-    moments = Moments()
-    _Kept(scale, moments.merge).add(0, slowestFirst(image))
-    return moments.finish()
+    kept = _Kept(scale, Moments)
+    kept.add(0, slowestFirst(image))
+    return kept.into.finish()
 
 
 class Finding(NamedTuple):
@@ -132,10 +150,13 @@ class Finding(NamedTuple):
     missed: float | None = None  # a declared no-data value that no voxel holds
 
 
+Walk = Callable[[Maker], Any]  # shows the whole volume to an observer that is made anew, and gives it
+
+
 def measureVolume(
     read: Callable[[], Iterable[tuple]], volume: Volume, asked: Statistics, *observers: Observer
 ) -> Finding:
-    """Measure the grey values of a volume, or of a region of it.
+    """Measure the grey values of a volume, or of a region of it, in one process.
 
     Parameters
     ----------
@@ -153,19 +174,27 @@ def measureVolume(
     PipelineError
         Voxels that are not finite, or grey values that single precision cannot hold.
     """
+    left = list(observers)
 
-    def walk(*seeing: Observer) -> None:
-        passOver(read(), *seeing)
+    def walk(maker: Maker) -> Any:
+        observer = maker()
+        passOver(read(), observer, *left)
+        left.clear()
+        return observer
 
-    greys = Greys(volume.dtype, asked.noData)
-    walk(greys, *observers)
+    return measureBy(walk, volume, asked)
+
+
+def measureBy(walk: Walk, volume: Volume, asked: Statistics) -> Finding:
+    """Measure the grey values of a volume that is walked over by other means; as `measureVolume`."""
+    greys = walk(Maker(Greys, (volume.dtype, asked.noData)))
     greys.refuse(volume.path)
     found = measureScale(greys, walk, asked.isRobust)
     requireUsable(found, volume)
     return found
 
 
-def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool) -> Finding:
+def measureScale(greys: Greys, walk: Walk, isRobust: bool) -> Finding:
     """Choose the scale of a volume from what a first walk found; with further ones only where needed.
 
     Parameters
@@ -191,15 +220,13 @@ def measureScale(greys: Greys, walk: Callable[[Observer], None], isRobust: bool)
     found = Finding(scale, extent, histogram, greys.noise, greys.count, noDataCount, 0, missed=missed)
     if scale.fences is None and (noData is None or noData is greys.declared):
         return _fillIn(found, noData)
-    moments = Moments()
-    kept = _Kept(scale, moments.merge)
-    walk(kept)
+    kept = walk(Maker(_Kept, (scale, Moments)))
     found = found._replace(noDataCount=kept.noDataCount)
     beyondCount = greys.count - kept.noDataCount - kept.count
     if beyondCount and kept.runs >= PHASE_RUNS * beyondCount:
         return measureScale(greys, walk, False)._replace(phaseCount=beyondCount)
     if beyondCount or noData:  # else the moments of the first walk are those of all voxels
-        scale = Scale(*moments.finish(), *scale[2:])
+        scale = Scale(*kept.into.finish(), *scale[2:])
     if not beyondCount:
         scale = scale._replace(fences=None, ends=None)
     return _fillIn(found._replace(scale=scale, beyondCount=beyondCount), noData)
@@ -232,7 +259,7 @@ def _extentOf(greys: Greys, noData: object, histogram: Histogram) -> tuple[float
 
 
 def _chooseEnds(
-    histogram: Histogram, scale: Scale, walk: Callable[[Observer], None]
+    histogram: Histogram, scale: Scale, walk: Walk
 ) -> tuple[Histogram | FineHistogram, tuple[float, float] | None]:
     """Measure the two quantiles as exactly as the fences need them; None where all lies within the fences."""
     (low, lowTo), (highFrom, high) = histogram.quantile(TAIL), histogram.quantile(1 - TAIL)
@@ -240,8 +267,7 @@ def _chooseEnds(
     if first <= histogram.lowest and histogram.highest <= last:
         return histogram, None
     if low < high and highFrom - lowTo < COARSE * max(lowTo - low, high - highFrom):
-        histogram = FineHistogram(low, high)
-        walk(_Kept(scale, histogram.add))
+        histogram = walk(Maker(_Kept, (scale, FineHistogram, low, high))).into
         lowTo, highFrom = histogram.quantile(TAIL)[0], histogram.quantile(1 - TAIL)[0]
     return histogram, ((lowTo, highFrom) if lowTo < highFrom else None)
 
