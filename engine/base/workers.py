@@ -77,6 +77,9 @@ def openWorkers(count: int) -> Iterator[Workers]:
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
     with ProcessPoolExecutor(count, context, initializer=_beginWorker) as pool:
+        with _holdSignals():
+            for _ in range(count):  # a process starts with every call that finds none waiting
+                pool.submit(int)
         try:
             yield Processes(pool, count)
         except BaseException:
@@ -84,8 +87,23 @@ def openWorkers(count: int) -> Iterator[Workers]:
             raise
 
 
+@contextlib.contextmanager
+def _holdSignals() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, and for that of the beginning of processes started in it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _beginWorker() -> None:
     """Leave Ctrl-C to the process that started this one, which hears of it too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     openConsole()
     hushProgress()
