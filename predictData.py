@@ -30,21 +30,19 @@ from engine.prediction import run as runs
 from engine.prediction import told
 from engine.prediction.backends import chooseBackend
 from engine.prediction.comparison import compareGreys, describeGreys
-from engine.prediction.execute import Method, execute, executeTasks
-from engine.prediction.journal import beginShared, openResult
+from engine.prediction.execute import Method
 from engine.prediction.layout import Geometry
+from engine.prediction.making import makePart, makeWhole
 from engine.prediction.request import Request, refuseNegative
-from engine.prediction.shared import Sharing, agreeDigests
-from engine.prediction.spread import agreeBackend, checkWorkers, executeByWorkers
+from engine.prediction.shared import Sharing
+from engine.prediction.spread import agreeBackend, checkWorkers
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
-from engine.prediction.tiles import Stream
 from engine.results import kinds
 from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
-from engine.volumes.scale import Finding
 from engine.volumes.targets import chooseTargets
 from engine.volumes.volume import checkRegion, chooseSlab
 from functions import VoxelScores, dropVoxels, predictProbability, readModel
@@ -173,7 +171,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
             say(told.estimateDuration(runs.openNetwork(run), run))
             return
         if arguments.part:
-            carryOutPart(run, clock)
+            say(*makePart(METHOD, run, clock))
             return
         looks = Looks(request.shape, results, hasReference)
         page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
@@ -203,7 +201,8 @@ def carryOut(
         run = run.note(compareGreys(found, squares, request)._asdict())
         say(*describeGreys(run))
         clock.lap("statistics")
-        predictRegion(run, stream or workers, found, clock)
+        makeWhole(METHOD, run, found.scale, stream or workers)
+        clock.lap("prediction")
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
     page = page._replace(greys=run.origin["greys"])
@@ -216,38 +215,6 @@ def carryOut(
     say(told.describeEnd(request, clock))
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
     say(*(f"  {relativePath(path)}" for path in written))
-
-
-# ----------------------------------------------------------------------------------------------- prediction
-
-
-def predictRegion(run: runs.Run, by: Stream | DaskWorkers, found: Finding, clock: Stopwatch) -> None:
-    """Predict the region into the result."""
-    request, job = run.request, run.makeJob(found.scale)
-    with openResult(request.nameOutput, request.shape, run.header, run.record, run.isGoingOn) as result:
-        if isinstance(by, DaskWorkers):
-            executeByWorkers(METHOD, run, job, by)
-        else:
-            execute(METHOD, request.volume, job, result, by)
-    clock.lap("prediction")
-
-
-def carryOutPart(run: runs.Run, clock: Stopwatch) -> None:
-    """Predict one part of the region, and nothing else."""
-    request = run.request
-    if run.isFinished:
-        return
-    if run.missing():
-        stream = runs.openNetwork(run)
-        found, _ = measureRequest(request, by=run.walker())
-        clock.lap("statistics")
-        beginShared(request.nameOutput, request.shape, run.header, run.record)
-        job = run.makeJob(found.scale)
-        executeTasks(METHOD, request.volume, job, stream, run.backend.device, run.tasks)
-        clock.lap("prediction")
-    if run.isFirst:
-        agreeDigests(request, isKnown=False)
-    say(*told.describeParts(run))
 
 
 # ------------------------------------------------------------------------------------------------- particles
