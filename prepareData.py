@@ -12,6 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,9 +23,10 @@ from engine.base.console import describeShape, relativePath, runScript, say, sho
 from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
 from engine.base.words import joinWords, printable
+from engine.base.workers import Workers, openWorkers
 from engine.preparation.checks import coverAxis, findLeaks, inspectPair
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
-from engine.preparation.samples import Part, describeRun, isUpToDate, openParts
+from engine.preparation.samples import Part, SampleWriter, describeRun, isUpToDate, openParts
 from engine.preparation.sets import describeSets, doubtSets
 from engine.volumes.place import describePlaces
 from engine.volumes.scale import Finding, Scale, Statistics, measureKept
@@ -63,6 +65,8 @@ nb_rotation: Literal[1, 2, 3, 4] = 1  # copies: 1 = unturned; 2, 3, 4 add a turn
 # results
 learningData: Path = Path("pythonFiles")  # folder of the .npy files
 force: bool = False  # repeat even if neither inputs nor parameters changed
+# machine
+workerCount: int = 0  # processes, each with one volume at a time; 0: this one alone
 # ----------------------------------------------------------------------------------------------------------
 
 
@@ -118,20 +122,23 @@ def main(arguments: argparse.Namespace) -> None:
         say(f"Nothing changed since the last run: {relativePath(folder)} is kept (--force repeats).")
         return
     asked = Statistics.parse(arguments.moments, arguments.noData)
-    findings = {part.name: inspectPart(part, cutting.nb_rotation, labels, asked) for part in parts}
-    record["greys"] = describeSets(parts, findings)
-    say(*doubtSets(record["greys"]))
-    total = sum(part.sampleCount * math.prod(part.shape) for part in parts)
-    bar = showProgress(total=total / 1e6, unit="Mvoxel", desc="Cutting")
-    with openParts(folder, record) as writers, bar:
-        for part in parts:
-            images, masks = writers[part.name]
-            scales = [found.scale for found in findings[part.name]]
-            samples = cutPart(part, scales, cutting.nb_rotation, labels, scheme, bar.write)
-            for index, (image, mask) in enumerate(samples):
-                images.write(index, image)
-                masks.write(index, mask)
-                bar.update(image.size / 1e6)
+    with openWorkers(min(arguments.workerCount, sum(map(len, pairs.values())))) as workers:
+        inspect = partial(inspectPart, rotationCount=cutting.nb_rotation, labels=labels, asked=asked)
+        findings = {part.name: inspect(part, workers) for part in parts}
+        record["greys"] = describeSets(parts, findings)
+        say(*doubtSets(record["greys"]))
+        total = sum(part.sampleCount * math.prod(part.shape) for part in parts)
+        bar = showProgress(total=total / 1e6, unit="Mvoxel", desc="Cutting")
+        with openParts(folder, record) as writers, bar:
+            for part in parts:
+                scales = [found.scale for found in findings[part.name]]
+                cuts = listCuts(part, scales, cutting.nb_rotation)
+                watch = bar.update if workers.count == 1 else None
+                cut = partial(cutPair, labels=labels, scheme=scheme, writers=writers[part.name], watch=watch)
+                for done, warnings in zip(cuts, workers.map(cut, cuts), strict=True):
+                    bar.update(0 if watch else done.sampleCount * math.prod(part.shape) / 1e6)
+                    for warning in warnings:
+                        bar.write(warning)
     say(f"Written to {relativePath(folder)}: {', '.join(record['outputs'])}, parameters.json")
     isUsual = folder.resolve() == (FOLDER / learningData).resolve()
     flags = [] if isUsual else ["--learningData", str(relativePath(folder))]
@@ -156,13 +163,19 @@ def planPart(name: str, pairs: list[Pair], cutting: Cutting) -> Part:
     return Part(name, pairs, shape, starts, count * cutting.nb_rotation)
 
 
-def inspectPart(part: Part, rotationCount: int, labels: Labels, asked: Statistics) -> list[Finding]:
+def inspectPart(
+    part: Part, workers: Workers, rotationCount: int, labels: Labels, asked: Statistics
+) -> list[Finding]:
     """Tell what belongs to what, and how much of it is used; look at every voxel once."""
     say(f"{part.name.capitalize()}: {len(part.pairs)} pairs")
     findings = []
-    for pair, starts in zip(part.pairs, part.starts, strict=True):
-        used = [coverAxis(*axis) for axis in zip(pair.image.shape, starts, part.shape, strict=True)]
-        positive, found, lines = inspectPair(pair, used, labels, asked)
+    covered = [
+        [coverAxis(*axis) for axis in zip(pair.image.shape, starts, part.shape, strict=True)]
+        for pair, starts in zip(part.pairs, part.starts, strict=True)
+    ]
+    items = list(zip(part.pairs, covered, strict=True))
+    inspected = workers.map(partial(inspectPair, labels=labels, asked=asked), items)
+    for (pair, used), (positive, found, lines) in zip(items, inspected, strict=True):
         findings.append(found)
         say(
             *lines,
@@ -177,26 +190,55 @@ def inspectPart(part: Part, rotationCount: int, labels: Labels, asked: Statistic
     return findings
 
 
-def cutPart(
-    part: Part,
-    scales: list[Scale],
-    rotationCount: int,
+class Cut(NamedTuple):
+    """The sub-volumes of one volume."""
+
+    pair: Pair
+    scale: Scale
+    starts: tuple[list[int], ...]  # along x, y and z
+    shape: tuple[int, int, int]
+    rotationCount: int
+    first: int  # number of its first sample in the set
+
+    @property
+    def sampleCount(self) -> int:
+        """Samples, with turned copies."""
+        return math.prod(map(len, self.starts)) * self.rotationCount
+
+
+def listCuts(part: Part, scales: list[Scale], rotationCount: int) -> list[Cut]:
+    """List what is cut from every volume of a set, and where it goes."""
+    cuts, first = [], 0
+    for pair, starts, scale in zip(part.pairs, part.starts, scales, strict=True):
+        cuts.append(Cut(pair, scale, starts, part.shape, rotationCount, first))
+        first += cuts[-1].sampleCount
+    return cuts
+
+
+def cutPair(
+    cut: Cut,
     labels: Labels,
     scheme: str,
-    warn: Callable[[str], None],
-):
-    """Yield normalised sub-volumes and their masks (x, y, z, 1), one volume in memory at a time."""
-    for pair, starts, scale in zip(part.pairs, part.starts, scales, strict=True):
-        image, mask = (volume.read() for volume in pair)
-        for place, axes in cutSubVolumes(starts, part.shape, rotationCount):
-            cut = copyInOrder(image[place])  # from the file's order to that of .npy, once
-            mean, std = scale[:2] if scheme == "volume" else measureKept(cut, scale)
-            if std == 0:
-                name, corner = printable(pair.image.path), ", ".join(str(axis.start) for axis in place)
-                warn(f"Warning: {name}: sub-volume at ({corner}) is constant; it becomes zeros")
-            both = prep_img(scale.mend(cut), mean, std), selectPositive(copyInOrder(mask[place]), labels)
-            voxel = pair.image.frame.sides
-            yield tuple(rotateSubVolume(array, axes, voxel)[..., np.newaxis] for array in both)
+    writers: tuple[SampleWriter, SampleWriter],
+    watch: Callable[[float], None] | None,
+) -> list[str]:
+    """Write normalised sub-volumes and their masks (x, y, z, 1) of a volume; gives warnings."""
+    warnings = []
+    image, mask = (volume.read() for volume in cut.pair)
+    places = cutSubVolumes(cut.starts, cut.shape, cut.rotationCount)
+    for index, (place, axes) in enumerate(places, cut.first):
+        grey = copyInOrder(image[place])  # from the file's order to that of .npy, once
+        mean, std = cut.scale[:2] if scheme == "volume" else measureKept(grey, cut.scale)
+        if std == 0:
+            name, corner = printable(cut.pair.image.path), ", ".join(str(axis.start) for axis in place)
+            warnings.append(f"Warning: {name}: sub-volume at ({corner}) is constant; it becomes zeros")
+        both = prep_img(cut.scale.mend(grey), mean, std), selectPositive(copyInOrder(mask[place]), labels)
+        voxel = cut.pair.image.frame.sides
+        for writer, array in zip(writers, both, strict=True):
+            writer.write(index, rotateSubVolume(array, axes, voxel)[..., np.newaxis])
+        if watch:
+            watch(grey.size / 1e6)
+    return warnings
 
 
 if __name__ == "__main__":

@@ -27,16 +27,14 @@ def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
 
 
 def inspectPair(
-    pair: Pair, used: list[np.ndarray], labels: Labels, asked: Statistics
+    item: tuple[Pair, list[np.ndarray]], labels: Labels, asked: Statistics
 ) -> tuple[float, Finding, list[str]]:
     """Look at every voxel of a pair; refuse numbers that are none.
 
     Parameters
     ----------
-    pair : Pair
-        Image and mask.
-    used : list of (side,) bool
-        Along x, y and z: the voxels that lie in a sub-volume.
+    item : tuple
+        Image and mask; list of (side,) bool along x, y and z: the voxels that lie in a sub-volume.
     labels : sequence of int or str
         Positive ones of the mask.
     asked : Statistics
@@ -47,6 +45,7 @@ def inspectPair(
     tuple
         Positive fraction of the whole mask; what the grey values are like; warnings.
     """
+    pair, used = item
     found = measureVolume(lambda: listBlocks(pair.image), pair.image, asked)
     unlabelled, positives = NonFinite(), Positives(used, labels)
     passOver(listBlocks(pair.mask), positives, unlabelled)
