@@ -26,6 +26,7 @@ from engine.base.passes import passOver
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
+from engine.prediction import slurm as slurmJobs
 from engine.prediction import told
 from engine.prediction.backends import chooseBackend
 from engine.prediction.comparison import compareGreys, describeGreys
@@ -88,6 +89,7 @@ memoryBudget: float = 0.0  # GiB that the whole process may take; 0 = half of th
 dryRun: bool = False  # only say what would be done, and how long it would take
 # several processes, on any machines that share the folders
 part: str = ""  # such as 3/32: predict part 3 of 32 (0 to 31), nothing else; empty: what is missing
+slurm: str = ""  # print a SLURM script for so many parts, or auto; nothing is predicted
 verify: bool = False  # compare whole files with those of the other processes, not samples of them
 # ------------------------------------------------------------------------------------------------------------
 
@@ -139,15 +141,23 @@ def main(arguments: argparse.Namespace) -> None:
     clock.lap("opening")
     sharing = Sharing.of(arguments.part, arguments.verify, arguments.nameOutput)
     lock = lockName(arguments.nameOutput, "another process is writing this result")
-    with contextlib.nullcontext() if arguments.dryRun or arguments.part else lock:
+    with contextlib.nullcontext() if arguments.dryRun or arguments.part or arguments.slurm else lock:
         steps = describeStream(plan, values)
-        run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
+        if arguments.slurm:
+            run = slurmJobs.planRun(arguments.slurm, arguments.part, request, backend, (steps, geometry))
+        else:
+            run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
         clock.lap("digests")
-        say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
+        comments: list[str] = []
+        tell = (lambda *lines: comments.extend(lines)) if arguments.slurm else say
+        tell(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
         normalised = contracts.describeNormalization(contract, scope, arguments.momentsOf)
-        say(*told.describeRequest(request), f"Normalisation: {normalised}")
-        say(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
-        say(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
+        tell(*told.describeRequest(request), f"Normalisation: {normalised}")
+        tell(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
+        tell(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
+        if arguments.slurm:
+            say(*slurmJobs.writeScript(run, arguments, Path(__file__).resolve(), comments))
+            return
         if arguments.dryRun:
             say(told.estimateDuration(runs.openNetwork(run), run))
             return
