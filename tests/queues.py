@@ -38,7 +38,8 @@ def runTask(job, index, script, options):
         assert options["open-mode"] == "append"
         with open(log, "a") as output:
             begin = output.tell()
-            shell = subprocess.Popen(["bash", script], stdout=output, stderr=output, env=environment, start_new_session=True)
+            streams = {"stdout": output, "stderr": output, "env": environment, "start_new_session": True}
+            shell = subprocess.Popen(["bash", script], **streams)
         if WARNING and WARNING["task"] == index and restarts < WARNING["times"]:
             _, signalName, _ = re.split("[:@]", options["signal"])
             while shell.poll() is None and not isWarned(log, begin):

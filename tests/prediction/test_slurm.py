@@ -132,6 +132,7 @@ def testParametersAreQuotedAndPathsAreAbsolute(given, words, monkeypatch):
     command = writeCommand(makeRun(memoryBudget=2.5), settings, Path("/project/predictData.py"))
     fixed = (
         "/env/bin/python3 /project/predictData.py --nameInput /data/a.nrrd "
-        "--nameOutput /data/a_segmented.nrrd --engine openvino --precision float32 --memoryBudget 3"  # as the layout
+        "--nameOutput /data/a_segmented.nrrd --engine openvino --precision float32 "
+        "--memoryBudget 3"  # that of the layout
     )
     assert command == f"{fixed} {words}".strip()
