@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from places import ROOT, listNames
-from predictions import predict
+from predictions import predict, readBytes
 from queues import Queue
 from sampleVolumes import writeVolume
-from test_predictDataParts import ENDINGS
 
 from engine.prediction.journal import Journal
 from engine.volumes.formats import openVolume
 
 REGION = ((0, 64), (20, 68), (24, 120))
 NAME = "a scan's $HOME 100% %a.nrrd"  # whatever a shell or SLURM might read in it
+STEM = NAME.replace(".nrrd", "_segmented")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def scan(whole, tmp_path):
 
 
 def output(scan):
-    return scan.with_name(f"{scan.stem}_segmented.nrrd")
+    return scan.with_name(f"{STEM}.nrrd")
 
 
 def writeScript(scan, folder, capfd, *flags):
@@ -67,13 +67,6 @@ def disturb(scan, isCancelled=False):
     return common | {"file": str(Journal(output(scan)).voxels), "words": "\nResult: "}
 
 
-def readAll(folder):
-    """Read what holds no time and no path; nothing unfinished may lie there."""
-    assert not list(folder.glob(".*"))
-    stem = output(folder / NAME).with_suffix("")
-    return {ending: (folder / f"{stem.name}{ending}").read_bytes() for ending in (".nrrd", *ENDINGS)}
-
-
 def testThePrintedScriptGivesTheBytesOfOneProcess(whole, scan, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(scan.parent)
     script = writeScript(scan, tmp_path, capfd, "--threshold", 0.4, "--slurm", 3)
@@ -83,9 +76,9 @@ def testThePrintedScriptGivesTheBytesOfOneProcess(whole, scan, tmp_path, capfd, 
     text = queue.submit(script, "--partition=gpu")
     assert text == "3 parts: job 1\nresults: job 2, when all parts are predicted\n"
     assert queue.codes(1) == [0, 0, 0] and queue.codes(2) == [0]
-    assert readAll(scan.parent) == readAll(whole)
+    assert readBytes(scan.parent, STEM) == readBytes(whole, STEM)
     logs = sorted(scan.parent.glob("*.log"))
-    assert [log.name.removeprefix(output(scan).stem) for log in logs] == [
+    assert [log.name.removeprefix(STEM) for log in logs] == [
         *(f"_part-{part}.log" for part in range(3)),
         "_results.log",
     ]
@@ -98,10 +91,10 @@ def testATimeLimitIsGoneOnAfter(whole, scan, tmp_path, capfd):
     queue = Queue(tmp_path / "queue", disturb(scan))
     queue.submit(script)
     assert queue.codes(1) == [0, 0] and queue.codes(2) == [0]
-    log = scan.with_name(f"{output(scan).stem}_part-1.log").read_text()
+    log = scan.with_name(f"{STEM}_part-1.log").read_text()
     assert log.count("Device: ") >= 2  # begun again
     assert "Stopped: the same command goes on where it stopped." in log
-    assert readAll(scan.parent) == readAll(whole)
+    assert readBytes(scan.parent, STEM) == readBytes(whole, STEM)
 
 
 def testAJobThatIsCancelledIsNotQueuedAgain(scan, tmp_path, capfd):
