@@ -148,15 +148,14 @@ def main(arguments: argparse.Namespace) -> None:
         else:
             run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
         clock.lap("digests")
-        comments: list[str] = []
-        tell = (lambda *lines: comments.extend(lines)) if arguments.slurm else say
+        tell = slurmJobs.Comments() if arguments.slurm else say
         tell(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
         normalised = contracts.describeNormalization(contract, scope, arguments.momentsOf)
         tell(*told.describeRequest(request), f"Normalisation: {normalised}")
         tell(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
         tell(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
         if arguments.slurm:
-            say(*slurmJobs.writeScript(run, arguments, Path(__file__).resolve(), comments))
+            say(*slurmJobs.writeScript(run, arguments, Path(__file__).resolve(), tell))
             return
         if arguments.dryRun:
             say(told.estimateDuration(runs.openNetwork(run), run))
@@ -179,8 +178,8 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
             passOver(listGreys(request, request.region), looks.watch("grey"))
         clock.lap("statistics")
     else:
-        stream = runs.openNetwork(run)
-        if run.isLong:
+        stream = runs.openNetwork(run) if run.missing() else None  # all parts may be there
+        if stream and run.isLong:
             say(told.estimateDuration(stream, run))
         clock.lap("building the network")
         found, squares = measureRequest(request, looks.watch("grey") if looks.areWanted else None)
@@ -205,7 +204,7 @@ def carryOut(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> 
 # ----------------------------------------------------------------------------------------------- prediction
 
 
-def predictRegion(run: runs.Run, stream: Stream, found: Finding, clock: Stopwatch) -> None:
+def predictRegion(run: runs.Run, stream: Stream | None, found: Finding, clock: Stopwatch) -> None:
     """Predict the region into the result."""
     request, job = run.request, run.makeJob(found.scale)
     with openResult(request.nameOutput, request.shape, run.header, run.record, run.isGoingOn) as result:

@@ -139,6 +139,14 @@ def testTheCommandIsTheSameOnEveryNodeAndInEveryFolder(scan, tmp_path, capfd, mo
     assert "--no-mask" in words and not {"--slurm", "--dryRun"} & set(words)
 
 
+def testTheResultsOfPartsNeedNoNetwork(whole, scan, monkeypatch):
+    """They may be made where there is no GPU, in less memory than its layout takes."""
+    predict(scan, "--threshold", 0.4, "--part", "0/1")
+    monkeypatch.setattr("engine.prediction.run.openNetwork", None)
+    predict(scan, "--threshold", 0.4)
+    assert readBytes(scan.parent, STEM) == readBytes(whole, STEM)
+
+
 def testAutoKeepsTheExtraWorkSmall(scan, tmp_path, capfd):
     assert "\n#SBATCH --array=0-0\n" in writeScript(scan, tmp_path, capfd, "--slurm", "auto").read_text()
 

@@ -75,6 +75,14 @@ class Needs(NamedTuple):
         return [*gpu, f"--cpus-per-task={self.coreCount}", f"--mem={self.memory}M", time]
 
 
+class Comments(list[str]):
+    """Lines that are kept for the script instead of being printed; called as `say` is."""
+
+    def __call__(self, *lines: str) -> None:
+        """Keep some lines."""
+        self.extend(lines)
+
+
 # ------------------------------------------------------------------------------------------- what is decided
 
 
@@ -171,7 +179,7 @@ def _mebibytes(gibibytes: float) -> int:
 # -------------------------------------------------------------------------------------------- what is printed
 
 
-def writeScript(run: Run, settings: Settings, script: Path, said: list[str]) -> list[str]:
+def writeScript(run: Run, settings: Settings, script: Path, said: Comments) -> list[str]:
     """Write the script that submits all jobs of a prediction.
 
     Parameters
@@ -182,8 +190,8 @@ def writeScript(run: Run, settings: Settings, script: Path, said: list[str]) -> 
         The user's parameters.
     script : Path
         predictData.py.
-    said : list of str
-        What there is to say of the run; comments at the beginning.
+    said : Comments
+        What there is to say of the run; it stands at the beginning.
 
     Returns
     -------
