@@ -285,7 +285,7 @@ def predictByJobs(
     logs = "".join(path.read_text(errors="replace") for path in folder.glob("*.log"))
     failed = [task for task in tasks if task.state != "COMPLETED"]
     if failed:
-        raise RuntimeError(f"{failed}\n{logs}")
+        raise RuntimeError("\n".join([str(failed), *re.findall("^Error: .*$", logs, re.MULTILINE)]))
     return Outcome(name, seconds, tasks, logs.count("Stopped: "), digestResults(folder))
 
 
