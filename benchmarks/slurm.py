@@ -5,7 +5,7 @@
 
 Everything else is made here, in a temporary folder, and is gone at the end: keys, configuration, slurmctld, a
 slurmd for each node. A synthetic volume is predicted by one process, by the printed script left in peace, and
-by the same script with `--time=2`, in which parts meet their time limit; meanwhile a node dies with all of
+by the same script with `--time=3`, in which parts meet their time limit; meanwhile a node dies with all of
 its processes (SIGKILL), is missed, and comes back, and a part is queued again by `scontrol requeue`. What
 comes out is compared by its digests. Parts are in float32 by default, in which they last long enough.
 """
@@ -63,6 +63,7 @@ MISSED_SECONDS = 20  # without an answer, after which a node is down; 300 where 
 NODE_MEMORY = 8000  # MiB
 KINDS = (".nrrd", "_mask.nrrd", "_mask.seg.nrrd", "_labels.nrrd", "_particles.csv")
 POLL_SECONDS = 0.5
+MINUTES = 3  # of the disturbed run; SLURM warns after half of it
 
 
 class Task(NamedTuple):
@@ -341,7 +342,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--shape", type=int, nargs=3, default=[512, 512, 1024], help="voxels along x, y, z")
+    parser.add_argument("--shape", type=int, nargs=3, default=[512, 512, 2048], help="voxels along x, y, z")
     parser.add_argument("--parts", type=int, default=4)
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--precision", default="float32")
@@ -351,6 +352,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Start a cluster, predict three times, print the tables."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left running
     if missing := [
         name for name in PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     ]:
@@ -365,7 +367,7 @@ def main(arguments: argparse.Namespace) -> None:
             command = commandFor(own, folder / "scan.nrrd", arguments.precision)
             outcomes = [predictAlone(own, command)]
         with Cluster(folder / "cluster", arguments.nodes) as cluster:
-            runs = {"left in peace": (None,), "disturbed": (disturb, "--time=2")}
+            runs = {"left in peace": (None,), "disturbed": (disturb, f"--time={MINUTES}")}
             for label, settings in runs.items():
                 with emptyFolder(folder / label.replace(" ", "")) as own:
                     command = commandFor(own, folder / "scan.nrrd", arguments.precision)
