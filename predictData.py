@@ -27,6 +27,7 @@ from engine.base.passes import passOver
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
+from engine.prediction import slurm as slurmJobs
 from engine.prediction import told
 from engine.prediction.backends import chooseBackend
 from engine.prediction.comparison import compareGreys, describeGreys
@@ -88,6 +89,7 @@ memoryBudget: float = 0.0  # GiB that the whole process may take; 0 = half of th
 dryRun: bool = False  # only say what would be done, and how long it would take
 # several processes, on any machines that share the folders
 part: str = ""  # such as 3/32: predict part 3 of 32 (0 to 31), nothing else; empty: what is missing
+slurm: str = ""  # print a SLURM script for so many parts, or auto; nothing is predicted
 scheduler: str = ""  # local = workers here, or the address of a Dask scheduler such as tls://host:8786
 workerCount: int = 0  # workers to start, or to wait for; 0: one for each GPU or core, or whoever is there
 coresPerWorker: int = 0  # of workers that are started here; 0: equal shares
@@ -107,8 +109,9 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
-    if arguments.part and arguments.scheduler:
-        raise PipelineError("--part and --scheduler exclude one another", remedy="leave out --part")
+    if arguments.scheduler and (arguments.part or arguments.slurm):
+        alone = "--part" if arguments.part else "--slurm"
+        raise PipelineError(f"{alone} and --scheduler exclude one another", remedy=f"leave out {alone}")
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
     arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     return arguments
@@ -157,16 +160,23 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     clock.lap("opening")
     lock = lockName(arguments.nameOutput, "another process is writing this result")
-    with contextlib.nullcontext() if arguments.dryRun or arguments.part else lock:
+    with contextlib.nullcontext() if arguments.dryRun or arguments.part or arguments.slurm else lock:
         steps = describeStream(plan, values)
-        run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
+        if arguments.slurm:
+            run = slurmJobs.planRun(arguments.slurm, arguments.part, request, backend, (steps, geometry))
+        else:
+            run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
         clock.lap("digests")
-        say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
-        say(*(workers.describe() if workers else ()))
+        tell = slurmJobs.Comments() if arguments.slurm else say
+        tell(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
+        tell(*(workers.describe() if workers else ()))
         normalised = contracts.describeNormalization(contract, scope, arguments.momentsOf)
-        say(*told.describeRequest(request), f"Normalisation: {normalised}")
-        say(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
-        say(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
+        tell(*told.describeRequest(request), f"Normalisation: {normalised}")
+        tell(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
+        tell(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
+        if arguments.slurm:
+            say(*slurmJobs.writeScript(run, arguments, Path(__file__).resolve(), tell))
+            return
         if arguments.dryRun:
             say(told.estimateDuration(runs.openNetwork(run), run))
             return
@@ -190,7 +200,7 @@ def carryOut(
             passOver(listGreys(request, request.region), looks.watch("grey"))
         clock.lap("statistics")
     else:
-        stream = None if workers else runs.openNetwork(run)
+        stream = runs.openNetwork(run) if run.missing() and not workers else None
         if stream and run.isLong:
             say(told.estimateDuration(stream, run))
         clock.lap("building the network")
