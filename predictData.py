@@ -15,8 +15,6 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from engine.base.console import Stopwatch, relativePath, runScript, say
 from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler
 from engine.base.errors import PipelineError
@@ -43,11 +41,11 @@ from engine.results import kinds
 from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
-from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
+from engine.volumes.nrrdGeometry import withVoxelSize
 from engine.volumes.scale import Finding
 from engine.volumes.targets import chooseTargets
-from engine.volumes.volume import checkRegion, chooseSlab
-from functions import VoxelScores, dropVoxels, predictProbability, readModel
+from engine.volumes.volume import checkRegion
+from functions import predictProbability, readModel
 
 # ------------------------------------------------------------------------------------------------ parameters
 # data
@@ -252,51 +250,15 @@ def carryOutPart(run: runs.Run, clock: Stopwatch) -> None:
 
 def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[str, float] | None:
     """Threshold the probability, measure and score, write the results; gives the scores of the voxels."""
-    target, criteria, reference, paths, looks, page = evaluation
-    if not (paths or reference):
+    if not (evaluation.paths or evaluation.reference):
         return None
-    from engine.measures.analysis import Judged  # loads SciPy
-    from engine.measures.sureness import Sureness
-    from engine.results import outcome
-    from engine.results.pictures import drawPrediction
+    from engine.results import judging  # loads SciPy
 
     clock.lap("opening")
-    request, result = run.request, openVolume(run.request.nameOutput)
-    header = resultHeader(request.volume, request.region, np.uint8)
-    slab = chooseSlab(request.shape, request.memoryBudget)
-    hasParticles = kinds.needParticles(paths)
-    frame = readFrame(header)._replace(why=request.volume.frame.why)
-    isMeasured = hasParticles or (reference is not None and criteria.minimumVoxels > 1)
-    judged = Judged(request.shape, *criteria[:2], frame, reference is not None, isMeasured)
-    scores = [VoxelScores(criteria.threshold)] if reference else []
-    sureness = Sureness(criteria.threshold, request.learnt)
-    others = outcome.OtherValues(target.labels)
-    pairs = outcome.listPairs(result, reference, request.region, target, slab, others)
-    passOver(pairs, judged, sureness, *scores, looks.watch("probability", "manual"))
-    clock.lap("reading back")
-    say(*(told := sureness.describe()))
-    evaluation = evaluation._replace(page=page.note(told))
-    counts = scores[0].finish() if reference else None
-    measured = judged.finish(criteria.minimumVoxels) if isMeasured else None
-    if counts:
-        say(*outcome.listDoubts(counts, reference, target, others))
-        if isMeasured:
-            counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
-        say(outcome.describeCounts(counts, reference, criteria.threshold))
-    if hasParticles:
-        findings = outcome.Findings(judged, measured, counts)
-        subject = outcome.Subject(request.shape, frame, header | criteria._asdict(), target)
-        pairs = outcome.listPairs(result, None, request.region, target, slab)
-        outcome.writeVolumes(pairs, findings, subject, paths, looks)
-        settings = criteria._asdict() | runs.describeInputs(run)
-        settings |= outcome.describeReference(reference, target)
-        say(*outcome.writeTables(findings, subject, evaluation, settings))
-    clock.lap("particles")
-    if "overview" in paths:
-        grey, probability, manual = map(looks.slices.get, ("grey", "probability", "manual"))
-        drawPrediction(grey, probability, manual, paths["overview"], voxelSizeOf(request.volume))
-    clock.lap("picture")
-    return counts
+    request, settings = run.request, runs.describeInputs(run)
+    region, learnt, budget = request.region, request.learnt, request.memoryBudget
+    written = judging.Written(request.nameOutput, request.volume, region, learnt, budget)
+    return judging.evaluate(written, evaluation, settings, say, clock)
 
 
 if __name__ == "__main__":
