@@ -22,6 +22,7 @@ from engine.base.files import lockName
 from engine.base.machine import preferInstructions
 from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.passes import passOver
+from engine.base.workers import Workers
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
@@ -40,6 +41,7 @@ from engine.prediction.tiles import Stream
 from engine.results import kinds
 from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
 from engine.results.looks import Looks
+from engine.results.ranges import openHands
 from engine.volumes.formats import openVolume
 from engine.volumes.nrrdGeometry import withVoxelSize
 from engine.volumes.scale import Finding
@@ -89,7 +91,7 @@ dryRun: bool = False  # only say what would be done, and how long it would take
 # several processes, on any machines that share the folders
 part: str = ""  # such as 3/32: predict part 3 of 32 (0 to 31), nothing else; empty: what is missing
 scheduler: str = ""  # local = workers here, or the address of a Dask scheduler such as tls://host:8786
-workerCount: int = 0  # workers to start, or to wait for; 0: one for each GPU or core, or whoever is there
+workerCount: int = 0  # workers to start or wait for; processes for the results; 0: by cores, GPUs and size
 coresPerWorker: int = 0  # of workers that are started here; 0: equal shares
 tlsCaFile: Path | None = None  # of a scheduler behind tls://: who vouches for it
 tlsCertificate: Path | None = None  # the certificate of this process
@@ -107,6 +109,8 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
+    if arguments.workerCount < 0:
+        raise PipelineError("workerCount must not be negative", received=arguments.workerCount)
     if arguments.part and arguments.scheduler:
         raise PipelineError("--part and --scheduler exclude one another", remedy="leave out --part")
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
@@ -176,11 +180,11 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
         looks = Looks(request.shape, results, hasReference)
         page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
         evaluations = [Evaluation(part, criteria, reference, results, looks, page) for part in targets]
-        carryOut(run, evaluations, clock, workers)
+        carryOut(run, evaluations, clock, workers, arguments.workerCount)
 
 
 def carryOut(
-    run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch, workers: DaskWorkers | None
+    run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch, workers: DaskWorkers | None, count: int
 ) -> None:
     """Predict what is not predicted yet, make the results of every target, and tell of them."""
     request, (_, criteria, _, paths, looks, page) = run.request, evaluations[0]
@@ -204,7 +208,8 @@ def carryOut(
     page = page._replace(greys=run.origin["greys"])
     looks.fill((page.greys or {}).get("limits", ()))
     evaluations = [part._replace(page=page) for part in evaluations]
-    counts = [evaluate(run, evaluation, clock) for evaluation in evaluations]
+    with openHands(workers, count, request.shape, request.memoryBudget) as hands:
+        counts = [evaluate(run, evaluation, clock, hands) for evaluation in evaluations]
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
@@ -248,7 +253,9 @@ def carryOutPart(run: runs.Run, clock: Stopwatch) -> None:
 # ------------------------------------------------------------------------------------------------- particles
 
 
-def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[str, float] | None:
+def evaluate(
+    run: runs.Run, evaluation: Evaluation, clock: Stopwatch, workers: Workers
+) -> dict[str, float] | None:
     """Threshold the probability, measure and score, write the results; gives the scores of the voxels."""
     if not (evaluation.paths or evaluation.reference):
         return None
@@ -258,7 +265,7 @@ def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[st
     request, settings = run.request, runs.describeInputs(run)
     region, learnt, budget = request.region, request.learnt, request.memoryBudget
     written = judging.Written(request.nameOutput, request.volume, region, learnt, budget)
-    return judging.evaluate(written, evaluation, settings, say, clock)
+    return judging.evaluate(written, evaluation, settings, workers, say, clock)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.base.console import Stopwatch
-from engine.base.passes import passOver
-from engine.measures.analysis import Judged
-from engine.measures.scores import VoxelScores, dropVoxels
-from engine.measures.sureness import Sureness
+from engine.base.workers import Workers
+from engine.measures.scores import dropVoxels
 from engine.results import outcome
 from engine.results.evaluation import Evaluation
 from engine.results.kinds import needParticles
 from engine.results.pictures import drawPrediction
-from engine.volumes.formats import openVolume
+from engine.results.ranges import Source
+from engine.results.reading import SHOWN, Question, readAll
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf
-from engine.volumes.otherValues import OtherValues
-from engine.volumes.volume import Region, Volume, chooseSlab
+from engine.volumes.volume import Region, Volume
 
 
 class Written(NamedTuple):
@@ -40,6 +38,7 @@ def evaluate(
     written: Written,
     evaluation: Evaluation,
     settings: dict[str, Any],
+    workers: Workers,
     tell: Callable[..., None],
     clock: Stopwatch,
 ) -> dict[str, float] | None:
@@ -53,6 +52,8 @@ def evaluate(
         What is looked for, and the files that are wanted.
     settings : dict
         What the probability follows from.
+    workers : Workers
+        Who looks at the voxels.
     tell : callable
         Is given lines for the user, each as soon as it is known.
     clock : Stopwatch
@@ -64,20 +65,18 @@ def evaluate(
         The scores of the voxels, where there is a reference.
     """
     target, criteria, reference, paths, looks, page = evaluation
-    result, header = openVolume(written.path), resultHeader(written.volume, written.region, np.uint8)
-    slab, hasParticles = chooseSlab(written.shape, written.memoryBudget), needParticles(paths)
+    header = resultHeader(written.volume, written.region, np.uint8)
     frame = readFrame(header)._replace(why=written.volume.frame.why)
-    isMeasured = hasParticles or (reference is not None and criteria.minimumVoxels > 1)
-    judged = Judged(written.shape, *criteria[:2], frame, reference is not None, isMeasured)
-    scores = [VoxelScores(criteria.threshold)] if reference else []
-    sureness = Sureness(criteria.threshold, written.learnt)
-    others = OtherValues(target.labels)
-    pairs = outcome.listPairs(result, reference, written.region, target, slab, others)
-    passOver(pairs, judged, sureness, *scores, looks.watch("probability", "manual"))
+    hasParticles, hasReference = needParticles(paths), reference is not None
+    isMeasured = hasParticles or (hasReference and criteria.minimumVoxels > 1)
+    source = Source.of(written.path, written.region, reference, written.memoryBudget)
+    asked = criteria, frame, target.labels, written.learnt, hasReference, isMeasured
+    question = Question(written.shape, *asked, looks.part(0, written.shape[2], *SHOWN))
+    judged, sureness, scores, others, _ = readAll(question, source, source.ranges(), looks, workers)
     clock.lap("reading back")
     tell(*(told := sureness.describe()))
     evaluation = evaluation._replace(page=page.note(told))
-    counts = scores[0].finish() if reference else None
+    counts = scores.finish() if scores else None
     measured = judged.finish(criteria.minimumVoxels) if isMeasured else None
     if counts:
         tell(*outcome.listDoubts(counts, reference, target, others))
@@ -87,8 +86,8 @@ def evaluate(
     if hasParticles:
         findings = outcome.Findings(judged, measured, counts)
         subject = outcome.Subject(written.shape, frame, header | criteria._asdict(), target)
-        pairs = outcome.listPairs(result, None, written.region, target, slab)
-        outcome.writeVolumes(pairs, findings, subject, paths, looks)
+        alone = Source.of(written.path, written.region, None, written.memoryBudget)
+        outcome.writeVolumes(alone, source.ranges(), findings, subject, evaluation, workers)
         settings = criteria._asdict() | settings | outcome.describeReference(reference, target)
         tell(*outcome.writeTables(findings, subject, evaluation, settings))
     clock.lap("particles")
