@@ -22,7 +22,6 @@ from engine.base.files import lockName
 from engine.base.machine import preferInstructions
 from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.passes import passOver
-from engine.base.workers import Workers
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
@@ -205,11 +204,15 @@ def carryOut(
         predictRegion(run, stream or workers, found, clock)
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
+    from engine.results.judging import Written, evaluate  # not before it is needed
+
     page = page._replace(greys=run.origin["greys"])
     looks.fill((page.greys or {}).get("limits", ()))
     evaluations = [part._replace(page=page) for part in evaluations]
+    named = request.nameOutput, request.volume, request.region, request.learnt, request.memoryBudget
+    written = Written(*named, runs.describeInputs(run))
     with openHands(workers, count, request.shape, request.memoryBudget) as hands:
-        counts = [evaluate(run, evaluation, clock, hands) for evaluation in evaluations]
+        counts = [evaluate(written, part, hands, say, clock) for part in evaluations]
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
@@ -248,24 +251,6 @@ def carryOutPart(run: runs.Run, clock: Stopwatch) -> None:
     if run.isFirst:
         agreeDigests(request, isKnown=False)
     say(*told.describeParts(run))
-
-
-# ------------------------------------------------------------------------------------------------- particles
-
-
-def evaluate(
-    run: runs.Run, evaluation: Evaluation, clock: Stopwatch, workers: Workers
-) -> dict[str, float] | None:
-    """Threshold the probability, measure and score, write the results; gives the scores of the voxels."""
-    if not (evaluation.paths or evaluation.reference):
-        return None
-    from engine.results import judging  # loads SciPy
-
-    clock.lap("opening")
-    request, settings = run.request, runs.describeInputs(run)
-    region, learnt, budget = request.region, request.learnt, request.memoryBudget
-    written = judging.Written(request.nameOutput, request.volume, region, learnt, budget)
-    return judging.evaluate(written, evaluation, settings, workers, say, clock)
 
 
 if __name__ == "__main__":

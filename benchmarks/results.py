@@ -83,11 +83,11 @@ def runOurs(folder: Path, processCount: int = 1) -> dict:
     region = tuple((0, side) for side in result.shape)
     ends = {"labels": "nrrd", "particles": "csv", "summary": "json", "scores": "scores", "errors": "errors"}
     paths = {kind: folder / f"ours.{ending}" for kind, ending in ends.items()}
-    written = Written(result.path, result, region, {}, 0)
+    written = Written(result.path, result, region, {}, 0, {})
     looks, page = Looks(result.shape, (), True), Page("probability.nrrd", "", {})
     evaluation = Evaluation(PUBLISHED, Criteria(0.5, 26, 1), reference, paths, looks, page)
     with openWorkers(processCount) as workers:
-        counts = evaluate(written, evaluation, {}, workers, say, Stopwatch())
+        counts = evaluate(written, evaluation, workers, say, Stopwatch())
     summary, scores = (json.loads(paths[kind].read_text()) for kind in ("summary", "scores"))
     iou = {f"{row['threshold']:g}": row["matched"] for row in scores["particles"]["iou"]}
     return {"particles": summary["all"]["particles"], "dice": counts["dice"], "matched": iou["0.5"]}

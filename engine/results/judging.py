@@ -14,7 +14,8 @@ from engine.results.evaluation import Evaluation
 from engine.results.kinds import needParticles
 from engine.results.pictures import drawPrediction
 from engine.results.ranges import Source
-from engine.results.reading import SHOWN, Question, readAll
+from engine.results.reading import SHOWN, Question, Reading, readAll
+from engine.volumes.frame import Frame
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf
 from engine.volumes.volume import Region, Volume
 
@@ -27,6 +28,7 @@ class Written(NamedTuple):
     region: Region  # of the volume
     learnt: dict[str, Any]  # of the contract of the model
     memoryBudget: float  # GiB; 0: by what is free
+    settings: dict[str, Any]  # what the probability follows from
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,7 +39,6 @@ class Written(NamedTuple):
 def evaluate(
     written: Written,
     evaluation: Evaluation,
-    settings: dict[str, Any],
     workers: Workers,
     tell: Callable[..., None],
     clock: Stopwatch,
@@ -50,8 +51,6 @@ def evaluate(
         The probability.
     evaluation : Evaluation
         What is looked for, and the files that are wanted.
-    settings : dict
-        What the probability follows from.
     workers : Workers
         Who looks at the voxels.
     tell : callable
@@ -65,34 +64,53 @@ def evaluate(
         The scores of the voxels, where there is a reference.
     """
     target, criteria, reference, paths, looks, page = evaluation
+    if not (paths or reference):
+        return None
+    clock.lap("opening")
     header = resultHeader(written.volume, written.region, np.uint8)
     frame = readFrame(header)._replace(why=written.volume.frame.why)
-    hasParticles, hasReference = needParticles(paths), reference is not None
-    isMeasured = hasParticles or (hasReference and criteria.minimumVoxels > 1)
     source = Source.of(written.path, written.region, reference, written.memoryBudget)
-    asked = criteria, frame, target.labels, written.learnt, hasReference, isMeasured
-    question = Question(written.shape, *asked, looks.part(0, written.shape[2], *SHOWN))
-    judged, sureness, scores, others, _ = readAll(question, source, source.ranges(), looks, workers)
+    places, question = source.ranges(), _ask(written, evaluation, frame)
+    reading = readAll(question, source, places, looks, workers)
     clock.lap("reading back")
-    tell(*(told := sureness.describe()))
-    evaluation = evaluation._replace(page=page.note(told))
-    counts = scores.finish() if scores else None
-    measured = judged.finish(criteria.minimumVoxels) if isMeasured else None
-    if counts:
-        tell(*outcome.listDoubts(counts, reference, target, others))
-        if isMeasured:
-            counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
-        tell(outcome.describeCounts(counts, reference, criteria.threshold))
-    if hasParticles:
-        findings = outcome.Findings(judged, measured, counts)
+    tell(*(told := reading.sureness.describe()))
+    findings, lines = _judge(reading, question, evaluation)
+    tell(*lines)
+    if needParticles(paths):
         subject = outcome.Subject(written.shape, frame, header | criteria._asdict(), target)
-        alone = Source.of(written.path, written.region, None, written.memoryBudget)
-        outcome.writeVolumes(alone, source.ranges(), findings, subject, evaluation, workers)
-        settings = criteria._asdict() | settings | outcome.describeReference(reference, target)
-        tell(*outcome.writeTables(findings, subject, evaluation, settings))
+        alone = source._replace(reference=None)
+        outcome.writeVolumes(alone, places, findings, subject, evaluation, workers)
+        settings = criteria._asdict() | written.settings | outcome.describeReference(reference, target)
+        noted = evaluation._replace(page=page.note(told))
+        tell(*outcome.writeTables(findings, subject, noted, settings))
     clock.lap("particles")
     if "overview" in paths:
-        grey, probability, manual = map(looks.slices.get, ("grey", "probability", "manual"))
+        grey, probability, manual = map(looks.slices.get, ("grey", *SHOWN))
         drawPrediction(grey, probability, manual, paths["overview"], voxelSizeOf(written.volume))
     clock.lap("picture")
-    return counts
+    return findings.counts
+
+
+def _ask(written: Written, evaluation: Evaluation, frame: Frame) -> Question:
+    """Say what is looked for, as any process understands it."""
+    target, criteria, reference, paths, looks, _ = evaluation
+    hasReference = reference is not None
+    isMeasured = needParticles(paths) or (hasReference and criteria.minimumVoxels > 1)
+    asked = criteria, frame, target.labels, written.learnt, hasReference, isMeasured
+    return Question(written.shape, *asked, looks.part(0, written.shape[2], *SHOWN))
+
+
+def _judge(
+    reading: Reading, question: Question, evaluation: Evaluation
+) -> tuple[outcome.Findings, list[str]]:
+    """Measure and score what was seen; gives what to tell of the scores too."""
+    target, criteria, reference, *_ = evaluation
+    measured = reading.judged.finish(criteria.minimumVoxels) if question.isMeasured else None
+    if not question.hasReference:
+        return outcome.Findings(reading.judged, measured, None), []
+    counts = reading.scores.finish()
+    lines = outcome.listDoubts(counts, reference, target, reading.others)
+    if measured:
+        counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
+    lines.append(outcome.describeCounts(counts, reference, criteria.threshold))
+    return outcome.Findings(reading.judged, measured, counts), lines

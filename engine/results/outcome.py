@@ -31,7 +31,7 @@ class Findings(NamedTuple):
     """What is known of the particles of a probability."""
 
     judged: Judged
-    measured: Measured
+    measured: Measured | None  # where particles are looked for
     counts: dict[str, float] | None  # scores of the voxels, where there is a reference
 
 

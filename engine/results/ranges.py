@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.base.console import showProgress
 from engine.base.machine import coreCount, freeMemoryGiB
-from engine.base.workers import Workers, openWorkers
+from engine.base.workers import Processes, Workers, openWorkers
 from engine.measures.labelling import Labels
 from engine.volumes.formats import openVolume
 from engine.volumes.frame import Turn
@@ -66,6 +66,11 @@ class Source(NamedTuple):
         paths = [path for path in (self.result, self.reference) if path]
         return all(getattr(openVolume(path), "encoding", "raw") == "raw" for path in paths)
 
+    def absolute(self) -> "Source":
+        """Give the same with names that mean it on other machines too."""
+        reference = self.reference.resolve() if self.reference else None
+        return self._replace(result=self.result.resolve(), reference=reference)
+
     def open(self, first: int, last: int) -> Blocks:
         """Read planes as blocks (x, y, z) of the result and, with one, of the reference."""
         results = openVolume(self.result).slabs(((None, None), (None, None), (first, last)), self.slab)
@@ -113,7 +118,8 @@ def walk(
     words : str
         For the progress bar.
     """
-    if workers.count > 1 and source.isSeekable:
+    if workers.count > 1 and len(ranges) > 1 and source.isSeekable:
+        source = source if isinstance(workers, Processes) else source.absolute()
         answers = workers.map(functools.partial(_doAlone, function, source), ranges)
     else:
         answers = _doInTurn(function, source, ranges)
