@@ -134,7 +134,7 @@ def describeHours(seconds: float) -> str:
 
 
 def measureDisk(folder: Path) -> float:
-    """Measure the slower of writing and reading a large file, bytes a second; the cache is emptied between."""
+    """Measure the slower of writing and reading a large file, bytes a second, past the cache."""
     path, block = folder / "probe", os.urandom(1 << 24)
     begin = time.perf_counter()
     with open(path, "wb") as file:

@@ -5,7 +5,9 @@ A call is a function that pickles by name and one item that pickles; it may be d
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -101,9 +103,16 @@ def _holdSignals() -> Iterator[None]:
 
 
 def _beginWorker() -> None:
-    """Leave Ctrl-C to the process that started this one, which hears of it too."""
+    """Leave Ctrl-C to the process that started this one, which hears of it too, and end when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_endWithParent, daemon=True).start()
     openConsole()
     hushProgress()
+
+
+def _endWithParent() -> None:
+    """End this process when the one that started it was killed: nobody would take its answers."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from places import ROOT
@@ -101,3 +102,41 @@ def testCtrlCEndsAllProcesses(tmp_path):
     for number in numbers:
         with pytest.raises(ProcessLookupError):
             os.kill(number, 0)
+
+
+def testWorkersEndWithTheirParent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, pathlib, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from engine.base.workers import openWorkers\n"
+        "def note(folder):\n"
+        "    pathlib.Path(folder, str(os.getpid())).touch()\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    with openWorkers(2) as workers:\n"
+        "        list(workers.map(note, sys.argv[1:] * 2))\n"
+    )
+    (tmp_path / "alive").mkdir()
+    parent = subprocess.Popen([sys.executable, script, tmp_path / "alive"])
+    waitUntil(lambda: len(list((tmp_path / "alive").iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    processes = [path.name for path in (tmp_path / "alive").iterdir()]
+    waitUntil(lambda: not any(isRunning(name) for name in processes))
+
+
+def isRunning(process):
+    """Whether a process has not ended; one that waits to be buried has."""
+    try:
+        return Path("/proc", process, "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def waitUntil(isSo, seconds=30):
+    """Wait for something, but not for ever."""
+    end = time.monotonic() + seconds
+    while not isSo():
+        assert time.monotonic() < end
+        time.sleep(0.05)
