@@ -313,9 +313,7 @@ def disturb(cluster: Cluster, array: str) -> None:
 def printOutcomes(outcomes: list[Outcome]) -> None:
     """Print both tables."""
     expected = outcomes[0].digests
-    print(
-        "| run | seconds to the results | clean ends by SIGTERM | queued again | voxels, mask, labels, table |"
-    )
+    print("| run | seconds to the results | clean ends by SIGTERM | queued again | voxels and results |")
     print("|---|---|---|---|---|")
     for name, seconds, tasks, stops, digests in outcomes:
         different = [kind for kind in KINDS if digests[kind] != expected[kind]]
