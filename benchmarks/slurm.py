@@ -81,7 +81,7 @@ class Outcome(NamedTuple):
     name: str
     seconds: float  # from its start, or its submission, to the end of the results
     tasks: list[Task]
-    warnings: int  # ends that a time limit asked for
+    stops: int  # clean ends that a time limit, or whoever queues again, asked for
     digests: dict[str, str]
 
 
@@ -313,15 +313,13 @@ def disturb(cluster: Cluster, array: str) -> None:
 def printOutcomes(outcomes: list[Outcome]) -> None:
     """Print both tables."""
     expected = outcomes[0].digests
-    print(
-        "| run | seconds to the results | ends by a time limit | queued again | voxels, mask, labels, table |"
-    )
+    print("| run | seconds to the results | clean ends by SIGTERM | queued again | voxels and results |")
     print("|---|---|---|---|---|")
-    for name, seconds, tasks, warnings, digests in outcomes:
+    for name, seconds, tasks, stops, digests in outcomes:
         different = [kind for kind in KINDS if digests[kind] != expected[kind]]
         same = f"different: {', '.join(different)}" if different else f"the same ({digests['.nrrd'][:12]}...)"
         restarts = sum(task.restarts for task in tasks)
-        print(f"| {name} | {seconds:.1f} | {warnings} | {restarts} | {same} |")
+        print(f"| {name} | {seconds:.1f} | {stops} | {restarts} | {same} |")
     print("\n| run | job | state | queued again | exit code |\n|---|---|---|---|---|")
     for outcome in outcomes:
         for name, state, restarts, exitCode in outcome.tasks:

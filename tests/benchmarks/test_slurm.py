@@ -21,7 +21,7 @@ def testWithoutSlurmItSaysWhatToInstall(monkeypatch):
 
 
 def testTheTablesTellOfEqualBytes(capsys):
-    slurm.printOutcomes([OUTCOME, OUTCOME._replace(name="disturbed", tasks=TASKS, warnings=1)])
+    slurm.printOutcomes([OUTCOME, OUTCOME._replace(name="disturbed", tasks=TASKS, stops=1)])
     text = capsys.readouterr().out
     assert "| disturbed | 10.0 | 1 | 2 | the same (aaaaaaaaaaaa...) |" in text
     assert "| disturbed | part 0 | COMPLETED | 2 | 0:0 |" in text
