@@ -129,11 +129,11 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     """Check everything, predict, threshold, measure, write."""
     clock = Stopwatch()
     volume = withVoxelSize(openVolume(arguments.nameInput), arguments.voxelSize)
+    plan, values = readModel(arguments.modelFile, arguments.weightFile)
     weights = arguments.weightFile or arguments.modelFile
     contract = contracts.findContract(weights)
     request = checkRequest(arguments, volume, contract, weights)
     reference = openReference(arguments.nameReference, volume)
-    plan, values = readModel(arguments.modelFile, arguments.weightFile)
     threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
     targets = chooseTargets(arguments.positiveLabel, contract.positiveLabel if contract else None)
