@@ -107,6 +107,8 @@ class Several(Group):
         self.lost = ""  # who is gone, and why
         self.onTunnel: Callable[[socket.socket], None] = socket.socket.close  # of connections of another kind
         self._end, self._isClosing, self._noting = end, False, threading.Lock()
+        self._arrivals: queue.SimpleQueue = queue.SimpleQueue()  # (line, what it says of itself)
+        self._farewell = b""  # why this process ends
         self._hosts, self._watches = {0: process.host}, {}
         own = {"index": self.index, "count": self.count, "host": socket.gethostname()}
         own["description"] = description
@@ -145,10 +147,14 @@ class Several(Group):
         self._tell(END)
 
     def leave(self, error: BaseException) -> None:
-        """Tell the others why this process ends."""
-        self._isClosing = True
+        """Tell the others why this process ends, also those that have not been listened to yet."""
         reason = self.lost or f"process {self.index} on {socket.gethostname()} {_reason(error)}"
-        self._tell(LOST, reason.encode())
+        with self._noting:
+            self._isClosing, self._farewell = True, reason.encode()
+        self._tell(LOST, self._farewell)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._arrivals.get_nowait()[0].send(LOST, self._farewell)
 
     def explain(self, error: BaseException) -> BaseException:
         """Give the reason for an error that followed from the end of another process, or the error itself."""
@@ -185,9 +191,8 @@ class Several(Group):
 
     def _await(self, own: dict[str, Any], waitSeconds: float) -> None:
         """Wait for the others, and compare what each of them brings."""
-        arrivals: queue.SimpleQueue = queue.SimpleQueue()
         listener = openPort(self.process.host, self.process.port)
-        threading.Thread(target=self._accept, args=(listener, arrivals), daemon=True).start()
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
         end = time.monotonic() + waitSeconds
         while missing := set(range(1, self.count)) - set(self._watches):
             if self.lost:
@@ -197,7 +202,7 @@ class Several(Group):
                 rule = f"not all processes came within {waitSeconds:.0f} s: {names} of {self.count} missing"
                 raise PipelineError(rule, remedy="start all of them with the same --coordinator")
             with contextlib.suppress(queue.Empty):
-                line, other = arrivals.get(timeout=POLL_SECONDS)
+                line, other = self._arrivals.get(timeout=POLL_SECONDS)
                 self._admit(line, own, other)
 
     def _admit(self, line: Line, own: dict[str, Any], other: dict[str, Any]) -> None:
@@ -212,13 +217,13 @@ class Several(Group):
             remedy = f"the {self.count} processes have the numbers 0 to {self.count - 1}, each once"
             raise PipelineError(f"{name} is one too many", remedy=remedy)
 
-    def _accept(self, listener: socket.socket, arrivals: queue.SimpleQueue) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         """Take connections as long as the process lives."""
         while True:
             connection, _ = listener.accept()
-            threading.Thread(target=self._greet, args=(connection, arrivals), daemon=True).start()
+            threading.Thread(target=self._greet, args=(connection,), daemon=True).start()
 
-    def _greet(self, connection: socket.socket, arrivals: queue.SimpleQueue) -> None:
+    def _greet(self, connection: socket.socket) -> None:
         """Find out who speaks there; who is none of the group is not listened to."""
         line = Line(connection, GREETING_SECONDS)
         try:
@@ -231,7 +236,11 @@ class Several(Group):
             return line.close()
         if other is None:
             return self.onTunnel(connection)
-        arrivals.put((Line(connection), other))
+        line = Line(connection)
+        with self._noting:
+            if not self._farewell:
+                return self._arrivals.put((line, other))
+        line.send(LOST, self._farewell)
 
     def _watch(self, index: int, line: Line) -> None:
         """Listen to another process from now on."""
