@@ -23,6 +23,7 @@ from engine.base.parameters import describeSettings, followRecipe, pick, plainSe
 from engine.learning.checks import checkDrawing, checkNames, checkParameters
 from engine.learning.drawn import describeDrawn
 from engine.learning.history import describeBest
+from engine.learning.jaxProcesses import joinGroup
 from engine.learning.job import (
     describeData,
     describeFinished,
@@ -30,13 +31,14 @@ from engine.learning.job import (
     describeOrigin,
     describeResult,
     identify,
-    openJob,
+    openSharedJob,
     readOrigin,
 )
 from engine.learning.losses import LOSSES
 from engine.learning.memory import explainMemoryErrors
 from engine.learning.optimiser import Optimisation
 from engine.learning.outputs import Outputs
+from engine.learning.processes import findProcess
 from engine.learning.record import Record, beginContract
 from engine.learning.sharing import Machine, Sharing, buildTrained, makeDeterministic
 from engine.learning.steps import Steps, stackPairs
@@ -89,6 +91,9 @@ precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"  # 
 jitCompile: bool | None = None  # compile with XLA; without the flag as Keras sees fit
 deterministic: bool = False  # the same result to the last bit on a GPU too; slower there
 deviceCount: int = 0  # GPUs that share every batch; 0 = as many of the visible ones as can share it equally
+processIndex: int | None = None  # of several machines: number of this process, from 0; SLURM tells it to srun
+processCount: int | None = None  # and how many there are; every one is started with the same command
+coordinator: str | None = None  # host:port where process 0 listens
 saveMinutes: float = 10.0  # between two saved states of a long epoch
 # ----------------------------------------------------------------------------------------------------------
 PUBLISHED = {  # what --recipe published changes: from the value above, unless that was edited, to the other
@@ -119,9 +124,11 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Check, open the data, build the network, train it, choose thresholds, write the contract."""
     checkParameters(vars(arguments))
+    process = findProcess(arguments.processIndex, arguments.processCount, arguments.coordinator)
     outputs, drawing = pick(Outputs, arguments), pick(Drawing, arguments)
     optimisation, machine = pick(Optimisation, arguments), pick(Machine, arguments)
-    checkNames(outputs, arguments.weightStart)
+    if process.isFirst:
+        checkNames(outputs, arguments.weightStart)
     if machine.deterministic:
         makeDeterministic()
 
@@ -131,12 +138,15 @@ def main(arguments: argparse.Namespace) -> None:
     data = {part: openSamples(arguments.learningData, part, multiple) for part in ("training", "validation")}
     checkDrawing(data["training"], plan, drawing.patchSide, drawing.batchSize, drawing.stepsPerEpoch)
     origin = readOrigin(arguments.learningData, arguments.weightStart, plan)
-    say(*describeOrigin(origin, arguments.learningData))
     drawing = drawing._replace(voxels=origin.voxels)
 
     settings = plainSettings(arguments)
     identity = identify(settings, data, arguments.weightStart)
-    with openJob(outputs, identity, arguments.restart) as job:
+    with (
+        joinGroup(process, identity) as group,
+        openSharedJob(group, outputs, identity, arguments.restart) as job,
+    ):
+        say(*describeOrigin(origin, arguments.learningData))
         if job.isFinished:
             say(*describeFinished(outputs))
             return
@@ -146,7 +156,7 @@ def main(arguments: argparse.Namespace) -> None:
         from engine.learning.training import Setup, Training  # loads Keras
 
         loadKeras().utils.set_random_seed(arguments.seed)
-        sharing = Sharing(machine, arguments.batchSize)
+        sharing = Sharing(machine, arguments.batchSize, group)
         say(*sharing.describe())
         steps = numberSteps(data["training"], drawing, arguments.Nepochs, sharing.count)
         network = startNetwork(plan, origin.weights, steps, optimisation.startBias)
@@ -214,6 +224,8 @@ def learn(training, plan: list[Layer], record: Record) -> None:
     with explainMemoryErrors(training, sideMultiple(plan)):
         say(*training.start())
         failure = training.run(lambda: say(*record.noteEpoch(training)))
+        if not training.group.isFirst:
+            return
         say(*training.saveLast(load, failure))
         record.writeHistory(training.progress)
         scores = scoreFiles(setup.plain, setup.validation, outputs.models, load)

@@ -14,7 +14,7 @@ def pretendBackend(monkeypatch, name, gpus):
             list_physical_devices=lambda kind: [types.SimpleNamespace(name=gpu) for gpu in gpus],
             experimental=types.SimpleNamespace(get_device_details=lambda gpu: {"device_name": gpu.name}),
         ),
-        devices=lambda: (
+        local_devices=lambda: (
             [types.SimpleNamespace(device_kind=gpu, platform="gpu") for gpu in gpus]
             or [types.SimpleNamespace(device_kind="cpu", platform="cpu")]
         ),

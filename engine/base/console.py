@@ -150,6 +150,13 @@ def leave(code: int, line: str) -> None:
     sys.exit(code)
 
 
+def leaveAtOnce(code: int, line: str) -> None:
+    """Print one line on stderr and end the process from any thread, whatever the others wait for."""
+    with contextlib.suppress(OSError):
+        print(f"\r{printable(line)}", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
 def describeShape(shape) -> str:
     """Write a shape as people do: 128x128x96."""
     return "x".join(map(str, shape))

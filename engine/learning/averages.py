@@ -1,11 +1,13 @@
 """The moving averages of batch normalisation, made anew for the weights of this moment."""
 
+import math
 from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import ops
 
+from engine.learning.group import ALONE, Group
 from engine.network.devices import compileFunction, toNumpy
 
 
@@ -25,12 +27,19 @@ class Averages:
         Batches; 0 leaves the averages as the training made them.
     faster : keras.Model
         Computes them: the model itself, or the same network of faster layers.
+    group : Group
+        Processes that share the batches.
     """
 
     def __init__(
-        self, model: keras.Model, read: Callable[[int], np.ndarray], count: int, faster: keras.Model
+        self,
+        model: keras.Model,
+        read: Callable[[int], np.ndarray],
+        count: int,
+        faster: keras.Model,
+        group: Group = ALONE,
     ) -> None:
-        self.model, self.read, self.count = model, read, count
+        self.model, self.read, self.count, self.group = model, read, count, group
         self.layers = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
         def forward(moving: list, learnt: list, image):
@@ -44,12 +53,14 @@ class Averages:
             return
         learnt = [variable.value for variable in self.model.trainable_variables]
         moving = self.model.non_trainable_variables  # mean, variance, mean, variance, ...
-        seen = []
-        for number in range(self.count):
+        lengths, group = [math.prod(variable.shape) for variable in moving], self.group
+        seen = np.zeros((self.count, sum(lengths)), np.float32)
+        for number in range(group.index, self.count, group.count):
             zeros = [ops.zeros(variable.shape, variable.dtype) for variable in moving]  # used up
             image = ops.convert_to_tensor(self.read(number))
-            seen.append([toNumpy(tensor) for tensor in self._forward(zeros, learnt, image)])
-        medians = [np.median(values, axis=0) for values in zip(*seen, strict=True)]
+            seen[number] = np.concatenate([toNumpy(tensor) for tensor in self._forward(zeros, learnt, image)])
+        middle = np.median(sum(group.gatherArrays(seen)), axis=0)
+        medians = np.split(middle, np.cumsum(lengths)[:-1])
         for layer, mean, variance in zip(self.layers, medians[::2], medians[1::2], strict=True):
             share = 1 - layer.momentum  # of a batch in averages that begin at zero
             layer.moving_mean.assign(mean / share)

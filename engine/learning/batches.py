@@ -47,9 +47,9 @@ class Batches(keras.utils.PyDataset):
             raise
 
 
-def readInOrder(samples: Samples) -> Batches:
+def readInOrder(samples: Samples, first: int = 0, step: int = 1) -> Batches:
     """Read whole samples in the order of the file, one at a time: they take the most memory of all."""
-    return Batches(lambda index: stackPairs([samples.read(index)]), range(samples.count))
+    return Batches(lambda index: stackPairs([samples.read(index)]), range(first, samples.count, step))
 
 
 def asDataset(batches):

@@ -12,8 +12,9 @@ from engine.base.errors import PipelineError
 from engine.base.files import lockName
 from engine.base.records import digestFile, packageVersions, readJson, refuseAnother
 from engine.base.words import joinWords
+from engine.learning.group import Group
 from engine.learning.outputs import Outputs
-from engine.learning.trainingState import Saved, TrainingState
+from engine.learning.trainingState import Saved, TrainingState, UnwrittenState, packState, unpackState
 from engine.network.contracts import findContent, findContract, readContract
 from engine.network.devices import ONEDNN, backendName, cudaHint
 from engine.network.models import Weights, readWeights
@@ -22,6 +23,7 @@ from engine.preparation.samples import Samples
 
 FREE = {  # parameters that no number follows from; of weightStart and the data there are digests
     *("saveMinutes", "restart", "tensorBoard", "learningData", "weightStart"),
+    *("processIndex", "processCount", "coordinator"),
     *Outputs._fields,
 }
 
@@ -45,7 +47,7 @@ class Job(NamedTuple):
 
     outputs: Outputs
     identity: dict[str, Any]  # all that it follows from
-    state: TrainingState
+    state: TrainingState | UnwrittenState
     saved: Saved | None  # from which it goes on
     isFinished: bool
 
@@ -115,6 +117,25 @@ def openJob(outputs: Outputs, identity: dict[str, Any], isRestart: bool) -> Iter
         if not isRestart:
             refuseReplacement(outputs, identity, isResumed=bool(saved))
         yield Job(outputs, identity, state, saved, False)
+
+
+@contextlib.contextmanager
+def openSharedJob(group: Group, outputs: Outputs, identity: dict[str, Any], isRestart: bool) -> Iterator[Job]:
+    """Open the job in the first process of a group, which tells the others how far it has come.
+
+    These read and write none of its files. Parameters and errors as of `openJob`.
+    """
+    if not group.isFirst:
+        isFinished, isBegun = group.gather(None)[0]
+        content = group.exchange(b"")[0]
+        saved = unpackState(content) if isBegun else None
+        yield Job(outputs, identity, UnwrittenState(), saved, isFinished)
+        return
+    with openJob(outputs, identity, isRestart) as job:
+        group.gather([job.isFinished, bool(job.saved)])
+        if group.count > 1:
+            group.exchange(packState(*job.saved) if job.saved else b"")
+        yield job
 
 
 def isFinished(outputs: Outputs, identity: dict[str, Any]) -> bool:

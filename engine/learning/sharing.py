@@ -6,8 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from engine.base.errors import PipelineError
+from engine.learning.group import ALONE, Group
 from engine.learning.optimiser import Optimisation, compileModel
+from engine.learning.steps import Batch
 from engine.network.devices import backendName, hasGpu, listGpus, loadKeras, usesOneDnn
 
 
@@ -34,6 +38,8 @@ class Sharing:
         How many, and what they compute in.
     batchSize : int
         Samples of a step.
+    group : Group
+        Processes whose devices share it; every one brings as many.
 
     Raises
     ------
@@ -41,13 +47,14 @@ class Sharing:
         There are fewer devices, they cannot share the batch equally, or not in float16.
     """
 
-    def __init__(self, machine: Machine, batchSize: int) -> None:
+    def __init__(self, machine: Machine, batchSize: int, group: Group = ALONE) -> None:
         self._keras = loadKeras()
-        self.machine, self.batchSize = machine, batchSize
+        self.machine, self.batchSize, self.group = machine, batchSize, group
         backend = backendName()
         devices = _listDevices(backend)
         self.gpuCount = len(devices) if listGpus(backend) else 0
-        self.devices = devices[: self._chooseCount(len(devices))]
+        ownCount = self._chooseCount(len(devices))
+        self.devices = [name for names in group.gather(devices[:ownCount]) for name in names]
         if machine.precision == "mixed_float16" and backend == "tensorflow":
             self._refuseHalves()
         self._strategy = self._distribution = None
@@ -55,10 +62,13 @@ class Sharing:
             tensorflow = importlib.import_module("tensorflow")
             self._strategy = tensorflow.distribute.MirroredStrategy(self.devices)
         elif self.count > 1:
-            self._distribution = self._keras.distribution.DataParallel(devices=self.devices)
+            kinds = {"devices": self.devices, "auto_shard_dataset": False}
+            self._distribution = self._keras.distribution.DataParallel(**kinds)
 
     def _chooseCount(self, available: int) -> int:
-        """Choose how many of the devices share a batch."""
+        """Choose how many of the devices of this process share a batch."""
+        if self.group.count > 1:
+            return self._chooseAll(available)
         most = range(self.gpuCount or 1, 0, -1)
         equal = next(count for count in most if self.batchSize % count == 0)
         deviceCount = self.machine.deviceCount or equal
@@ -69,6 +79,24 @@ class Sharing:
             expected = f"batchSize a multiple of {deviceCount}"
             raise PipelineError(rule, expected=expected, received=self.batchSize)
         return deviceCount
+
+    def _chooseAll(self, available: int) -> int:
+        """Choose the same number of devices in every process: all GPUs, or one CPU."""
+        wanted = self.machine.deviceCount or self.gpuCount or 1
+        counts = self.group.gather([wanted, available])
+        if any(available < wanted for wanted, available in counts):
+            fewest = min(available for _, available in counts)
+            raise PipelineError("fewer devices in a process", expected=wanted, received=fewest)
+        if len({wanted for wanted, _ in counts}) > 1:
+            rule, found = "processes with unequal numbers of GPUs", ", ".join(str(one) for one, _ in counts)
+            raise PipelineError(rule, received=found, remedy="--deviceCount says how many each one uses")
+        total = wanted * self.group.count
+        if self.batchSize % total:
+            rule = f"{total} devices, {wanted} in each of {self.group.count} processes, share a batch equally"
+            remedy = f"--batchSize {-(-self.batchSize // total) * total}, or fewer processes"
+            expected = f"batchSize a multiple of {total}"
+            raise PipelineError(rule, expected=expected, received=self.batchSize, remedy=remedy)
+        return wanted
 
     def _refuseHalves(self) -> None:
         """Refuse float16 where TensorFlow cannot compute it."""
@@ -92,11 +120,17 @@ class Sharing:
         """Tell in lines what shares a batch, and what stays idle."""
         lines = []
         if self.count > 1:
-            lines.append(f"Every batch is shared by {self.count} devices")
-        if not self.machine.deviceCount and self.count < self.gpuCount:
+            several = f" of {self.group.count} processes" if self.group.count > 1 else ""
+            lines.append(f"Every batch is shared by {self.count} devices{several}")
+        if self.group.count == 1 and not self.machine.deviceCount and self.count < self.gpuCount:
             idle = f"{self.gpuCount - self.count} of {self.gpuCount} GPUs stay idle"
             lines.append(f"{idle}: they share a batch equally (--batchSize {self.gpuCount} uses all)")
         return lines
+
+    def partOf(self, batch: Batch) -> Batch:
+        """Give what this process learns of a batch: the samples that its devices take."""
+        parts = (np.split(array, self.group.count)[self.group.index] for array in batch)
+        return tuple(parts)
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
@@ -121,7 +155,8 @@ def _listDevices(backend: str) -> list[str]:
         tensorflow = importlib.import_module("tensorflow")
         kinds = (tensorflow.config.list_logical_devices(kind) for kind in ("GPU", "CPU"))
         return [device.name for device in next(filter(None, kinds))]
-    return loadKeras().distribution.list_devices()
+    own = importlib.import_module("jax").local_devices()
+    return [f"{device.platform}:{device.id}" for device in own]  # as keras.distribution.list_devices has them
 
 
 def makeDeterministic() -> None:

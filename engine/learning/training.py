@@ -62,12 +62,14 @@ class Training:
         self.setup, self.job, self.saveSeconds = setup, job, saveSeconds
         averageBatches = setup.optimisation.averageBatches
         faster = setup.model if setup.sharing.isAlike else setup.plain
-        self._averages = Averages(setup.plain, setup.steps.readExtra, averageBatches, faster)
-        self._validation = readInOrder(setup.validation)
+        self.group = group = setup.sharing.group
+        self._averages = Averages(setup.plain, setup.steps.readExtra, averageBatches, faster, group)
+        self._validation = readInOrder(setup.validation, group.index, group.count)
         self.devices = [device]  # all that it has computed on, this one last
         self.progress = Progress()
         self.kept: dict[str, np.ndarray] = {}  # {metric: content of the best model's file}
-        self.signal = 0  # number of the one that came
+        self.signal = 0  # number of the one that came to this process
+        self.stop = 0  # number of one that came to any process, once all of them know it
         self.isDiverged = False  # the loss is no number any more
         self._unread: dict[str, np.ndarray] | None = None  # state of the metrics within an epoch
         self._begin = self._epochBegin = time.monotonic()
@@ -102,7 +104,8 @@ class Training:
                 restoreState(setup.model, arrays, group)
             if self.progress.step and self.progress.learnt is None:
                 self._unread = arrays
-                setup.model.test_on_batch(*setup.steps.read(0, 0))  # Keras makes its metrics only now
+                batch = setup.sharing.partOf(setup.steps.read(0, 0))
+                setup.model.test_on_batch(*batch)  # Keras makes its metrics only now
         self._renewPlain()
         self._writeBest()
 
@@ -112,7 +115,7 @@ class Training:
         Parameters
         ----------
         report : callable
-            Called after every epoch.
+            Called after every epoch, in the first process.
 
         Returns
         -------
@@ -125,7 +128,7 @@ class Training:
             Ctrl-C or SIGTERM; the state is saved.
         """
         setup, progress = self.setup, self.progress
-        bars = showEpochs(setup.steps.epochCount)
+        bars = showEpochs(setup.steps.epochCount) if self.group.isFirst else []
         self._epochBegin = time.monotonic()  # an interrupted one counts from its last start
         self._begin = self._epochBegin - progress.seconds
         with _notedSignals(self):
@@ -135,10 +138,13 @@ class Training:
                 if not math.isfinite(progress.learnt["loss"]):
                     return f"the loss of epoch {progress.epoch + 1} is not a finite number"
                 row = setup.completeRow(progress.learnt | self._validate())
-                if not all(np.isfinite(weights).all() for weights in setup.plain.get_weights()):
+                areFinite = all(np.isfinite(weights).all() for weights in setup.plain.get_weights())
+                if not self.group.first(bool(areFinite)):
                     return f"a weight is no finite number after epoch {progress.epoch + 1}"
                 self._endEpoch(row)
-                report()
+                if self.group.isFirst:
+                    report()
+                self.agreeOnStop()
                 self._stopIfInterrupted()
         if not math.isfinite(progress.history[-1]["val_loss"]):
             return f"the validation loss of epoch {progress.epoch} is not a finite number"
@@ -172,8 +178,10 @@ class Training:
         return lines
 
     def save(self) -> None:
-        """Save the state."""
+        """Save the state, in the first process."""
         self.progress.seconds = round(time.monotonic() - self._begin, 1)
+        if not self.group.isFirst:
+            return
         record = {"identity": self.job.identity, "progress": asdict(self.progress), "devices": self.devices}
         best = {f"best/{metric}": content for metric, content in self.kept.items()}
         self.job.state.save(record, captureState(self.setup.model) | best)
@@ -192,7 +200,8 @@ class Training:
     def _learn(self, callbacks: list) -> Row:
         """Do the steps of an epoch that are left."""
         model, steps, epoch = self.setup.model, self.setup.steps, self.progress.epoch
-        batches = Batches(lambda step: steps.read(epoch, step), range(self.progress.step, steps.count))
+        partOf, numbers = self.setup.sharing.partOf, range(self.progress.step, steps.count)
+        batches = Batches(lambda step: partOf(steps.read(epoch, step)), numbers)
         span, calls = {"initial_epoch": epoch, "epochs": epoch + 1}, [_Watch(self), *callbacks]
         with self.setup.sharing.scope(), _originalError(batches):
             model.fit(asDataset(batches), **span, callbacks=calls, verbose=0, shuffle=False)
@@ -200,7 +209,7 @@ class Training:
             self.save()
             self._stopIfInterrupted()
         row = {name: float(value) for name, value in model.get_metrics_result().items()}
-        return row | {"learning_rate": float(toNumpy(model.optimizer.learning_rate))}
+        return self.group.first(row | {"learning_rate": float(toNumpy(model.optimizer.learning_rate))})
 
     def _validate(self) -> Row:
         """Score the network on the whole validation set."""
@@ -208,10 +217,19 @@ class Training:
         options = {"verbose": 0, "return_dict": True, "callbacks": [_Watch(self)]}
         with _originalError(self._validation):
             row = self.setup.plain.evaluate(asDataset(self._validation), **options)
-        if self.signal:
+        if self.agreeOnStop():
             self.save()
             self._stopIfInterrupted()
+        if self.group.count > 1:
+            row = self._addUpScores()
         return {f"val_{name}": float(value) for name, value in row.items()}
+
+    def _addUpScores(self) -> Row:
+        """Score what all processes have validated: Keras's metrics are sums."""
+        plain = self.setup.plain
+        for variable in plain.metrics_variables:
+            variable.assign(sum(self.group.gatherArrays(toNumpy(variable))))
+        return plain.get_metrics_result()
 
     def _renewPlain(self) -> None:
         """Bring the network that is validated and saved up to date."""
@@ -233,6 +251,8 @@ class Training:
 
     def _writeBest(self) -> None:
         """Write the best models that differ from the files; the state has them already."""
+        if not self.group.isFirst:
+            return
         for checkpoint in self.job.outputs.checkpoints:
             content = self.kept.get(checkpoint.metric)
             if content is None:
@@ -242,9 +262,22 @@ class Training:
                 with writeAtomically(checkpoint.path) as temporary:
                     temporary.write_bytes(content)
 
+    def agreeOnStop(self, isDue: bool = False) -> bool:
+        """Tell all processes of a signal that came to any; whether they stop, or a state is due in the first.
+
+        Parameters
+        ----------
+        isDue : bool
+            Whether this process would save a state by the clock.
+        """
+        told = self.group.gather([int(self.signal), isDue])
+        self.stop = max(number for number, _ in told)
+        return bool(self.stop) or told[0][1]
+
     def _stopIfInterrupted(self) -> None:
-        if self.signal:
-            raise StoppedBySignal(self.signal)
+        if self.stop:
+            self.group.gather(None)  # nobody is missed before the state is saved
+            raise StoppedBySignal(self.stop)
 
 
 class _Watch(keras.callbacks.Callback):
@@ -265,17 +298,18 @@ class _Watch(keras.callbacks.Callback):
         training = self.training
         training.progress.step += 1
         training.isDiverged = not math.isfinite(logs["loss"])
-        if training.signal or training.isDiverged:
+        isDue = training.agreeOnStop(time.monotonic() - self._saved > training.saveSeconds)
+        if training.stop or training.isDiverged:
             self.model.stop_training = True
         elif training.progress.step == training.setup.steps.count:
             return  # the state of the finished epoch follows
-        elif time.monotonic() - self._saved > training.saveSeconds:
+        elif isDue:
             training.save()
             self._saved = time.monotonic()
 
     def on_test_batch_end(self, batch: int, logs: Row | None = None) -> None:
         """Stop a validation: it is done anew."""
-        self.model.stop_evaluating = bool(self.training.signal)
+        self.model.stop_evaluating = bool(self.training.signal or self.training.stop)
 
 
 @contextlib.contextmanager

@@ -52,11 +52,8 @@ class TrainingState:
         PipelineError
             The disk is full; both files are as before.
         """
-        buffer, number = io.BytesIO(), self._saved + 1
-        marks = {"number": number, "isRestart": self.isRestart}
-        text = np.frombuffer(json.dumps(record | marks).encode(), np.uint8)
-        np.savez(buffer, **{RECORD: text}, **arrays)
-        content = buffer.getvalue()
+        number = self._saved + 1
+        content = packState(record | {"number": number, "isRestart": self.isRestart}, arrays)
         with writeAtomically(self.paths[number % 2]) as temporary:
             temporary.write_bytes(hashlib.sha256(content).digest() + content)
         self._saved = number
@@ -101,7 +98,30 @@ def _readState(path: Path) -> Saved | None:
     if hashlib.sha256(content[DIGEST_BYTES:]).digest() != content[:DIGEST_BYTES]:
         LOGGER.warning("%s is damaged and left out", path.name)
         return None
-    with np.load(io.BytesIO(content[DIGEST_BYTES:]), allow_pickle=False) as file:
+    return unpackState(content[DIGEST_BYTES:])
+
+
+class UnwrittenState:
+    """What a process of several has in place of a state: the first one saves it for all."""
+
+    def save(self, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Save nothing."""
+
+    def remove(self) -> None:
+        """Remove nothing."""
+
+
+def packState(record: dict[str, Any], arrays: dict[str, np.ndarray]) -> bytes:
+    """Put a state into bytes, so that `unpackState` gives it back."""
+    buffer = io.BytesIO()
+    text = np.frombuffer(json.dumps(record).encode(), np.uint8)
+    np.savez(buffer, **{RECORD: text}, **arrays)
+    return buffer.getvalue()
+
+
+def unpackState(content: bytes) -> Saved:
+    """Take apart what `packState` made."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
         arrays = dict(file)
     return json.loads(arrays.pop(RECORD).tobytes()), arrays
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def loadKeras():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault(ONEDNN, "1")  # on AVX2 a training step takes a ninth of the time
     try:
-        with withMatplotlib(), _silencedStderr():
+        with withMatplotlib(), silenced(sys.stderr):
             import keras
     except ImportError as error:
         backend = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -67,16 +68,17 @@ def backendName() -> str:
 
 
 @contextlib.contextmanager
-def _silencedStderr() -> Iterator[None]:
-    """Drop what a library writes straight to file descriptor 2 while it loads (start-up notes)."""
-    sys.stderr.flush()
-    saved = os.dup(2)
+def silenced(stream: TextIO) -> Iterator[None]:
+    """Drop what a library writes straight to file descriptor 1 or 2 in this block (start-up notes)."""
+    number = 2 if stream is sys.stderr else 1
+    stream.flush()
+    saved = os.dup(number)
     try:
         with open(os.devnull, "wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
+            os.dup2(nothing.fileno(), number)
         yield
     finally:
-        os.dup2(saved, 2)
+        os.dup2(saved, number)
         os.close(saved)
 
 
@@ -134,7 +136,7 @@ def hasGpu() -> bool:
 
 
 def listGpus(backend: str) -> list[str]:
-    """Names of the GPUs that the back end sees."""
+    """Names of the GPUs of this process that the back end sees."""
     if backend == "tensorflow":
         tensorflow = importlib.import_module("tensorflow")
         gpus = tensorflow.config.list_physical_devices("GPU")
@@ -142,7 +144,7 @@ def listGpus(backend: str) -> list[str]:
             tensorflow.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
             for gpu in gpus
         ]
-    devices = importlib.import_module("jax").devices()
+    devices = importlib.import_module("jax").local_devices()
     return [device.device_kind for device in devices if device.platform != "cpu"]
 
 
