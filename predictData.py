@@ -27,7 +27,7 @@ from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
 from engine.prediction import slurm as slurmJobs
 from engine.prediction import told
-from engine.prediction.backends import chooseBackend
+from engine.prediction.backends import Backend, chooseBackend
 from engine.prediction.comparison import compareGreys, describeGreys
 from engine.prediction.execute import Method
 from engine.prediction.layout import Geometry
@@ -140,12 +140,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
-    sharing = Sharing.of(arguments.part, arguments.verify, arguments.nameOutput)
-    if workers:
-        backend, sharing = agreeBackend(workers, arguments.engine, arguments.precision, arguments.verify)
-    else:
-        preferInstructions(arguments.engine, arguments.precision)
-        backend = chooseBackend(arguments.engine, arguments.precision)
+    backend, sharing = chooseMachine(arguments, workers)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     clock.lap("opening")
     lock = lockName(arguments.nameOutput, "another process is writing this result")
@@ -195,6 +190,17 @@ def checkRequest(
     asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
     learnt = contract.learntBy(weights) if contract else {}
     return Request(volume, region, scope, arguments.modelFile, weights, learnt, others, **asked)
+
+
+def chooseMachine(
+    arguments: argparse.Namespace, workers: DaskWorkers | None
+) -> tuple[Backend, Sharing | None]:
+    """Choose what predicts, and how the work is shared."""
+    if workers:
+        return agreeBackend(workers, arguments.engine, arguments.precision, arguments.verify)
+    preferInstructions(arguments.engine, arguments.precision)
+    backend = chooseBackend(arguments.engine, arguments.precision)
+    return backend, Sharing.of(arguments.part, arguments.verify, arguments.nameOutput)
 
 
 def carryOut(
