@@ -19,7 +19,6 @@ from engine.base.console import Stopwatch, relativePath, runScript, say
 from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
-from engine.base.machine import preferInstructions
 from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.passes import passOver
 from engine.network import contracts
@@ -27,18 +26,16 @@ from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
 from engine.prediction import slurm as slurmJobs
 from engine.prediction import told
-from engine.prediction.backends import Backend, chooseBackend
 from engine.prediction.comparison import compareGreys, describeGreys
 from engine.prediction.execute import Method
 from engine.prediction.layout import Geometry
-from engine.prediction.making import makePart, makeWhole
+from engine.prediction.making import listPlanes, makePart, makeWhole
 from engine.prediction.request import Request, refuseNegative
-from engine.prediction.shared import Sharing
-from engine.prediction.spread import agreeBackend, checkWorkers
+from engine.prediction.spread import checkWorkers, chooseMachine
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.results import kinds
-from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
+from engine.results.evaluation import Criteria, Evaluation, Page, Written, describePlace, openReference
 from engine.results.looks import Looks
 from engine.results.ranges import openHands
 from engine.volumes.formats import openVolume
@@ -111,8 +108,6 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     if arguments.scheduler and (arguments.part or arguments.slurm):
         alone = "--part" if arguments.part else "--slurm"
         raise PipelineError(f"{alone} and --scheduler exclude one another", remedy=f"leave out {alone}")
-    if arguments.workerCount < 0:
-        raise PipelineError("workerCount must not be negative", received=arguments.workerCount)
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
     arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     return arguments
@@ -140,7 +135,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
-    backend, sharing = chooseMachine(arguments, workers)
+    backend, sharing = chooseMachine(workers, request, arguments.part, arguments.verify)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     clock.lap("opening")
     lock = lockName(arguments.nameOutput, "another process is writing this result")
@@ -164,13 +159,13 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
         if arguments.dryRun:
             say(told.estimateDuration(runs.openNetwork(run), run))
             return
-        if arguments.part:
-            say(*makePart(METHOD, run, clock))
-            return
         looks = Looks(request.shape, results, hasReference)
         page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
         evaluations = [Evaluation(part, criteria, reference, results, looks, page) for part in targets]
-        carryOut(run, evaluations, clock, workers, arguments.workerCount)
+        if arguments.part:
+            carryOutPart(run, evaluations, clock)
+        else:
+            carryOut(run, evaluations, clock, workers, arguments.workerCount)
 
 
 def checkRequest(
@@ -184,23 +179,12 @@ def checkRequest(
     others = listOthers(arguments.momentsOf, arguments.noData)
     inputs |= {f"momentsOf ({path.name})": path for path in others}
     kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
-    refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
+    refuseNegative(arguments.memoryBudget, arguments.minimumVoxels, arguments.workerCount)
     scope = contracts.chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in Request.parameters()}
     asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
     learnt = contract.learntBy(weights) if contract else {}
     return Request(volume, region, scope, arguments.modelFile, weights, learnt, others, **asked)
-
-
-def chooseMachine(
-    arguments: argparse.Namespace, workers: DaskWorkers | None
-) -> tuple[Backend, Sharing | None]:
-    """Choose what predicts, and how the work is shared."""
-    if workers:
-        return agreeBackend(workers, arguments.engine, arguments.precision, arguments.verify)
-    preferInstructions(arguments.engine, arguments.precision)
-    backend = chooseBackend(arguments.engine, arguments.precision)
-    return backend, Sharing.of(arguments.part, arguments.verify, arguments.nameOutput)
 
 
 def carryOut(
@@ -229,21 +213,37 @@ def carryOut(
         clock.lap("prediction")
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
-    from engine.results.judging import Written, evaluate  # not before it is needed
+    from engine.results.judging import evaluate  # not before it is needed
 
     page = page._replace(greys=run.origin["greys"])
     looks.fill((page.greys or {}).get("limits", ()))
     evaluations = [part._replace(page=page) for part in evaluations]
-    named = request.nameOutput, request.volume, request.region, request.learnt, request.memoryBudget
-    written = Written(*named, runs.describeInputs(run))
     with openHands(workers, count, request.shape, request.memoryBudget) as hands:
-        counts = [evaluate(written, part, hands, say, clock) for part in evaluations]
+        counts = [evaluate(describeWritten(run), part, hands, say, clock) for part in evaluations]
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
+    run.forgetSeen()
     say(told.describeEnd(request, clock))
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
     say(*(f"  {relativePath(path)}" for path in written))
+
+
+def carryOutPart(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> None:
+    """Predict one part, and measure those planes that are predicted by now."""
+    lines = makePart(METHOD, run, clock)
+    if not run.isFinished:
+        from engine.results.judging import leaveSums  # not before it is needed
+
+        lines += leaveSums(describeWritten(run), evaluations, listPlanes(run))
+    say(*lines)
+
+
+def describeWritten(run: runs.Run) -> Written:
+    """Describe the probability to those who make the results."""
+    request = run.request
+    named = request.nameOutput, request.volume, request.region, request.learnt, request.memoryBudget
+    return Written(*named, runs.describeInputs(run), run.seen)
 
 
 if __name__ == "__main__":

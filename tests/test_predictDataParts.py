@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from predictions import predict
 from sampleVolumes import writeVolume
 
 import engine.base.records
+import engine.results.ranges
+import engine.results.reading
 from engine.prediction.journal import GrowingResult, Journal
 from engine.volumes.formats import openVolume
 from engine.volumes.growing import partialName
@@ -57,10 +60,12 @@ def refused(capfd, scan, *flags):
     return text
 
 
-def readAll(folder):
+def readAll(folder, *more):
     """Read what holds no time and no path; nothing unfinished may lie there."""
     assert not list(folder.glob(".*"))
-    return {ending: (folder / f"scan_segmented{ending}").read_bytes() for ending in (".nrrd", *ENDINGS)}
+    return {
+        ending: (folder / f"scan_segmented{ending}").read_bytes() for ending in (".nrrd", *ENDINGS, *more)
+    }
 
 
 def startPart(scan, part, *flags):
@@ -102,6 +107,58 @@ def testTheCommandWithoutPartDoesWhatIsMissing(whole, scan, tmp_path, capfd):
     predict(scan)
     assert "Going on with an unfinished result: tile 1, plane 0" in capfd.readouterr().out
     assert readAll(tmp_path) == readAll(whole)
+
+
+@pytest.mark.parametrize("connectivity", [6, 26])
+def testPartsLeaveWhatTheyMeasureForTheResults(scan, tmp_path, monkeypatch, capfd, connectivity):
+    """Ranges of planes are measured by the part that completes them, and taken as they are."""
+    monkeypatch.setattr(engine.results.ranges, "LEAST_VOXELS", 64 * 48 * 16)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy2(scan, alone)
+    positive = np.roll(openVolume(scan).read() < 24000, 1, axis=2)
+    writeVolume(tmp_path / "manual.nrrd", np.where(positive, 0, 255).astype(np.uint8), {})
+    flags = [
+        "--nameReference",
+        tmp_path / "manual.nrrd",
+        "--connectivity",
+        connectivity,
+        "--minimumVoxels",
+        3,
+    ]
+    predict(alone / "scan.nrrd", *flags)
+    measured = []
+    for part in (1, 0, 2):
+        predict(scan, "--part", f"{part}/3", *flags)
+        measured += re.findall(r"(\d) of 6 ranges of planes are measured", capfd.readouterr().out)
+    assert measured == ["2", "4", "6"]
+    monkeypatch.setattr(engine.results.reading, "doOne", pytest.fail)
+    monkeypatch.setattr(engine.results.reading, "readRange", pytest.fail)
+    predict(scan, *flags)
+    assert readAll(tmp_path, "_errors.csv") == readAll(alone, "_errors.csv")
+    for ending in ("_scores.json", "_summary.json"):
+        found, expected = (
+            json.loads((folder / f"scan_segmented{ending}").read_text()) for folder in (tmp_path, alone)
+        )
+        assert found.pop("inputs", 0) is not None and expected.pop("inputs", 0) is not None
+        assert found == expected
+
+
+def testSumsThatLackOrAreOfOtherRulesAreMadeAnew(scan, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(engine.results.ranges, "LEAST_VOXELS", 64 * 48 * 16)
+    predict(scan, "--part", "0/2")
+    predict(scan, "--part", "1/2")
+    left = sorted(tmp_path.glob(".*.seen-*"))
+    assert len(left) == 6
+    left[2].unlink()
+    left[4].write_bytes(left[4].read_bytes()[:-40])
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy2(scan, alone)
+    for flags in ((), ("--threshold", 0.8)):  # other rules: none of them is taken
+        predict(scan, *flags)
+        predict(alone / "scan.nrrd", *flags)
+        assert readAll(tmp_path) == readAll(alone)
 
 
 def testAPartOfAFinishedResultIsDone(scan, capfd):

@@ -176,17 +176,35 @@ def _join(joined: list[Joinable] | None, found: list[Joinable]) -> list[Joinable
 
 def pack(thing: Any, prefix: str = "") -> State:
     """Describe what an observer knows as arrays, by name."""
-    arrays = {}
+    arrays: State = {}
     for name in thing.STATE:
-        value = getattr(thing, name)
-        if hasattr(value, "STATE"):
-            arrays |= pack(value, f"{prefix}{name}.")
-        elif isinstance(value, tuple):
-            for number, each in enumerate(value):
-                arrays |= pack(each, f"{prefix}{name}{number}.")
-        elif value is not None:
-            arrays[prefix + name] = np.asarray(value)
+        arrays |= _packValue(getattr(thing, name), prefix + name)
     return arrays
+
+
+def _packValue(value: Any, name: str) -> State:
+    """Describe one attribute: None is left out, and a list tells its length."""
+    if value is None:
+        return {}
+    if hasattr(value, "STATE"):
+        return pack(value, f"{name}.")
+    if _isGroup(value):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {key: array for place, each in items for key, array in pack(each, f"{name}.{place}.").items()}
+    if isinstance(value, dict):  # counts by number
+        return {f"{name}.keys": np.array([*value]), f"{name}.values": np.array([*value.values()])}
+    if isinstance(value, list) and not all(isinstance(each, int) for each in value):
+        present = {f"{name}.{place}": each for place, each in enumerate(value) if each is not None}
+        return {f"{name}.count": np.array(len(value))} | present
+    return {name: np.asarray(value)}
+
+
+def _isGroup(value: Any) -> bool:
+    """Whether a value is a dict, a list or a tuple of observers, which are there from the beginning."""
+    items = list(value.values()) if isinstance(value, dict) else value
+    return (
+        isinstance(items, list | tuple) and len(items) > 0 and all(hasattr(each, "STATE") for each in items)
+    )
 
 
 def unpack(thing: Any, arrays: State, prefix: str = "") -> None:
@@ -198,14 +216,25 @@ def unpack(thing: Any, arrays: State, prefix: str = "") -> None:
         The arrays are those of another kind of observer.
     """
     for name in thing.STATE:
-        value = getattr(thing, name)
+        value, key = getattr(thing, name), prefix + name
         if hasattr(value, "STATE"):
-            unpack(value, arrays, f"{prefix}{name}.")
-        elif isinstance(value, tuple):
-            for number, each in enumerate(value):
-                unpack(each, arrays, f"{prefix}{name}{number}.")
-        elif value is not None:
-            array = arrays[prefix + name]
-            setattr(thing, name, array if isinstance(value, np.ndarray) else array.item())
-        elif prefix + name in arrays:
-            setattr(thing, name, arrays[prefix + name][()])
+            unpack(value, arrays, f"{key}.")
+        elif _isGroup(value):
+            for place, each in value.items() if isinstance(value, dict) else enumerate(value):
+                unpack(each, arrays, f"{key}.{place}.")
+        elif value is not None or key in arrays:
+            setattr(thing, name, _unpackValue(value, arrays, key))
+
+
+def _unpackValue(value: Any, arrays: State, key: str) -> Any:
+    """Give one attribute; `value` is what it is at the beginning, and tells of which type it is."""
+    if value is None:
+        return arrays[key][()]
+    if isinstance(value, dict):
+        keys, counts = arrays[f"{key}.keys"].tolist(), arrays[f"{key}.values"].tolist()
+        return type(value)(dict(zip(keys, counts, strict=True)))
+    if isinstance(value, list) and f"{key}.count" in arrays:
+        return [arrays.get(f"{key}.{place}") for place in range(int(arrays[f"{key}.count"]))]
+    if isinstance(value, list):
+        return arrays[key].tolist()
+    return arrays[key] if isinstance(value, np.ndarray) else arrays[key].item()

@@ -1,5 +1,6 @@
 """Partial sums of a file that several processes make and share, in small files beside the result."""
 
+import glob
 import hashlib
 import zipfile
 from pathlib import Path
@@ -46,6 +47,11 @@ class SumFiles(NamedTuple):
         with open(temporary, "wb") as file:
             np.savez_compressed(file, **{KEY: np.array(self._mark(name))}, **arrays)
         publish(temporary, path)
+
+    def remove(self) -> None:
+        """Forget all sums under this name, also those of other jobs."""
+        for path in self.stem.parent.glob(f"{glob.escape(self.stem.name)}-*.npz"):
+            path.unlink(missing_ok=True)
 
     def _mark(self, name: str) -> str:
         """Digest of what a sum is of."""

@@ -51,6 +51,8 @@ class Judged:
         Of the voxels, where there is a reference.
     """
 
+    STATE = ("curves", "_joinings", "_sums", "_overlaps")
+
     def __init__(
         self,
         shape: tuple[int, int, int],

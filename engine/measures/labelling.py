@@ -93,6 +93,8 @@ class Joining:
         6 (voxels that share a face), 18 (or an edge) or 26 (or a corner).
     """
 
+    STATE = ("_counts", "_pairs", "_starts", "_number", "_first", "_last")
+
     def __init__(self, connectivity: int) -> None:
         self.connectivity = connectivity
         self._counts = [np.zeros(0, np.int64)]  # a slab: voxels of its components

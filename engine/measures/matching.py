@@ -10,6 +10,8 @@ IOU_THRESHOLDS = tuple(number / 10 for number in range(1, 10))
 class Overlaps:
     """Voxels that components of two volumes share, summed over slabs."""
 
+    STATE = ("_keys", "_counts")
+
     def __init__(self) -> None:
         self._keys = [np.zeros(0, np.uint64)]
         self._counts = [np.zeros(0, np.int64)]

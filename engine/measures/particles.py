@@ -61,6 +61,8 @@ class Sums:
         Of the range that is summed up.
     """
 
+    STATE = ("_sums", "_least", "_loose", "_z")
+
     def __init__(
         self, shape: tuple[int, int, int], weights: np.ndarray, connectivity: int, firstPlane: int = 0
     ) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 class VoxelScores:
     """Scores of a prediction that comes block by block: `add` each, then `finish`."""
 
+    STATE = ("_tp", "_found", "_true", "_size")
+
     def __init__(self, threshold: float) -> None:
         self.threshold, self._tp, self._found, self._true, self._size = threshold, 0, 0, 0, 0
 

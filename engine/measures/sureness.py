@@ -28,6 +28,8 @@ class Sureness:
         Of the contract: threshold, and sureness of the validation samples.
     """
 
+    STATE = ("_isEmpty", "_found", "_right", "_all")
+
     def __init__(self, threshold: float, learnt: dict[str, Any]) -> None:
         self._wanted, self._threshold = threshold, learnt.get("threshold", threshold)
         self._known, self._isEmpty = learnt.get("sureness", []), True

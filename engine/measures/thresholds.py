@@ -78,6 +78,8 @@ class VoxelCurves:
     one power of 2 and the next, of the probability and of its complement.
     """
 
+    STATE = ("histogram",)
+
     def __init__(self) -> None:
         self.histogram = np.zeros((2, 2 * HALF_COUNT), np.int64)  # (truth, bin)
 

@@ -52,6 +52,7 @@ class Journal:
         self.voxels, self.record = partial, partial.with_name(f"{partial.name}.json")
         self.digests = partial.with_name(f"{partial.name}.digests.json")  # of a shared one, whole files
         self.sums = partial.with_name(f"{partial.name}.sum")  # begin of the names of partial sums
+        self.seen = partial.with_name(f"{partial.name}.seen")  # the same, of the probability
         self._stem = f"{partial.name}.tasks"
         self._tasks = partial.with_name(f"{self._stem}-{writer}" if writer else self._stem)
 

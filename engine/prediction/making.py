@@ -1,8 +1,10 @@
 """The probability is made: by this process, by the workers of a scheduler, or one part of it."""
 
+import numpy as np
+
 from engine.base.console import Stopwatch
 from engine.prediction.execute import Method, execute, executeTasks
-from engine.prediction.journal import beginShared, openResult
+from engine.prediction.journal import Journal, beginShared, openResult
 from engine.prediction.run import Run, openNetwork
 from engine.prediction.shared import agreeDigests
 from engine.prediction.spread import Spread, executeByWorkers
@@ -31,6 +33,15 @@ def makeWhole(method: Method, run: Run, scale: Scale, by: Stream | Spread) -> No
             executeByWorkers(method, run, job, by)
         else:
             execute(method, request.volume, job, result, by)
+
+
+def listPlanes(run: Run) -> list[tuple[int, int]]:
+    """List the planes, half-open ranges, that are predicted in all tiles of an unfinished result."""
+    isDone = np.zeros((run.tileCount, run.geometry.size[0]), bool)
+    for tile, (first, last) in Journal(run.request.nameOutput).finished():
+        isDone[tile, first:last] = True
+    ends = np.flatnonzero(np.diff(isDone.all(axis=0), prepend=False, append=False))
+    return list(zip(ends[::2].tolist(), ends[1::2].tolist(), strict=True))
 
 
 def makePart(method: Method, run: Run, clock: Stopwatch) -> list[str]:

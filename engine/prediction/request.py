@@ -41,12 +41,14 @@ class Request(NamedTuple):
         return tuple(stop - start for start, stop in self.region)
 
 
-def refuseNegative(memoryBudget: float, minimumVoxels: int) -> None:
+def refuseNegative(memoryBudget: float, minimumVoxels: int, workerCount: int) -> None:
     """Refuse numbers below 0."""
     if not memoryBudget >= 0:
         raise PipelineError("memoryBudget must not be below 0 GiB", received=memoryBudget)
     if minimumVoxels < 0:
         raise PipelineError("minimumVoxels must not be negative", received=minimumVoxels)
+    if workerCount < 0:
+        raise PipelineError("workerCount must not be negative", received=workerCount)
 
 
 def digestInputs(request: Request) -> dict[Path, str]:

@@ -104,6 +104,16 @@ class Run(NamedTuple):
         request, kind = self.request, self.request.outputType
         return resultHeader(request.volume, request.region, kind) | describeScale(kind)
 
+    @property
+    def seen(self) -> SumFiles | None:
+        """Give where the parts of an array leave what they have measured of the probability."""
+        key = json.dumps(self.record["identity"], sort_keys=True)
+        return SumFiles(Journal(self.request.nameOutput).seen, key) if self.sharing else None
+
+    def forgetSeen(self) -> None:
+        """Remove what was left there, by this job or an earlier one."""
+        SumFiles(Journal(self.request.nameOutput).seen, "").remove()
+
     def walker(self, workers: Workers | None = None) -> Walker:
         """Give who measures the grey values: of several processes that make the result, each a share."""
         if not self.sharing:

@@ -17,6 +17,7 @@ from engine.prediction.execute import Method, runTasks
 from engine.prediction.job import Job
 from engine.prediction.journal import Journal
 from engine.prediction.layout import listTiles
+from engine.prediction.request import Request
 from engine.prediction.run import Run
 from engine.prediction.shared import Sharing, Witness
 from engine.prediction.tasks import Task
@@ -50,6 +51,23 @@ def _offer(engine: str, precision: str) -> Offer:
     preferInstructions(engine, precision)
     backend = chooseBackend(engine, precision)
     return Offer(socket.gethostname(), backend, availableMemory(backend))
+
+
+def chooseMachine(
+    workers: Spread | None, request: Request, part: str, isVerified: bool
+) -> tuple[Backend, Sharing | None]:
+    """Choose what predicts, and how the work is shared; None: one process does it all.
+
+    Raises
+    ------
+    PipelineError
+        No such engine, precision or part; workers that would take different ones.
+    """
+    if workers:
+        return agreeBackend(workers, request.engine, request.precision, isVerified)
+    preferInstructions(request.engine, request.precision)
+    backend = chooseBackend(request.engine, request.precision)
+    return backend, Sharing.of(part, isVerified, request.nameOutput)
 
 
 def agreeBackend(workers: Spread, engine: str, precision: str, isVerified: bool) -> tuple[Backend, Sharing]:

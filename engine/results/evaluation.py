@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.base.ranges import Store
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.place import describePlaces, putInPlace
 from engine.volumes.targets import Target
-from engine.volumes.volume import Volume
+from engine.volumes.volume import Region, Volume
 
 
 class Criteria(NamedTuple):
@@ -30,6 +31,23 @@ class Page(NamedTuple):
         """Give the same page with warnings that stand beside the grey values; other lines are left out."""
         known, warnings = self.greys or {}, [line for line in lines if line.startswith("Warning")]
         return self._replace(greys=known | {"remarks": [*known.get("remarks", ()), *warnings]})
+
+
+class Written(NamedTuple):
+    """A probability on the disk, and what it is of."""
+
+    path: Path
+    volume: Volume  # grey values
+    region: Region  # of the volume
+    learnt: dict[str, Any]  # of the contract of the model
+    memoryBudget: float  # GiB; 0: by what is free
+    settings: dict[str, Any]  # what the probability follows from
+    store: Store | None = None  # of several processes that make the result
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along (x, y, z)."""
+        return tuple(stop - start for start, stop in self.region)
 
 
 class Evaluation(NamedTuple):

@@ -1,8 +1,6 @@
 """What is made of a written probability for one target: read, measured, scored, told and written."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,30 +8,14 @@ from engine.base.console import Stopwatch
 from engine.base.workers import Workers
 from engine.measures.scores import dropVoxels
 from engine.results import outcome
-from engine.results.evaluation import Evaluation
+from engine.results.evaluation import Evaluation, Written
 from engine.results.kinds import needParticles
 from engine.results.pictures import drawPrediction
 from engine.results.ranges import Source
-from engine.results.reading import SHOWN, Question, Reading, readAll
+from engine.results.reading import SHOWN, Question, Reading, leaveRanges, readAll
 from engine.volumes.frame import Frame
+from engine.volumes.growing import partialName
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf
-from engine.volumes.volume import Region, Volume
-
-
-class Written(NamedTuple):
-    """A probability on the disk, and what it is of."""
-
-    path: Path
-    volume: Volume  # grey values
-    region: Region  # of the volume
-    learnt: dict[str, Any]  # of the contract of the model
-    memoryBudget: float  # GiB; 0: by what is free
-    settings: dict[str, Any]  # what the probability follows from
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Voxels along (x, y, z)."""
-        return tuple(stop - start for start, stop in self.region)
 
 
 def evaluate(
@@ -71,7 +53,7 @@ def evaluate(
     frame = readFrame(header)._replace(why=written.volume.frame.why)
     source = Source.of(written.path, written.region, reference, written.memoryBudget)
     places, question = source.ranges(), _ask(written, evaluation, frame)
-    reading = readAll(question, source, places, looks, workers)
+    reading = readAll(question, source, places, looks, workers, written.store)
     clock.lap("reading back")
     tell(*(told := reading.sureness.describe()))
     findings, lines = _judge(reading, question, evaluation)
@@ -89,6 +71,40 @@ def evaluate(
         drawPrediction(grey, probability, manual, paths["overview"], voxelSizeOf(written.volume))
     clock.lap("picture")
     return findings.counts
+
+
+def leaveSums(
+    written: Written, evaluations: Sequence[Evaluation], planes: Sequence[tuple[int, int]]
+) -> list[str]:
+    """Look at the planes of an unfinished probability that are predicted, for who makes the results.
+
+    Parameters
+    ----------
+    written : Written
+        The probability, unfinished, with a store.
+    evaluations : sequence of Evaluation
+        All targets.
+    planes : sequence of (first, last)
+        That are predicted, half-open.
+
+    Returns
+    -------
+    list of str
+        What to tell: nothing where no results are wanted.
+    """
+    lines = []
+    for evaluation in evaluations:
+        if not (evaluation.paths or evaluation.reference):
+            continue
+        frame = readFrame(resultHeader(written.volume, written.region, np.uint8))
+        frame = frame._replace(why=written.volume.frame.why)
+        source = Source.of(
+            partialName(written.path), written.region, evaluation.reference, written.memoryBudget
+        )
+        places, question = source.ranges(), _ask(written, evaluation, frame)
+        known = leaveRanges(question, source, places, written.store, planes)
+        lines.append(f"{known} of {len(places)} ranges of planes are measured")
+    return lines
 
 
 def _ask(written: Written, evaluation: Evaluation, frame: Frame) -> Question:

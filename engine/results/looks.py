@@ -48,6 +48,8 @@ class Preview:
         Side of a block.
     """
 
+    STATE = ("_sums",)
+
     def __init__(self, shape: tuple[int, int, int], factor: int) -> None:
         self._shape, self.factor = shape, factor
         self._starts = [np.arange(0, side, factor) for side in reversed(shape)]  # z, y, x
@@ -96,6 +98,8 @@ class MidSlices:
     shape : tuple of int
         Voxels along (x, y, z).
     """
+
+    STATE = ("slices",)
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.shape = tuple(shape)
@@ -161,6 +165,8 @@ class Looks:
     slices, previews : dict
         {"grey", "probability", "mask", "manual": MidSlices, Preview}, those that are needed.
     """
+
+    STATE = ("slices", "previews")
 
     def __init__(self, shape: tuple[int, int, int], results: Collection[str], hasReference: bool) -> None:
         names, manual = ("grey", "probability"), ("manual",) * hasReference

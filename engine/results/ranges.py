@@ -119,15 +119,22 @@ def walk(
         For the progress bar.
     """
     if workers.count > 1 and len(ranges) > 1 and source.isSeekable:
-        source = source if isinstance(workers, Processes) else source.absolute()
-        answers = workers.map(functools.partial(_doAlone, function, source), ranges)
+        answers = doAlone(function, source, ranges, workers)
     else:
         answers = _doInTurn(function, source, ranges)
     bar = {"total": len(ranges), "desc": words, "unit": "range", "leave": False, "delay": 2}
     return iter(showProgress(answers, **bar))
 
 
-def _doAlone(function: Callable[[Range, Blocks], Answer], source: Source, place: Range) -> Answer:
+def doAlone(
+    function: Callable[[Range, Blocks], Answer], source: Source, ranges: Sequence[Range], workers: Workers
+) -> Iterator[Answer]:
+    """Do some ranges, in any processes, each by itself; gives the answers in their order."""
+    source = source if isinstance(workers, Processes) else source.absolute()
+    return workers.map(functools.partial(doOne, function, source), ranges)
+
+
+def doOne(function: Callable[[Range, Blocks], Answer], source: Source, place: Range) -> Answer:
     """Do one range, in any process."""
     with contextlib.closing(source.open(place.first, place.last)) as blocks:
         return function(place, blocks)

@@ -1,19 +1,21 @@
 """The first pass over a written probability: what is seen of its ranges, joined in their order."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from engine.base.passes import passOver
+from engine.base.ranges import Store, pack, unpack
+from engine.base.records import sketchFile
 from engine.base.workers import Workers
 from engine.measures.analysis import Judged
 from engine.measures.scores import VoxelScores
 from engine.measures.sureness import Sureness
 from engine.results.evaluation import Criteria
 from engine.results.looks import Looks
-from engine.results.ranges import Blocks, Range, Source, walk
+from engine.results.ranges import Blocks, Range, Source, doAlone, doOne, walk
 from engine.volumes.frame import Frame
 from engine.volumes.growing import decodeProbability
 from engine.volumes.otherValues import OtherValues
@@ -39,6 +41,8 @@ class Question(NamedTuple):
 class JoinedValues(OtherValues):
     """Counts the other values of a mask in ranges of planes, which are joined in their order."""
 
+    STATE = ("_size", "_rare", "_counts")
+
     def join(self, other: OtherValues) -> None:
         """Add the values of the next range."""
         self._size += other._size
@@ -54,6 +58,7 @@ class Reading(NamedTuple):
     scores: VoxelScores | None  # where there is a reference
     others: JoinedValues
     looks: Looks
+    STATE = ("judged", "sureness", "scores", "others", "looks")
 
     @classmethod
     def begin(cls, question: Question, looks: Looks, first: int = 0) -> "Reading":
@@ -93,16 +98,25 @@ def listPairs(blocks: Blocks, labels: Labels = (), others: OtherValues | None = 
 
 def readRange(question: Question, place: Range, blocks: Blocks) -> Reading:
     """Look at one range, in any process."""
-    looks = question.looks.part(place.first, place.last, *SHOWN)
-    reading = Reading.begin(question, looks, place.first)
-    observers = reading.judged, reading.sureness, reading.scores, looks.watch(*SHOWN)
+    reading = _beginRange(question, place)
+    observers = reading.judged, reading.sureness, reading.scores, reading.looks.watch(*SHOWN)
     pairs = listPairs(blocks, question.labels, reading.others)
     passOver(pairs, *filter(None, observers), first=place.first)
     return reading
 
 
+def _beginRange(question: Question, place: Range) -> Reading:
+    """Begin to look at one range."""
+    return Reading.begin(question, question.looks.part(place.first, place.last, *SHOWN), place.first)
+
+
 def readAll(
-    question: Question, source: Source, ranges: list[Range], looks: Looks, workers: Workers
+    question: Question,
+    source: Source,
+    ranges: list[Range],
+    looks: Looks,
+    workers: Workers,
+    store: Store | None = None,
 ) -> Reading:
     """Look at all ranges.
 
@@ -118,8 +132,63 @@ def readAll(
         Is shown all of it.
     workers : Workers
         Who does it.
+    store : Store, optional
+        Knows ranges that the parts of an array have looked at.
     """
-    whole = Reading.begin(question, looks)
-    for part in walk(functools.partial(readRange, question), source, ranges, workers, "Measuring particles"):
+    whole, look = Reading.begin(question, looks), functools.partial(readRange, question)
+    known = _loadRanges(question, source, ranges, store) if store else {}
+    if known:
+        left = iter(doAlone(look, source, [place for place in ranges if place.first not in known], workers))
+        parts = (known[place.first] if place.first in known else next(left) for place in ranges)
+    else:
+        parts = walk(look, source, ranges, workers, "Measuring particles")
+    for part in parts:
         whole.join(part)
     return whole
+
+
+def leaveRanges(
+    question: Question, source: Source, ranges: list[Range], store: Store, planes: Sequence[tuple[int, int]]
+) -> int:
+    """Look at those ranges of an unfinished probability that are predicted, and leave what is seen.
+
+    Parameters
+    ----------
+    question, source, ranges
+        As of `readAll`; the source is the unfinished file.
+    store : Store
+        Takes it.
+    planes : sequence of (first, last)
+        That are predicted, half-open.
+
+    Returns
+    -------
+    int
+        Ranges that are known now.
+    """
+    name, count = _nameOf(question, source), 0
+    for number, place in enumerate(ranges):
+        if store.load(name, number) is None:
+            if not any(first <= place.first and place.last <= last for first, last in planes):
+                continue
+            store.save(name, number, pack(doOne(functools.partial(readRange, question), source, place)))
+        count += 1
+    return count
+
+
+def _loadRanges(question: Question, source: Source, ranges: list[Range], store: Store) -> dict[int, Reading]:
+    """Give the ranges that the store knows, by their first plane."""
+    known, name = {}, _nameOf(question, source)
+    for number, place in enumerate(ranges):
+        if (state := store.load(name, number)) is not None:
+            known[place.first] = _beginRange(question, place)
+            unpack(known[place.first], state)
+    return known
+
+
+def _nameOf(question: Question, source: Source) -> str:
+    """Tell what is asked for, and of which reference, in words that any process would use."""
+    looks, reference = question.looks, source.reference
+    shown = sorted(looks.slices), sorted(looks.previews)
+    sketch = sketchFile(reference) if reference and reference.is_file() else str(reference)
+    return f"{question._replace(looks=None)} {shown} {source.region} {source.slab} {source.turn} {sketch}"
