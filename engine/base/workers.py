@@ -4,9 +4,13 @@ A call is a function that pickles by name and one item that pickles; it may be d
 """
 
 import contextlib
+import functools
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
@@ -54,16 +58,44 @@ class Processes:
     def map(self, function: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """Call a function with every item; a process that is killed ends the work with a PipelineError."""
         try:
-            yield from self._pool.map(function, items)
+            with _holdInterrupts():
+                calls = deque(self._pool.submit(function, item) for item in items)
+            while calls:
+                yield calls.popleft().result()
         except BrokenProcessPool as error:
-            remedy = "take fewer with --workerCount, and repeat: what is finished is kept"
+            remedy = "take fewer with --workerCount, and repeat"
             rule = "a worker process was killed (is the memory too small for all of them?)"
             raise PipelineError(rule, remedy=remedy) from error
+
+
+def callEach(
+    workers: Workers, function: Callable[[Item], Iterable[Answer]], items: Sequence[Item]
+) -> Iterator[Answer]:
+    """Call a function that yields with every item; gives all that it yields, in the order of the items.
+
+    In this process each is given as soon as it is yielded, of others when a call is done.
+    """
+    if isinstance(workers, Here):
+        for item in items:
+            yield from function(item)
+        return
+    for answers in workers.map(functools.partial(_listAnswers, function), items):
+        yield from answers
+
+
+def _listAnswers(function: Callable[[Item], Iterable[Answer]], item: Item) -> list[Answer]:
+    """Call a function that yields, to its end."""
+    return list(function(item))
+
+
+# ------------------------------------------------------------------------------------- their begin and end
 
 
 @contextlib.contextmanager
 def openWorkers(count: int) -> Iterator[Workers]:
     """Start so many processes for a block; with one, or none, its own process does the calls.
+
+    They end with the block, and at once where it raises, be it by Ctrl-C; they end with this process too.
 
     Raises
     ------
@@ -76,16 +108,42 @@ def openWorkers(count: int) -> Iterator[Workers]:
         yield Here()
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+    others = {child.pid for child in multiprocessing.active_children()}
     with ProcessPoolExecutor(count, context, initializer=_beginWorker) as pool:
         try:
             yield Processes(pool, count)
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            own = [child for child in multiprocessing.active_children() if child.pid not in others]
+            for child in own:
+                child.terminate()  # nobody asks for what it does any more
+            for child in own:
+                child.join()
             raise
 
 
+@contextlib.contextmanager
+def _holdInterrupts() -> Iterator[None]:
+    """Keep Ctrl-C back in a block; processes that start in it never hear of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _beginWorker() -> None:
-    """Leave Ctrl-C to the process that started this one, which hears of it too."""
+    """Leave Ctrl-C to the process that started this one, which hears of it too, and end with that one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_endWithParent, daemon=True).start()
     openConsole()
     hushProgress()
+
+
+def _endWithParent() -> None:
+    """Wait for the end of the process that started this one, which may be killed and tell nobody."""
+    multiprocessing.parent_process().join()
+    os._exit(1)

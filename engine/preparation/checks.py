@@ -8,14 +8,46 @@ from collections.abc import Iterator
 import numpy as np
 
 from engine.base.arrays import NonFinite
+from engine.base.errors import PipelineError
+from engine.base.machine import freeMemoryGiB
 from engine.base.passes import passOver
 from engine.preparation.pairs import Pair
+from engine.preparation.samples import Part, Piece
 from engine.volumes.otherValues import OtherValues
+from engine.volumes.rawData import isHeld
 from engine.volumes.scale import Finding, Statistics, describeFinding, measureVolume
 from engine.volumes.targets import Labels, describeLabels, selectPositive
 from engine.volumes.volume import Volume
 
 BLOCK_VOXELS = 1 << 22  # looked at together, so that memory stays small
+WORKER_BYTES = 200 << 20  # that a worker takes besides volume and sub-volume
+
+
+def requireMemory(parts: list[Part], workerCount: int) -> None:
+    """Refuse so many workers that the volumes which they cut at a time do not fit into the memory.
+
+    Parameters
+    ----------
+    parts : list of Part
+        What they cut, a pair each.
+    workerCount : int
+        Below 2 there are none, and nothing is refused.
+    """
+    if workerCount < 2:
+        return
+    needs = sorted((_memoryOf(piece) for part in parts for piece in part.pieces), reverse=True)
+    needed, free = sum(needs[:workerCount]) / 2**30, freeMemoryGiB()
+    if needed > free:
+        rule, remedy = "too little memory for so many workers", "take fewer with --workerCount"
+        raise PipelineError(rule, expected=f"{needed:.2f} GiB", received=f"{free:.2f} GiB", remedy=remedy)
+
+
+def _memoryOf(piece: Piece) -> int:
+    """Bytes that a worker takes to cut a pair: what of it is not mapped, a sub-volume and its copies."""
+    sources = [getattr(volume, "source", volume) for volume in piece.pair]
+    held = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in sources if isHeld(volume))
+    voxelBytes = sum(volume.dtype.itemsize for volume in sources) + np.dtype(np.float32).itemsize + 3  # bool
+    return held + voxelBytes * math.prod(piece.shape) + WORKER_BYTES
 
 
 def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
@@ -26,17 +58,18 @@ def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
     return isCovered
 
 
-def inspectPair(
-    pair: Pair, used: list[np.ndarray], labels: Labels, asked: Statistics
-) -> tuple[float, Finding, list[str]]:
+def coverPair(piece: Piece) -> list[np.ndarray]:
+    """Tell which voxels lie in a sub-volume: along x, y and z (side,) bool."""
+    return [coverAxis(*axis) for axis in zip(piece.pair.image.shape, piece.starts, piece.shape, strict=True)]
+
+
+def inspectPair(piece: Piece, labels: Labels, asked: Statistics) -> tuple[float, Finding, list[str]]:
     """Look at every voxel of a pair; refuse numbers that are none.
 
     Parameters
     ----------
-    pair : Pair
-        Image and mask.
-    used : list of (side,) bool
-        Along x, y and z: the voxels that lie in a sub-volume.
+    piece : Piece
+        Image and mask, and what is cut from them.
     labels : sequence of int or str
         Positive ones of the mask.
     asked : Statistics
@@ -47,8 +80,9 @@ def inspectPair(
     tuple
         Positive fraction of the whole mask; what the grey values are like; warnings.
     """
+    pair = piece.pair
     found = measureVolume(lambda: listBlocks(pair.image), pair.image, asked)
-    unlabelled, positives = NonFinite(), Positives(used, labels)
+    unlabelled, positives = NonFinite(), Positives(coverPair(piece), labels)
     passOver(listBlocks(pair.mask), positives, unlabelled)
     unlabelled.refuse(pair.mask.path, "a label")
     fraction = positives.count / math.prod(pair.mask.shape)
