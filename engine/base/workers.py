@@ -58,7 +58,7 @@ class Processes:
     def map(self, function: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """Call a function with every item; a process that is killed ends the work with a PipelineError."""
         try:
-            with _holdInterrupts():
+            with _holdSignals():
                 calls = deque(self._pool.submit(function, item) for item in items)
             while calls:
                 yield calls.popleft().result()
@@ -123,16 +123,28 @@ def openWorkers(count: int) -> Iterator[Workers]:
 
 
 @contextlib.contextmanager
-def _holdInterrupts() -> Iterator[None]:
-    """Keep Ctrl-C back in a block; processes that start in it never hear of it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def _holdSignals() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM back while processes start, or one is left half-started; these hear no Ctrl-C.
+
+    They inherit that it is blocked: it would end them with a traceback before they can ignore it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which no signal interrupts
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    caught: list[int] = []
+    names = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in names}
+    canBlock = hasattr(signal, "pthread_sigmask")  # not on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if canBlock else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if canBlock:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in caught[:1]:
+            signal.raise_signal(number)
 
 
 def _beginWorker() -> None:

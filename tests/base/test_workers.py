@@ -10,7 +10,7 @@ import pytest
 from places import ROOT
 
 from engine.base.errors import PipelineError
-from engine.base.workers import Here, openWorkers
+from engine.base.workers import Here, callEach, openWorkers
 
 
 def double(number):
@@ -26,6 +26,14 @@ def refuseOdd(number):
     if number % 2:
         raise PipelineError("odd", file="a.nrrd", expected="even", received=number, remedy="add one")
     return number
+
+
+def countUp(number):
+    yield from range(number)
+
+
+def listBlocked(_):
+    return signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def die(_):
@@ -56,6 +64,26 @@ def testARefusalIsTheLineThatOneProcessGives():
     assert str(there.value) == str(here.value) == "a.nrrd: odd (expected even, received 3); add one"
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def testAllThatCallsYieldIsGivenInOrder(count):
+    with openWorkers(count) as workers:
+        assert list(callEach(workers, countUp, [3, 0, 2])) == [0, 1, 2, 0, 1]
+
+
+def testOneProcessGivesEachAsSoonAsItIsYielded():
+    with openWorkers(1) as workers:
+        numbers = callEach(workers, countUp, [10**12])
+        assert [next(numbers), next(numbers)] == [0, 1]
+
+
+def testCtrlCIsBlockedInWorkersFromTheirFirstMomentAndNotInThisProcess():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with openWorkers(2) as workers:
+        assert all(signal.SIGINT in blocked for blocked in workers.map(listBlocked, range(2)))
+    assert signal.SIGINT not in listBlocked(None)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
 def testAKilledWorkerIsTold():
     with pytest.raises(PipelineError, match="a worker process was killed .*take fewer with --workerCount"):
         with openWorkers(2) as workers:
@@ -75,7 +103,7 @@ if __name__ == "__main__":
     with openWorkers(2) as workers:
         print(*set(workers.map(abs, [-1, -2])), flush=True)
         print(*[process.pid for process in workers._pool._processes.values()], flush=True)
-        list(workers.map(time.sleep, [0.5] * 50))
+        list(workers.map(time.sleep, [30] * 4))
 """
 
 
