@@ -27,24 +27,23 @@ from engine.base.passes import passOver
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
+from engine.prediction import slurm as slurmJobs
 from engine.prediction import told
 from engine.prediction.backends import chooseBackend
 from engine.prediction.comparison import compareGreys, describeGreys
-from engine.prediction.execute import Method, execute, executeTasks
-from engine.prediction.journal import beginShared, openResult
+from engine.prediction.execute import Method
 from engine.prediction.layout import Geometry
+from engine.prediction.making import makePart, makeWhole
 from engine.prediction.request import Request, refuseNegative
-from engine.prediction.shared import Sharing, agreeDigests
-from engine.prediction.spread import agreeBackend, checkWorkers, executeByWorkers
+from engine.prediction.shared import Sharing
+from engine.prediction.spread import agreeBackend, checkWorkers
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
-from engine.prediction.tiles import Stream
 from engine.results import kinds
 from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
-from engine.volumes.scale import Finding
 from engine.volumes.targets import chooseTargets
 from engine.volumes.volume import checkRegion, chooseSlab
 from functions import VoxelScores, dropVoxels, predictProbability, readModel
@@ -90,6 +89,7 @@ memoryBudget: float = 0.0  # GiB that the whole process may take; 0 = half of th
 dryRun: bool = False  # only say what would be done, and how long it would take
 # several processes, on any machines that share the folders
 part: str = ""  # such as 3/32: predict part 3 of 32 (0 to 31), nothing else; empty: what is missing
+slurm: str = ""  # print a SLURM script for so many parts, or auto; nothing is predicted
 scheduler: str = ""  # local = workers here, or the address of a Dask scheduler such as tls://host:8786
 workerCount: int = 0  # workers to start, or to wait for; 0: one for each GPU or core, or whoever is there
 coresPerWorker: int = 0  # of workers that are started here; 0: equal shares
@@ -109,8 +109,9 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
-    if arguments.part and arguments.scheduler:
-        raise PipelineError("--part and --scheduler exclude one another", remedy="leave out --part")
+    if arguments.scheduler and (arguments.part or arguments.slurm):
+        alone = "--part" if arguments.part else "--slurm"
+        raise PipelineError(f"{alone} and --scheduler exclude one another", remedy=f"leave out {alone}")
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
     arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     return arguments
@@ -159,21 +160,28 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     clock.lap("opening")
     lock = lockName(arguments.nameOutput, "another process is writing this result")
-    with contextlib.nullcontext() if arguments.dryRun or arguments.part else lock:
+    with contextlib.nullcontext() if arguments.dryRun or arguments.part or arguments.slurm else lock:
         steps = describeStream(plan, values)
-        run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
+        if arguments.slurm:
+            run = slurmJobs.planRun(arguments.slurm, arguments.part, request, backend, (steps, geometry))
+        else:
+            run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
         clock.lap("digests")
-        say(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
-        say(*(workers.describe() if workers else ()))
+        tell = slurmJobs.Comments() if arguments.slurm else say
+        tell(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
+        tell(*(workers.describe() if workers else ()))
         normalised = contracts.describeNormalization(contract, scope, arguments.momentsOf)
-        say(*told.describeRequest(request), f"Normalisation: {normalised}")
-        say(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
-        say(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
+        tell(*told.describeRequest(request), f"Normalisation: {normalised}")
+        tell(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
+        tell(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
+        if arguments.slurm:
+            say(*slurmJobs.writeScript(run, arguments, Path(__file__).resolve(), tell))
+            return
         if arguments.dryRun:
             say(told.estimateDuration(runs.openNetwork(run), run))
             return
         if arguments.part:
-            carryOutPart(run, clock)
+            say(*makePart(METHOD, run, clock))
             return
         looks = Looks(request.shape, results, hasReference)
         page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
@@ -192,7 +200,7 @@ def carryOut(
             passOver(listGreys(request, request.region), looks.watch("grey"))
         clock.lap("statistics")
     else:
-        stream = None if workers else runs.openNetwork(run)
+        stream = runs.openNetwork(run) if run.missing() and not workers else None
         if stream and run.isLong:
             say(told.estimateDuration(stream, run))
         clock.lap("building the network")
@@ -203,7 +211,8 @@ def carryOut(
         run = run.note(compareGreys(found, squares, request)._asdict())
         say(*describeGreys(run))
         clock.lap("statistics")
-        predictRegion(run, stream or workers, found, clock)
+        makeWhole(METHOD, run, found.scale, stream or workers)
+        clock.lap("prediction")
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
     page = page._replace(greys=run.origin["greys"])
@@ -216,38 +225,6 @@ def carryOut(
     say(told.describeEnd(request, clock))
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
     say(*(f"  {relativePath(path)}" for path in written))
-
-
-# ----------------------------------------------------------------------------------------------- prediction
-
-
-def predictRegion(run: runs.Run, by: Stream | DaskWorkers, found: Finding, clock: Stopwatch) -> None:
-    """Predict the region into the result."""
-    request, job = run.request, run.makeJob(found.scale)
-    with openResult(request.nameOutput, request.shape, run.header, run.record, run.isGoingOn) as result:
-        if isinstance(by, DaskWorkers):
-            executeByWorkers(METHOD, run, job, by)
-        else:
-            execute(METHOD, request.volume, job, result, by)
-    clock.lap("prediction")
-
-
-def carryOutPart(run: runs.Run, clock: Stopwatch) -> None:
-    """Predict one part of the region, and nothing else."""
-    request = run.request
-    if run.isFinished:
-        return
-    if run.missing():
-        stream = runs.openNetwork(run)
-        found, _ = measureRequest(request, by=run.walker())
-        clock.lap("statistics")
-        beginShared(request.nameOutput, request.shape, run.header, run.record)
-        job = run.makeJob(found.scale)
-        executeTasks(METHOD, request.volume, job, stream, run.backend.device, run.tasks)
-        clock.lap("prediction")
-    if run.isFirst:
-        agreeDigests(request, isKnown=False)
-    say(*told.describeParts(run))
 
 
 # ------------------------------------------------------------------------------------------------- particles

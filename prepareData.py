@@ -11,7 +11,7 @@ Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDat
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,10 +23,10 @@ from engine.base.console import describeShape, relativePath, runScript, say, sho
 from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
 from engine.base.words import joinWords, printable
-from engine.base.workers import callEach, openWorkers
-from engine.preparation.checks import coverPair, findLeaks, inspectPair, requireMemory
+from engine.base.workers import Workers, openWorkers
+from engine.preparation.checks import coverAxis, findLeaks, inspectPair, requireMemory
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
-from engine.preparation.samples import Part, Piece, SampleWriter, describeRun, isUpToDate, openParts
+from engine.preparation.samples import Part, SampleWriter, describeRun, isUpToDate, openParts
 from engine.preparation.sets import describeSets, doubtSets
 from engine.volumes.place import describePlaces
 from engine.volumes.scale import Finding, Scale, Statistics, measureKept
@@ -66,7 +66,7 @@ nb_rotation: Literal[1, 2, 3, 4] = 1  # copies: 1 = unturned; 2, 3, 4 add a turn
 learningData: Path = Path("pythonFiles")  # folder of the .npy files
 force: bool = False  # repeat even if neither inputs nor parameters changed
 # machine
-workerCount: int = 0  # processes that share the volumes; 0 or 1: this one does them all
+workerCount: int = 0  # processes, each with one volume at a time; 0: this one alone
 # ----------------------------------------------------------------------------------------------------------
 
 
@@ -109,44 +109,41 @@ def main(arguments: argparse.Namespace) -> None:
         "training": (arguments.trainingImages, arguments.trainingMasks),
         "validation": (arguments.validationImages, arguments.validationMasks),
     }
-    pairs = {name: openSet(*images) for name, images in folders.items()}
+    pairs = {}
+    for name, images in folders.items():
+        paths = listPairs(*images)
+        say(*doubtNames(paths))
+        pairs[name] = openPairs(paths)
+        say(*describePlaces(pairs[name]))
     parts = [planPart(name, part, cutting) for name, part in pairs.items()]
     requireMemory(parts, arguments.workerCount)
-    with openWorkers(arguments.workerCount) as workers:
-        record = describeRun(parts, plainSettings(arguments) | {"positiveLabel": labels}, workers)
-        say(*findLeaks(*pairs.values()))
-        if not arguments.force and isUpToDate(record, folder):
-            say(f"Nothing changed since the last run: {relativePath(folder)} is kept (--force repeats).")
-            return
-        asked = Statistics.parse(arguments.moments, arguments.noData)
-        pieces = [piece for part in parts for piece in part.pieces]
-        looks = workers.map(partial(inspectPair, labels=labels, asked=asked), pieces)
-        findings = {part.name: describePart(part, looks) for part in parts}
+    record = describeRun(parts, plainSettings(arguments) | {"positiveLabel": labels})
+    say(*findLeaks(*pairs.values()))
+    if not arguments.force and isUpToDate(record, folder):
+        say(f"Nothing changed since the last run: {relativePath(folder)} is kept (--force repeats).")
+        return
+    asked = Statistics.parse(arguments.moments, arguments.noData)
+    with openWorkers(min(arguments.workerCount, sum(map(len, pairs.values())))) as workers:
+        inspect = partial(inspectPart, rotationCount=cutting.nb_rotation, labels=labels, asked=asked)
+        findings = {part.name: inspect(part, workers) for part in parts}
         record["greys"] = describeSets(parts, findings)
         say(*doubtSets(record["greys"]))
         total = sum(part.sampleCount * math.prod(part.shape) for part in parts)
         bar = showProgress(total=total / 1e6, unit="Mvoxel", desc="Cutting")
         with openParts(folder, record) as writers, bar:
-            orders = [order for part in parts for order in listOrders(part, findings, writers)]
-            for voxelCount, doubts in callEach(
-                workers, partial(cutPair, labels=labels, scheme=scheme), orders
-            ):
-                for doubt in doubts:
-                    bar.write(doubt)
-                bar.update(voxelCount / 1e6)
+            for part in parts:
+                scales = [found.scale for found in findings[part.name]]
+                cuts = listCuts(part, scales, cutting.nb_rotation)
+                watch = bar.update if workers.count == 1 else None
+                cut = partial(cutPair, labels=labels, scheme=scheme, writers=writers[part.name], watch=watch)
+                for done, warnings in zip(cuts, workers.map(cut, cuts), strict=True):
+                    bar.update(0 if watch else done.sampleCount * math.prod(part.shape) / 1e6)
+                    for warning in warnings:
+                        bar.write(warning)
     say(f"Written to {relativePath(folder)}: {', '.join(record['outputs'])}, parameters.json")
     isUsual = folder.resolve() == (FOLDER / learningData).resolve()
     flags = [] if isUsual else ["--learningData", str(relativePath(folder))]
     say(f"Next: {joinWords(['python3', 'trainingAndValidation.py', *flags])}")
-
-
-def openSet(images: Path, masks: Path) -> list[Pair]:
-    """Open the pairs of a set, and tell what is doubtful about them."""
-    paths = listPairs(images, masks)
-    say(*doubtNames(paths))
-    pairs = openPairs(paths)
-    say(*describePlaces(pairs))
-    return pairs
 
 
 def planPart(name: str, pairs: list[Pair], cutting: Cutting) -> Part:
@@ -163,62 +160,86 @@ def planPart(name: str, pairs: list[Pair], cutting: Cutting) -> Part:
         ]
     except PipelineError as error:
         raise PipelineError(f"{name} volumes: {error}") from error
-    return Part(name, pairs, shape, starts, cutting.nb_rotation)
+    count = sum(len(x) * len(y) * len(z) for x, y, z in starts)
+    return Part(name, pairs, shape, starts, count * cutting.nb_rotation)
 
 
-def describePart(part: Part, looks: Iterator[tuple[float, Finding, list[str]]]) -> list[Finding]:
-    """Tell what belongs to what, and how much of it is used, as the pairs of a set are looked at."""
+def inspectPart(
+    part: Part, workers: Workers, rotationCount: int, labels: Labels, asked: Statistics
+) -> list[Finding]:
+    """Tell what belongs to what, and how much of it is used; look at every voxel once."""
     say(f"{part.name.capitalize()}: {len(part.pairs)} pairs")
     findings = []
-    for piece in part.pieces:
-        pair, (positive, found, lines) = piece.pair, next(looks)
+    covered = [
+        [coverAxis(*axis) for axis in zip(pair.image.shape, starts, part.shape, strict=True)]
+        for pair, starts in zip(part.pairs, part.starts, strict=True)
+    ]
+    items = list(zip(part.pairs, covered, strict=True))
+    inspected = workers.map(partial(inspectPair, labels=labels, asked=asked), items)
+    for (pair, used), (positive, found, lines) in zip(items, inspected, strict=True):
         findings.append(found)
         say(
             *lines,
             f"  {pair.image.path.name}  <->  {pair.mask.path.name}  {describeShape(pair.image.shape)} "
             f"{pair.image.dtype.name}, {positive:.3%} positive, "
-            f"{math.prod(axis.mean() for axis in coverPair(piece)):.1%} of the voxels used",
+            f"{math.prod(axis.mean() for axis in used):.1%} of the voxels used",
         )
     say(f"  {part.sampleCount} sub-volumes of {describeShape(part.shape)} voxels")
-    for axes in ROTATION_AXES[: part.rotationCount - 1]:
+    for axes in ROTATION_AXES[: rotationCount - 1]:
         if any(quarterTurns(part.shape, axes, pair.image.frame.sides) == 2 for pair in part.pairs):
             say(f"  axes {axes}: the sides differ, so the copy is turned by 180 degrees instead of 90")
     return findings
 
 
-class Order(NamedTuple):
-    """What is cut at a time, by this process or another one."""
+class Cut(NamedTuple):
+    """The sub-volumes of one volume."""
 
-    piece: Piece
+    pair: Pair
     scale: Scale
-    images: SampleWriter
-    masks: SampleWriter
+    starts: tuple[list[int], ...]  # along x, y and z
+    shape: tuple[int, int, int]
+    rotationCount: int
+    first: int  # number of its first sample in the set
+
+    @property
+    def sampleCount(self) -> int:
+        """Samples, with turned copies."""
+        return math.prod(map(len, self.starts)) * self.rotationCount
 
 
-def listOrders(
-    part: Part, findings: dict[str, list[Finding]], writers: dict[str, tuple[SampleWriter, SampleWriter]]
-) -> list[Order]:
-    """List what is to be cut of a set, pair by pair."""
-    pairs = zip(part.pieces, findings[part.name], strict=True)
-    return [Order(piece, found.scale, *writers[part.name]) for piece, found in pairs]
+def listCuts(part: Part, scales: list[Scale], rotationCount: int) -> list[Cut]:
+    """List what is cut from every volume of a set, and where it goes."""
+    cuts, first = [], 0
+    for pair, starts, scale in zip(part.pairs, part.starts, scales, strict=True):
+        cuts.append(Cut(pair, scale, starts, part.shape, rotationCount, first))
+        first += cuts[-1].sampleCount
+    return cuts
 
 
-def cutPair(order: Order, labels: Labels, scheme: str) -> Iterator[tuple[int, list[str]]]:
-    """Write normalised sub-volumes and their masks (x, y, z, 1); yields the voxels and the doubts of each."""
-    piece, scale, images, masks = order
-    image, mask = (volume.read() for volume in piece.pair)
-    places = cutSubVolumes(piece.starts, piece.shape, piece.rotationCount)
-    for index, (place, axes) in enumerate(places, piece.first):
-        doubts, cut = [], copyInOrder(image[place])  # from the file's order to that of .npy, once
-        mean, std = scale[:2] if scheme == "volume" else measureKept(cut, scale)
+def cutPair(
+    cut: Cut,
+    labels: Labels,
+    scheme: str,
+    writers: tuple[SampleWriter, SampleWriter],
+    watch: Callable[[float], None] | None,
+) -> list[str]:
+    """Write normalised sub-volumes and their masks (x, y, z, 1) of a volume; gives warnings."""
+    warnings = []
+    image, mask = (volume.read() for volume in cut.pair)
+    places = cutSubVolumes(cut.starts, cut.shape, cut.rotationCount)
+    for index, (place, axes) in enumerate(places, cut.first):
+        grey = copyInOrder(image[place])  # from the file's order to that of .npy, once
+        mean, std = cut.scale[:2] if scheme == "volume" else measureKept(grey, cut.scale)
         if std == 0:
-            name, corner = printable(piece.pair.image.path), ", ".join(str(axis.start) for axis in place)
-            doubts.append(f"Warning: {name}: sub-volume at ({corner}) is constant; it becomes zeros")
-        both = prep_img(scale.mend(cut), mean, std), selectPositive(copyInOrder(mask[place]), labels)
-        voxel = piece.pair.image.frame.sides
-        for writer, array in zip((images, masks), both, strict=True):
+            name, corner = printable(cut.pair.image.path), ", ".join(str(axis.start) for axis in place)
+            warnings.append(f"Warning: {name}: sub-volume at ({corner}) is constant; it becomes zeros")
+        both = prep_img(cut.scale.mend(grey), mean, std), selectPositive(copyInOrder(mask[place]), labels)
+        voxel = cut.pair.image.frame.sides
+        for writer, array in zip(writers, both, strict=True):
             writer.write(index, rotateSubVolume(array, axes, voxel)[..., np.newaxis])
-        yield cut.size, doubts
+        if watch:
+            watch(grey.size / 1e6)
+    return warnings
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from engine.base.console import runScript
 
 REGION = ((0, 80), (20, 80), (50, 90))  # with air, wall and some thirty particles
 SHAPE = (80, 60, 40)
+SAME = ("", "_labels", "_mask", "_mask.seg")  # volumes that hold no time and no path
 OBLIQUE = {
     "space": "left-posterior-superior",
     "space directions": np.array([[0.0, 0.5, 0.0], [-0.3, 0.0, 0.4], [0.4, 0.0, 0.3]]),
@@ -43,3 +44,10 @@ def writeReference(folder, run):
     positive[:, :24] = False
     nrrd.write(str(folder / "scan_mask.nrrd"), np.where(positive, 0, 255).astype(np.uint8), OBLIQUE)
     return positive
+
+
+def readBytes(folder, stem="scan_segmented"):
+    """Read what holds no time and no path: {name: bytes}; nothing unfinished may lie there."""
+    assert not list(folder.glob(".*"))
+    names = [*(f"{stem}{ending}.nrrd" for ending in SAME), f"{stem}_overview.png", f"{stem}_particles.csv"]
+    return {name: (folder / name).read_bytes() for name in names}

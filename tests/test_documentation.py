@@ -25,6 +25,8 @@ FOREIGN = {
     "training",
     "signal",
     "sides",
+    *("partition", "account", "me", "gres", "mem", "array", "time", "requeue", "wrap"),  # of SLURM
+    *("parsable", "dependency", "constraint"),
 }  # of other programs
 FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 INTRODUCTION = """# Parameters

@@ -274,7 +274,7 @@ def testAResultOfOneProcessIsNotJoined(scan, monkeypatch, capfd):
     import engine.prediction.journal
 
     monkeypatch.setattr(engine.prediction.journal, "COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr("predictData.execute", interruptAfter(1))
+    monkeypatch.setattr("engine.prediction.making.execute", interruptAfter(1))
     with pytest.raises(SystemExit):
         predict(scan)
     assert "one process alone has begun this result" in refused(capfd, scan, "--part", "0/3")
@@ -318,18 +318,18 @@ def testPartsThatBeginWhileOneProcessReadsDigestsAreKept(scan, monkeypatch, capf
 
 def testAResultThatIsFinishedMeanwhileStaysAsItIs(scan, monkeypatch, capfd):
     predict(scan, "--part", "0/2")
-    import predictData
+    from engine.prediction import making
 
-    original = predictData.executeTasks
+    original = making.executeTasks
 
     def finishBefore(*arguments):
-        predictData.executeTasks = original
+        making.executeTasks = original
         command = [sys.executable, ROOT / "predictData.py", "--nameInput", scan, "--nameReference", "none"]
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
         shutil.copy2(output(scan), partialName(output(scan)))  # what a slow client may still see
         original(*arguments)
 
-    monkeypatch.setattr(predictData, "executeTasks", finishBefore)
+    monkeypatch.setattr(making, "executeTasks", finishBefore)
     text = refused(capfd, scan, "--part", "1/2")
     assert "another process has finished this result meanwhile" in text
     capfd.readouterr()

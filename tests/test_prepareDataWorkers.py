@@ -68,12 +68,13 @@ def prepare(folder, capfd, count, *flags):
 
 @pytest.mark.parametrize("scheme", ["subVolume", "volume"])
 def testAnyNumberOfWorkersWritesTheSameBytesAndLines(mixed, capfd, scheme):
-    lines, files = prepare(mixed, capfd, 0, "--normalization", scheme)
+    flags = "--normalization", scheme, "--cover"
+    lines, files = prepare(mixed, capfd, 0, *flags)
     text = "\n".join(lines)
     assert len(files) == 5 and "beyond" in text and "No data" in text
     assert ("is constant" in text) == (scheme == "subVolume")
-    for count in COUNTS[1:]:
-        assert prepare(mixed, capfd, count, "--normalization", scheme) == (lines, files)
+    for count in (*COUNTS[1:], 9):
+        assert prepare(mixed, capfd, count, *flags) == (lines, files)
 
 
 def testTheNumberOfWorkersIsNoReasonToRepeat(data, capfd):

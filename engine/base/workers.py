@@ -4,13 +4,12 @@ A call is a function that pickles by name and one item that pickles; it may be d
 """
 
 import contextlib
-import functools
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
@@ -68,27 +67,13 @@ class Processes:
             raise PipelineError(rule, remedy=remedy) from error
 
 
-def callEach(
-    workers: Workers, function: Callable[[Item], Iterable[Answer]], items: Sequence[Item]
-) -> Iterator[Answer]:
-    """Call a function that yields with every item; gives all that it yields, in the order of the items.
-
-    In this process each is given as soon as it is yielded, of others when a call is done.
-    """
-    if isinstance(workers, Here):
-        for item in items:
-            yield from function(item)
-        return
-    for answers in workers.map(functools.partial(_listAnswers, function), items):
-        yield from answers
-
-
-def _listAnswers(function: Callable[[Item], Iterable[Answer]], item: Item) -> list[Answer]:
-    """Call a function that yields, to its end."""
-    return list(function(item))
-
-
 # ------------------------------------------------------------------------------------- their begin and end
+
+
+def refuseNegative(count: int) -> None:
+    """Refuse a number of workers below 0."""
+    if count < 0:
+        raise PipelineError("workerCount must not be negative", received=count)
 
 
 @contextlib.contextmanager
@@ -102,8 +87,7 @@ def openWorkers(count: int) -> Iterator[Workers]:
     PipelineError
         The number is negative.
     """
-    if count < 0:
-        raise PipelineError("workerCount must not be negative", received=count)
+    refuseNegative(count)
     if count < 2:
         yield Here()
         return

@@ -11,8 +11,9 @@ from engine.base.arrays import NonFinite
 from engine.base.errors import PipelineError
 from engine.base.machine import freeMemoryGiB
 from engine.base.passes import passOver
+from engine.base.workers import refuseNegative
 from engine.preparation.pairs import Pair
-from engine.preparation.samples import Part, Piece
+from engine.preparation.samples import Part
 from engine.volumes.otherValues import OtherValues
 from engine.volumes.rawData import isHeld
 from engine.volumes.scale import Finding, Statistics, describeFinding, measureVolume
@@ -32,22 +33,26 @@ def requireMemory(parts: list[Part], workerCount: int) -> None:
         What they cut, a pair each.
     workerCount : int
         Below 2 there are none, and nothing is refused.
+
+    Raises
+    ------
+    PipelineError
+        Less memory is free than the largest pairs take together, or the number is negative.
     """
-    if workerCount < 2:
-        return
-    needs = sorted((_memoryOf(piece) for part in parts for piece in part.pieces), reverse=True)
+    refuseNegative(workerCount)
+    needs = sorted((_memoryOf(pair, part.shape) for part in parts for pair in part.pairs), reverse=True)
     needed, free = sum(needs[:workerCount]) / 2**30, freeMemoryGiB()
-    if needed > free:
+    if workerCount > 1 and needed > free:
         rule, remedy = "too little memory for so many workers", "take fewer with --workerCount"
         raise PipelineError(rule, expected=f"{needed:.2f} GiB", received=f"{free:.2f} GiB", remedy=remedy)
 
 
-def _memoryOf(piece: Piece) -> int:
+def _memoryOf(pair: Pair, shape: tuple[int, int, int]) -> int:
     """Bytes that a worker takes to cut a pair: what of it is not mapped, a sub-volume and its copies."""
-    sources = [getattr(volume, "source", volume) for volume in piece.pair]
+    sources = [getattr(volume, "source", volume) for volume in pair]
     held = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in sources if isHeld(volume))
     voxelBytes = sum(volume.dtype.itemsize for volume in sources) + np.dtype(np.float32).itemsize + 3  # bool
-    return held + voxelBytes * math.prod(piece.shape) + WORKER_BYTES
+    return held + voxelBytes * math.prod(shape) + WORKER_BYTES
 
 
 def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
@@ -58,18 +63,15 @@ def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:
     return isCovered
 
 
-def coverPair(piece: Piece) -> list[np.ndarray]:
-    """Tell which voxels lie in a sub-volume: along x, y and z (side,) bool."""
-    return [coverAxis(*axis) for axis in zip(piece.pair.image.shape, piece.starts, piece.shape, strict=True)]
-
-
-def inspectPair(piece: Piece, labels: Labels, asked: Statistics) -> tuple[float, Finding, list[str]]:
+def inspectPair(
+    item: tuple[Pair, list[np.ndarray]], labels: Labels, asked: Statistics
+) -> tuple[float, Finding, list[str]]:
     """Look at every voxel of a pair; refuse numbers that are none.
 
     Parameters
     ----------
-    piece : Piece
-        Image and mask, and what is cut from them.
+    item : tuple
+        Image and mask; list of (side,) bool along x, y and z: the voxels that lie in a sub-volume.
     labels : sequence of int or str
         Positive ones of the mask.
     asked : Statistics
@@ -80,9 +82,9 @@ def inspectPair(piece: Piece, labels: Labels, asked: Statistics) -> tuple[float,
     tuple
         Positive fraction of the whole mask; what the grey values are like; warnings.
     """
-    pair = piece.pair
+    pair, used = item
     found = measureVolume(lambda: listBlocks(pair.image), pair.image, asked)
-    unlabelled, positives = NonFinite(), Positives(coverPair(piece), labels)
+    unlabelled, positives = NonFinite(), Positives(used, labels)
     passOver(listBlocks(pair.mask), positives, unlabelled)
     unlabelled.refuse(pair.mask.path, "a label")
     fraction = positives.count / math.prod(pair.mask.shape)

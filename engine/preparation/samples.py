@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,6 @@ import numpy as np
 from engine.base.errors import PipelineError
 from engine.base.files import flushToDisk, lockName, reserveSpace, writeAtomically
 from engine.base.records import changedNames, digestFile, packageVersions, readJson, writeJson
-from engine.base.workers import Here, Workers
 from engine.preparation.pairs import Pair, explainReadErrors
 from engine.volumes.turned import TurnedVolume
 from engine.volumes.volume import Volume
@@ -213,60 +211,20 @@ class Part(NamedTuple):
     pairs: list[Pair]
     shape: tuple[int, int, int]  # of every sub-volume
     starts: list[tuple[list[int], ...]]  # of each pair along x, y and z
-    rotationCount: int  # copies of a sub-volume: 1 is it alone
-
-    @property
-    def pieces(self) -> list["Piece"]:
-        """What is done pair by pair."""
-        counts = [math.prod(map(len, starts)) * self.rotationCount for starts in self.starts]
-        firsts = itertools.accumulate(counts, initial=0)
-        return [
-            Piece(pair, self.shape, starts, self.rotationCount, first, count)
-            for pair, starts, first, count in zip(self.pairs, self.starts, firsts, counts, strict=False)
-        ]
-
-    @property
-    def sampleCount(self) -> int:
-        """Samples of all pairs."""
-        return sum(piece.sampleCount for piece in self.pieces)
-
-
-class Piece(NamedTuple):
-    """What one pair of a set is cut into; it pickles."""
-
-    pair: Pair
-    shape: tuple[int, int, int]  # of every sub-volume
-    starts: tuple[list[int], ...]  # along x, y and z
-    rotationCount: int
-    first: int  # number of its first sample in the set
     sampleCount: int
 
 
-def describeRun(
-    parts: list[Part], settings: dict[str, Any], workers: Workers | None = None
-) -> dict[str, Any]:
+def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
     """Describe inputs, parameters and outputs: equal descriptions mean equal results.
 
     A folder of slices has one digest, of those of its files in order: two thousand would bury the others.
-
-    Parameters
-    ----------
-    parts : list of Part
-        The two sets.
-    settings : dict
-        Effective values of the parameters.
-    workers : Workers, optional
-        They read the files; without them, this process does.
     """
     inputs, outputs, turned = {}, {}, []
-    digests = (workers or Here()).map(
-        _digestVolume, [volume for part in parts for pair in part.pairs for volume in pair]
-    )
     for part in parts:
         for pair in part.pairs:
             turned += [f"{part.name}Masks/{pair.mask.path.name}"] * isinstance(pair.mask, TurnedVolume)
-            for kind in ("Images", "Masks"):
-                inputs |= {f"{part.name}{kind}/{name}": digest for name, digest in next(digests)}
+            for kind, volume in zip(("Images", "Masks"), pair, strict=True):
+                inputs |= {f"{part.name}{kind}/{name}": digest for name, digest in _digestVolume(volume)}
         shape = [part.sampleCount, *part.shape, 1]
         outputs[f"{part.name}DataImage.npy"] = {"shape": shape, "dtype": "float32"}
         outputs[f"{part.name}DataMask.npy"] = {"shape": shape, "dtype": "bool"}
@@ -279,7 +237,7 @@ def describeRun(
     return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
 
 
-def _digestVolume(volume: Volume) -> list[tuple[str, str]]:
+def _digestVolume(volume: Volume) -> Iterator[tuple[str, str]]:
     """Give names, as parameters.json has them, and digests of the files of a volume."""
     digests = []
     for path in volume.files:
@@ -289,7 +247,7 @@ def _digestVolume(volume: Volume) -> list[tuple[str, str]]:
         text = "".join(f"{name} {digest}\n" for name, digest in digests)
         whole = hashlib.sha256(text.encode("utf-8", "surrogateescape"))  # names can hold any bytes
         digests = [(volume.path.name, whole.hexdigest())]
-    return digests
+    yield from digests
 
 
 def isUpToDate(record: dict[str, Any], folder: Path) -> bool:

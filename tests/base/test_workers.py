@@ -10,7 +10,7 @@ import pytest
 from places import ROOT
 
 from engine.base.errors import PipelineError
-from engine.base.workers import Here, callEach, openWorkers
+from engine.base.workers import Here, openWorkers
 
 
 def double(number):
@@ -26,10 +26,6 @@ def refuseOdd(number):
     if number % 2:
         raise PipelineError("odd", file="a.nrrd", expected="even", received=number, remedy="add one")
     return number
-
-
-def countUp(number):
-    yield from range(number)
 
 
 def listBlocked(_):
@@ -62,18 +58,6 @@ def testARefusalIsTheLineThatOneProcessGives():
     with openWorkers(2) as workers, pytest.raises(PipelineError) as there:
         list(workers.map(refuseOdd, [2, 3, 4]))
     assert str(there.value) == str(here.value) == "a.nrrd: odd (expected even, received 3); add one"
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def testAllThatCallsYieldIsGivenInOrder(count):
-    with openWorkers(count) as workers:
-        assert list(callEach(workers, countUp, [3, 0, 2])) == [0, 1, 2, 0, 1]
-
-
-def testOneProcessGivesEachAsSoonAsItIsYielded():
-    with openWorkers(1) as workers:
-        numbers = callEach(workers, countUp, [10**12])
-        assert [next(numbers), next(numbers)] == [0, 1]
 
 
 def testCtrlCIsBlockedInWorkersFromTheirFirstMomentAndNotInThisProcess():
