@@ -113,3 +113,35 @@ def testCtrlCEndsAllProcesses(tmp_path):
     for number in numbers:
         with pytest.raises(ProcessLookupError):
             os.kill(number, 0)
+
+
+KILLED = """
+import os, signal
+from engine.base.workers import openWorkers
+if __name__ == "__main__":
+    with openWorkers(2) as workers:
+        list(workers.map(abs, range(9)))
+        print(*[process.pid for process in workers._pool._processes.values()], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def testWorkersThatWaitEndWithAKilledProcess(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "killed.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        numbers = [int(word) for word in process.stdout.readline().split()]
+        assert process.wait(60) == -signal.SIGKILL and numbers
+    limit = time.monotonic() + 10
+    while any(map(isAlive, numbers)):
+        assert time.monotonic() < limit, "workers without a process that they work for"
+        time.sleep(0.05)
+
+
+def isAlive(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
