@@ -15,8 +15,6 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from engine.base.console import Stopwatch, relativePath, runScript, say
 from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler
 from engine.base.errors import PipelineError
@@ -42,11 +40,12 @@ from engine.prediction.stream import describeStream
 from engine.results import kinds
 from engine.results.evaluation import Criteria, Evaluation, Page, describePlace, openReference
 from engine.results.looks import Looks
+from engine.results.ranges import openHands
 from engine.volumes.formats import openVolume
-from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf, withVoxelSize
+from engine.volumes.nrrdGeometry import withVoxelSize
 from engine.volumes.targets import chooseTargets
-from engine.volumes.volume import checkRegion, chooseSlab
-from functions import VoxelScores, dropVoxels, predictProbability, readModel
+from engine.volumes.volume import Volume, checkRegion
+from functions import predictProbability, readModel
 
 # ------------------------------------------------------------------------------------------------ parameters
 # data
@@ -91,7 +90,7 @@ dryRun: bool = False  # only say what would be done, and how long it would take
 part: str = ""  # such as 3/32: predict part 3 of 32 (0 to 31), nothing else; empty: what is missing
 slurm: str = ""  # print a SLURM script for so many parts, or auto; nothing is predicted
 scheduler: str = ""  # local = workers here, or the address of a Dask scheduler such as tls://host:8786
-workerCount: int = 0  # workers to start, or to wait for; 0: one for each GPU or core, or whoever is there
+workerCount: int = 0  # workers to start or wait for; processes for the results; 0: by cores, GPUs and size
 coresPerWorker: int = 0  # of workers that are started here; 0: equal shares
 tlsCaFile: Path | None = None  # of a scheduler behind tls://: who vouches for it
 tlsCertificate: Path | None = None  # the certificate of this process
@@ -112,6 +111,8 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     if arguments.scheduler and (arguments.part or arguments.slurm):
         alone = "--part" if arguments.part else "--slurm"
         raise PipelineError(f"{alone} and --scheduler exclude one another", remedy=f"leave out {alone}")
+    if arguments.workerCount < 0:
+        raise PipelineError("workerCount must not be negative", received=arguments.workerCount)
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
     arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     return arguments
@@ -128,26 +129,14 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     """Check everything, predict, threshold, measure, write."""
     clock = Stopwatch()
     volume = withVoxelSize(openVolume(arguments.nameInput), arguments.voxelSize)
-    limits = (arguments.x1, arguments.x2), (arguments.y1, arguments.y2), (arguments.z1, arguments.z2)
-    region = checkRegion(volume, limits)
     weights = arguments.weightFile or arguments.modelFile
-    inputs = kinds.nameInputs(volume, arguments.modelFile)
-    inputs |= {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
-    others = listOthers(arguments.momentsOf, arguments.noData)
-    inputs |= {f"momentsOf ({path.name})": path for path in others}
-    kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
-    refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
+    contract = contracts.findContract(weights)
+    request = checkRequest(arguments, volume, contract, weights)
     reference = openReference(arguments.nameReference, volume)
     plan, values = readModel(arguments.modelFile, arguments.weightFile)
-    contract = contracts.findContract(weights)
     threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
     targets = chooseTargets(arguments.positiveLabel, contract.positiveLabel if contract else None)
-    scope = contracts.chooseScope(arguments.normalization, contract, volume.shape, region)
-    asked = {name: getattr(arguments, name) for name in Request.parameters()}
-    asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
-    learnt = contract.learntBy(weights) if contract else {}
-    request = Request(volume, region, scope, arguments.modelFile, weights, learnt, others, **asked)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
@@ -170,7 +159,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
         tell = slurmJobs.Comments() if arguments.slurm else say
         tell(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
         tell(*(workers.describe() if workers else ()))
-        normalised = contracts.describeNormalization(contract, scope, arguments.momentsOf)
+        normalised = contracts.describeNormalization(contract, request.normalization, arguments.momentsOf)
         tell(*told.describeRequest(request), f"Normalisation: {normalised}")
         tell(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
         tell(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
@@ -186,11 +175,30 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
         looks = Looks(request.shape, results, hasReference)
         page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
         evaluations = [Evaluation(part, criteria, reference, results, looks, page) for part in targets]
-        carryOut(run, evaluations, clock, workers)
+        carryOut(run, evaluations, clock, workers, arguments.workerCount)
+
+
+def checkRequest(
+    arguments: argparse.Namespace, volume: Volume, contract: contracts.Contract | None, weights: Path
+) -> Request:
+    """Require that what is asked for is there, and that no result would replace it."""
+    limits = (arguments.x1, arguments.x2), (arguments.y1, arguments.y2), (arguments.z1, arguments.z2)
+    region = checkRegion(volume, limits)
+    inputs = kinds.nameInputs(volume, arguments.modelFile)
+    inputs |= {name: getattr(arguments, name) for name in ("nameReference", "modelFile", "weightFile")}
+    others = listOthers(arguments.momentsOf, arguments.noData)
+    inputs |= {f"momentsOf ({path.name})": path for path in others}
+    kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
+    refuseNegative(arguments.memoryBudget, arguments.minimumVoxels)
+    scope = contracts.chooseScope(arguments.normalization, contract, volume.shape, region)
+    asked = {name: getattr(arguments, name) for name in Request.parameters()}
+    asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
+    learnt = contract.learntBy(weights) if contract else {}
+    return Request(volume, region, scope, arguments.modelFile, weights, learnt, others, **asked)
 
 
 def carryOut(
-    run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch, workers: DaskWorkers | None
+    run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch, workers: DaskWorkers | None, count: int
 ) -> None:
     """Predict what is not predicted yet, make the results of every target, and tell of them."""
     request, (_, criteria, _, paths, looks, page) = run.request, evaluations[0]
@@ -215,68 +223,21 @@ def carryOut(
         clock.lap("prediction")
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
+    from engine.results.judging import Written, evaluate  # not before it is needed
+
     page = page._replace(greys=run.origin["greys"])
     looks.fill((page.greys or {}).get("limits", ()))
     evaluations = [part._replace(page=page) for part in evaluations]
-    counts = [evaluate(run, evaluation, clock) for evaluation in evaluations]
+    named = request.nameOutput, request.volume, request.region, request.learnt, request.memoryBudget
+    written = Written(*named, runs.describeInputs(run))
+    with openHands(workers, count, request.shape, request.memoryBudget) as hands:
+        counts = [evaluate(written, part, hands, say, clock) for part in evaluations]
     if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
     say(told.describeEnd(request, clock))
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
     say(*(f"  {relativePath(path)}" for path in written))
-
-
-# ------------------------------------------------------------------------------------------------- particles
-
-
-def evaluate(run: runs.Run, evaluation: Evaluation, clock: Stopwatch) -> dict[str, float] | None:
-    """Threshold the probability, measure and score, write the results; gives the scores of the voxels."""
-    target, criteria, reference, paths, looks, page = evaluation
-    if not (paths or reference):
-        return None
-    from engine.measures.analysis import Judged  # loads SciPy
-    from engine.measures.sureness import Sureness
-    from engine.results import outcome
-    from engine.results.pictures import drawPrediction
-
-    clock.lap("opening")
-    request, result = run.request, openVolume(run.request.nameOutput)
-    header = resultHeader(request.volume, request.region, np.uint8)
-    slab = chooseSlab(request.shape, request.memoryBudget)
-    hasParticles = kinds.needParticles(paths)
-    frame = readFrame(header)._replace(why=request.volume.frame.why)
-    isMeasured = hasParticles or (reference is not None and criteria.minimumVoxels > 1)
-    judged = Judged(request.shape, *criteria[:2], frame, reference is not None, isMeasured)
-    scores = [VoxelScores(criteria.threshold)] if reference else []
-    sureness = Sureness(criteria.threshold, request.learnt)
-    others = outcome.OtherValues(target.labels)
-    pairs = outcome.listPairs(result, reference, request.region, target, slab, others)
-    passOver(pairs, judged, sureness, *scores, looks.watch("probability", "manual"))
-    clock.lap("reading back")
-    say(*(told := sureness.describe()))
-    evaluation = evaluation._replace(page=page.note(told))
-    counts = scores[0].finish() if reference else None
-    measured = judged.finish(criteria.minimumVoxels) if isMeasured else None
-    if counts:
-        say(*outcome.listDoubts(counts, reference, target, others))
-        if isMeasured:
-            counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
-        say(outcome.describeCounts(counts, reference, criteria.threshold))
-    if hasParticles:
-        findings = outcome.Findings(judged, measured, counts)
-        subject = outcome.Subject(request.shape, frame, header | criteria._asdict(), target)
-        pairs = outcome.listPairs(result, None, request.region, target, slab)
-        outcome.writeVolumes(pairs, findings, subject, paths, looks)
-        settings = criteria._asdict() | runs.describeInputs(run)
-        settings |= outcome.describeReference(reference, target)
-        say(*outcome.writeTables(findings, subject, evaluation, settings))
-    clock.lap("particles")
-    if "overview" in paths:
-        grey, probability, manual = map(looks.slices.get, ("grey", "probability", "manual"))
-        drawPrediction(grey, probability, manual, paths["overview"], voxelSizeOf(request.volume))
-    clock.lap("picture")
-    return counts
 
 
 if __name__ == "__main__":

@@ -21,16 +21,14 @@ from pathlib import Path
 import measure
 import numpy as np
 
-from engine.base.passes import passOver
-from engine.measures.analysis import Judged
-from engine.results import outcome
+from engine.base.console import Stopwatch, say
+from engine.base.workers import openWorkers
 from engine.results.evaluation import Criteria, Evaluation, Page
+from engine.results.judging import Written, evaluate
 from engine.results.looks import Looks
-from engine.results.outcome import listPairs
 from engine.volumes.formats import openVolume
 from engine.volumes.nrrdWriter import openPlanes
 from engine.volumes.targets import PUBLISHED
-from functions import VoxelScores
 
 SLAB = 16
 RADII = (2.0, 6.0)  # voxels
@@ -79,23 +77,17 @@ def paintBall(
         mask[box][squares <= (radius - 0.3) ** 2] = 0
 
 
-def runOurs(folder: Path) -> dict:
+def runOurs(folder: Path, processCount: int = 1) -> dict:
     """Do what predictData.py does after the prediction."""
     result, reference = openVolume(folder / "probability.nrrd"), openVolume(folder / "mask.nrrd")
-    judged, scores = Judged(result.shape, 0.5, 26, result.frame, True), VoxelScores(0.5)
     region = tuple((0, side) for side in result.shape)
-    looks = Looks(result.shape, (), True)
-    passOver(listPairs(result, reference, region, PUBLISHED, SLAB), judged, scores)
-    counts = scores.finish()
-    findings = outcome.Findings(judged, judged.finish(1), counts)
     ends = {"labels": "nrrd", "particles": "csv", "summary": "json", "scores": "scores", "errors": "errors"}
     paths = {kind: folder / f"ours.{ending}" for kind, ending in ends.items()}
-    subject = outcome.Subject(result.shape, result.frame, dict(GEOMETRY), PUBLISHED)
-    pairs = listPairs(result, None, region, PUBLISHED, SLAB)
-    outcome.writeVolumes(pairs, findings, subject, paths, looks)
-    page = Page("probability.nrrd", "", {})
+    written = Written(result.path, result, region, {}, 0, {})
+    looks, page = Looks(result.shape, (), True), Page("probability.nrrd", "", {})
     evaluation = Evaluation(PUBLISHED, Criteria(0.5, 26, 1), reference, paths, looks, page)
-    outcome.writeTables(findings, subject, evaluation, {})
+    with openWorkers(processCount) as workers:
+        counts = evaluate(written, evaluation, workers, say, Stopwatch())
     summary, scores = (json.loads(paths[kind].read_text()) for kind in ("summary", "scores"))
     iou = {f"{row['threshold']:g}": row["matched"] for row in scores["particles"]["iou"]}
     return {"particles": summary["all"]["particles"], "dice": counts["dice"], "matched": iou["0.5"]}
@@ -150,8 +142,9 @@ SIDES = {
     "scikit-image in memory": runPeer,
     "the same with surfaces": functools.partial(runPeer, hasSurfaces=True),
     "slab by slab": runOurs,
+    "by two processes": functools.partial(runOurs, processCount=2),
 }
-OURS = "slab by slab"
+OURS = "slab by slab", "by two processes"
 
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -173,7 +166,7 @@ def compare(folder: Path, side: int, arguments: argparse.Namespace) -> None:
     particleCount = round(arguments.density * side**3)
     writeVolumes(folder, side, particleCount)
     script = [sys.executable, __file__, "--folder", str(folder), "--task"]
-    names = [name for name in SIDES if side <= arguments.peerLimit or name == OURS]
+    names = [name for name in SIDES if side <= arguments.peerLimit or name in OURS]
     runs = measure.runInTurn({name: [*script, name] for name in names}, folder, arguments.repeats)
     answers = {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
     first = measure.median(runs[names[0]], "seconds")

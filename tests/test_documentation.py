@@ -27,6 +27,7 @@ FOREIGN = {
     "sides",
     *("partition", "account", "me", "gres", "mem", "array", "time", "requeue", "wrap"),  # of SLURM
     *("parsable", "dependency", "constraint"),
+    *("nthreads", "protocol", "tls-ca-file", "tls-cert", "tls-key"),  # of Dask
 }  # of other programs
 FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 INTRODUCTION = """# Parameters

@@ -24,7 +24,7 @@ from skimage.measure import regionprops_table
 import engine.prediction.told
 import predictData
 from engine.base.files import lockName
-from engine.results import outcome
+from engine.results.ranges import Source
 from engine.volumes.formats import openVolume
 
 
@@ -289,7 +289,7 @@ def testWithEverythingSwitchedOffOnlyTheProbabilityIsLeft(copy, monkeypatch, cap
     for path in copy.glob("scan_segmented*"):
         path.unlink()
     names = ("mask", "segmentation", "labels", "particles", "scores", "report", "overview")
-    monkeypatch.setattr(outcome, "listPairs", lambda *_: pytest.fail("the probability was read again"))
+    monkeypatch.setattr(Source, "open", lambda *_: pytest.fail("the probability was read again"))
     flags = ["--nameReference", "none", *(f"--no-{name}" for name in names)]
     predict(copy / "scan_data.nrrd", *flags)
     assert {path.name for path in copy.glob("scan_segmented*")} == {

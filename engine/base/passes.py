@@ -15,7 +15,7 @@ class Observer(Protocol):
         """Take the arrays of a block, (z, y, x) each, that begin at plane `z`."""
 
 
-def passOver(blocks: Iterable[tuple], *observers: Observer) -> None:
+def passOver(blocks: Iterable[tuple], *observers: Observer, first: int = 0) -> None:
     """Show every block to every observer, in order; the next one is read meanwhile.
 
     Parameters
@@ -24,8 +24,10 @@ def passOver(blocks: Iterable[tuple], *observers: Observer) -> None:
         Arrays (z, y, x) of the same planes; the first one tells how many.
     observers
         Asked one after the other.
+    first : int
+        Plane that the blocks begin at.
     """
-    z = 0
+    z = first
     for block in readAhead(iter(blocks)):
         for observer in observers:
             observer.add(z, *block)

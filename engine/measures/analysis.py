@@ -26,6 +26,8 @@ class Measured(NamedTuple):
 class Judged:
     """What is known of a result after one pass over its slabs, in order.
 
+    Ranges of planes can be looked at apart, by other processes too, and joined in their order.
+
     Parameters
     ----------
     shape : (int, int, int)
@@ -40,6 +42,8 @@ class Judged:
         Whether slabs come with a truth.
     isMeasured : bool
         Whether particles are looked for.
+    firstPlane : int
+        Of the range that is looked at.
 
     Attributes
     ----------
@@ -55,13 +59,14 @@ class Judged:
         frame: Frame,
         hasReference: bool,
         isMeasured: bool = True,
+        firstPlane: int = 0,
     ) -> None:
         self.shape, self.threshold, self.connectivity, self.frame = shape, threshold, connectivity, frame
         self.curves, self.hasReference = VoxelCurves(), hasReference
         volumeCount = (1 + hasReference) * isMeasured  # the result, and the reference
         weights = directionWeights(frame.directions) if isMeasured else None
         self._joinings = [Joining(connectivity) for _ in range(volumeCount)]
-        self._sums = [Sums(shape, weights, connectivity) for _ in range(volumeCount)]
+        self._sums = [Sums(shape, weights, connectivity, firstPlane) for _ in range(volumeCount)]
         self._overlaps = Overlaps()
 
     def add(self, z: int, probability: np.ndarray, truth: np.ndarray | None) -> None:
@@ -75,6 +80,15 @@ class Judged:
             slabs = [slab.result() for slab in slabs]
         if len(slabs) == 2:
             self._overlaps.add(*numberBoth(*slabs))
+
+    def join(self, other: "Judged") -> None:
+        """Add the next range of planes."""
+        seams = [one.join(next) for one, next in zip(self._joinings, other._joinings, strict=True)]
+        for one, next, seam in zip(self._sums, other._sums, seams, strict=True):
+            one.join(next, seam)
+        self.curves.join(other.curves)
+        if len(seams) == 2:
+            self._overlaps.join(other._overlaps, *(seam.start for seam in seams))
 
     def finish(self, minimumVoxels: int) -> Measured:
         """Give particles their numbers and measure them; predicted ones must be large enough."""
@@ -100,7 +114,8 @@ def numberBoth(first: Slab, second: Slab) -> tuple[np.ndarray, np.ndarray]:
     """Give the components, counted across all slabs, of the voxels that are positive in both volumes."""
     labels = first.labels.ravel()[second.positions], second.labels.ravel()[second.positions]
     isShared = labels[0] > 0
-    return tuple(part[isShared] + slab.start for part, slab in zip(labels, (first, second), strict=True))
+    slabs = first, second
+    return tuple(part[isShared] + slab.seam.start for part, slab in zip(labels, slabs, strict=True))
 
 
 def describeScores(judged: Judged, counts: dict, particleScores: dict) -> dict:

@@ -1,5 +1,6 @@
 """Connected positive voxels of a volume that is larger than the memory: labelled slab by slab.
 
+Ranges of slabs can be labelled apart, by other processes too, and joined in their order afterwards.
 connected-components-3d labels a slab. Its own routine for stacks of slabs knows no connectivity of 18 and
 joins the planes at a seam pixel by pixel in Python; here a seam is joined by comparing shifted planes.
 """
@@ -31,8 +32,30 @@ class Labels(NamedTuple):
     droppedCount: int
     droppedVoxels: int
 
+    def cut(self, first: int, last: int) -> "Labels":
+        """Give the components of the slabs first to last (half-open) alone, without voxels of particles."""
+        ends = [*self.starts, len(self.particles) - 1][first : last + 1]
+        particles = self.particles[ends[0] : ends[-1] + 1]
+        return Labels(particles, [end - ends[0] for end in ends[:-1]], self.voxelCounts[:0], 0, 0)
+
 
 Contact = tuple[tuple[int, int, int], np.ndarray, np.ndarray]
+
+
+class Seam(NamedTuple):
+    """Where the planes of a volume that were labelled apart meet.
+
+    Attributes
+    ----------
+    start : int
+        Components of the slabs before.
+    contacts : list of (step, here, there)
+        Step (x, y, 1) from a voxel before the seam to one behind it; components of these, counted across all
+        slabs, for all pairs of positive voxels that it separates: (pair,) uint32.
+    """
+
+    start: int
+    contacts: list[Contact]
 
 
 class Slab(NamedTuple):
@@ -50,23 +73,19 @@ class Slab(NamedTuple):
         Where they are not 0, flattened; ascending.
     count : int
         Components.
-    start : int
-        Components of the slabs before.
-    contacts : list of (step, here, there)
-        Step (x, y, 1) from a voxel before the slab to one in it; components of these, counted across all
-        slabs, for all pairs of positive voxels that it separates: (pair,) int64.
+    seam : Seam
+        To the slab before.
     """
 
     labels: np.ndarray
     isPositive: np.ndarray
     positions: np.ndarray
     count: int
-    start: int
-    contacts: list[Contact]
+    seam: Seam
 
 
 class Joining:
-    """First pass over the slabs of a volume, in order: which components belong together.
+    """First pass over the slabs of a volume, or of a range of it, in order: which components belong together.
 
     Parameters
     ----------
@@ -79,24 +98,43 @@ class Joining:
         self._counts = [np.zeros(0, np.int64)]  # a slab: voxels of its components
         self._pairs = [np.zeros(0, np.uint64)]  # components of two slabs that touch, 32 bits each
         self._starts: list[int] = []
-        self._number, self._last = 0, None  # components so far, last plane of the slab before
+        self._number = 0  # components so far
+        self._first: np.ndarray | None = None  # first plane of the first slab
+        self._last: np.ndarray | None = None  # last plane of the slab before
 
     def add(self, positive: np.ndarray) -> Slab:
         """Add the next slab: (z, y, x) bool; gives its components."""
         labels, isPositive, positions, count = labelSlab(positive, self.connectivity)
         first, last = (_numbered(labels[plane], self._number) for plane in (1, -1))
-        contacts = listContacts(self._last, first) if self._number else []
-        slab = Slab(labels, isPositive, positions, count, self._number, contacts)
+        slab = Slab(labels, isPositive, positions, count, self._meet(first))
         self._counts.append(np.bincount(labels.ravel()[positions], minlength=count + 1)[1:])
+        self._first = first if self._first is None else self._first
+        self._last = last
+        self._starts.append(self._number)
+        self._number += count
+        return slab
+
+    def join(self, other: "Joining") -> Seam:
+        """Add the slabs of the next range, which were added to another one; gives where they meet."""
+        start = self._number
+        seam = self._meet(_numbered(other._first, start))
+        self._counts += other._counts
+        self._pairs += [pairs + joinPairs(start, start) for pairs in other._pairs]
+        self._first = other._first if self._first is None else self._first
+        self._last = _numbered(other._last, start)
+        self._starts += [start + number for number in other._starts]
+        self._number += other._number
+        return seam
+
+    def _meet(self, first: np.ndarray) -> Seam:
+        """Note which components of the last plane so far touch those of the next one."""
+        contacts = listContacts(self._last, first) if self._number else []
         self._pairs += [
             np.unique(joinPairs(here, there))
             for step, here, there in contacts
             if isNeighbour(step, self.connectivity)
         ]
-        self._last = last
-        self._starts.append(self._number)
-        self._number += count
-        return slab
+        return Seam(self._number, contacts)
 
     def finish(self, minimumVoxels: int = 1) -> Labels:
         """Join components to particles, numbered in the order in which their first voxels are stored."""
@@ -132,9 +170,9 @@ def labelSlab(positive: np.ndarray, connectivity: int) -> tuple[np.ndarray, np.n
     return labels, padded, np.flatnonzero(padded.view(bool)), count
 
 
-def joinPairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def joinPairs(first: np.ndarray | int, second: np.ndarray | int) -> np.ndarray:
     """Write pairs of numbers below 2 ** 32 as one of 64 bits: sorted in a tenth of the time of pairs."""
-    return first.astype(np.uint64) << np.uint64(32) | second.astype(np.uint64)
+    return np.asarray(first).astype(np.uint64) << np.uint64(32) | np.asarray(second).astype(np.uint64)
 
 
 def splitPairs(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,11 +186,11 @@ def isNeighbour(step: tuple[int, int, int], connectivity: int) -> bool:
 
 
 def listContacts(last: np.ndarray, plane: np.ndarray) -> list[Contact]:
-    """List the positive voxels on both sides of a seam, as in `Slab`.
+    """List the positive voxels on both sides of a seam, as in `Seam`.
 
     Parameters
     ----------
-    last, plane : (y + 1, x + 1) int64
+    last, plane : (y + 1, x + 1) uint32
         Components on both sides, counted across all slabs, as a plane of `Slab.labels` holds them.
     """
     position, contacts = np.flatnonzero(last), []
@@ -188,4 +226,4 @@ class Relabelling:
 
 def _numbered(plane: np.ndarray, start: int) -> np.ndarray:
     """Count the components of a plane on across all slabs; 0 stays."""
-    return np.where(plane > 0, plane + np.int64(start), 0)
+    return np.where(plane > 0, plane + np.uint32(start), np.uint32(0))

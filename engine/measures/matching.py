@@ -21,6 +21,11 @@ class Overlaps:
         self._keys.append(keys)
         self._counts.append(counts)
 
+    def join(self, other: "Overlaps", first: int, second: int) -> None:
+        """Add those of the next range, before which there are so many components of both volumes."""
+        self._keys += [keys + joinPairs(first, second) for keys in other._keys]
+        self._counts += other._counts
+
     def finish(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         """Sum up by particle.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.measures.labelling import Labels, Slab, isNeighbour, joinPairs, splitPairs
+from engine.measures.labelling import Labels, Seam, Slab, isNeighbour, joinPairs, splitPairs
 from engine.volumes.frame import Frame, spannedVolume
 
 # One of each pair of opposite steps (x, y, z) from a voxel to its 26 neighbours.
@@ -47,6 +47,8 @@ class Totals(NamedTuple):
 class Sums:
     """Sum up over the components of slabs: `add` every slab in order, then `finish` by particle.
 
+    Ranges of slabs can be summed up apart, and joined in their order: the sums are the same to the last bit.
+
     Parameters
     ----------
     shape : (int, int, int)
@@ -55,16 +57,20 @@ class Sums:
         Of pairs of neighbours in the directions of STEPS.
     connectivity : int
         Of the components.
+    firstPlane : int
+        Of the range that is summed up.
     """
 
-    def __init__(self, shape: tuple[int, int, int], weights: np.ndarray, connectivity: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], weights: np.ndarray, connectivity: int, firstPlane: int = 0
+    ) -> None:
         self.shape, self.connectivity = shape, connectivity
         self._weights = {tuple(step): weight for step, weight in zip(STEPS.tolist(), weights, strict=True)}
         self._weights |= {tuple(-number for number in step): self._weights[step] for step in [*self._weights]}
         self._sums = [np.zeros((12, 0))]  # a slab: (voxels, first, second, probability, contact; component)
         self._least = [np.zeros((7, 0))]  # the same for low, -high, probability
         self._loose = [np.zeros((3, 0))]  # neighbours in two components that may be one particle, and weight
-        self._z = 0
+        self._z = firstPlane
 
     def add(self, slab: Slab, probability: np.ndarray) -> None:
         """Add the next slab and the probability (z, y, x) float32 of its voxels."""
@@ -75,7 +81,7 @@ class Sums:
         inside = ((z - 1) * probability.shape[1] + y) * probability.shape[2] + x
         seen = probability.ravel()[position + np.repeat(inside - position[starts], length)]
         contact = self._weighContacts(slab)
-        self._addSeam(slab)
+        self._addSeam(slab.seam)
         z, last, component = z - 1 + self._z, x + length - 1, flat[position[starts]] - np.int64(1)
         places = [(x + last) / 2, y, z]
         products = [length * places[one] * places[other] for one, other in MOMENTS]
@@ -91,6 +97,14 @@ class Sums:
         self._least.append(least)
         self._z += len(probability)
 
+    def join(self, other: "Sums", seam: Seam) -> None:
+        """Add the sums of the next range, whose components `Joining.join` has added."""
+        self._addSeam(seam)
+        self._sums += other._sums
+        self._least += other._least
+        self._loose += [loose + [[seam.start], [seam.start], [0]] for loose in other._loose]
+        self._z = other._z
+
     def _weighContacts(self, slab: Slab) -> np.ndarray:
         """Sum up, for every positive voxel, the weights of its neighbours before it in the same component."""
         position, isPositive, flat = slab.positions, slab.isPositive.ravel(), slab.labels.ravel()
@@ -104,15 +118,16 @@ class Sums:
             other = flat[position - back]
             contact += weight * (other == own)
             isLoose = (other > 0) & (other != own)
-            self._addLoose(own[isLoose] + slab.start, other[isLoose] + slab.start, weight)
+            start = slab.seam.start
+            self._addLoose(own[isLoose] + start, other[isLoose] + start, weight)
         return contact
 
-    def _addSeam(self, slab: Slab) -> None:
-        """Weigh the neighbours on both sides of the seam before a slab."""
+    def _addSeam(self, seam: Seam) -> None:
+        """Weigh the neighbours on both sides of a seam."""
         before = self._sums[-1][11]  # of the components of the slab before
-        for step, here, there in slab.contacts:
+        for step, here, there in seam.contacts:
             if isNeighbour(step, self.connectivity):
-                number = here - (slab.start - len(before)) - 1
+                number = here - (seam.start - len(before)) - 1
                 before += self._weights[step] * np.bincount(number, minlength=len(before))
             else:
                 self._addLoose(here, there, self._weights[step])

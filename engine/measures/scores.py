@@ -17,6 +17,13 @@ class VoxelScores:
         self._true += int(np.count_nonzero(reference))
         self._size += reference.size
 
+    def join(self, other: "VoxelScores") -> None:
+        """Add the voxels of other blocks."""
+        self._tp += other._tp
+        self._found += other._found
+        self._true += other._true
+        self._size += other._size
+
     def finish(self) -> dict[str, float]:
         """Give the scores as `scoreVoxels` does."""
         tp, fp, fn = self._tp, self._found - self._tp, self._true - self._tp

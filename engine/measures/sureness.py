@@ -41,6 +41,13 @@ class Sureness:
         self._right += float(positive.sum(dtype=np.float64))
         self._all += float(probability[probability >= LEAST].sum(dtype=np.float64))
 
+    def join(self, other: "Sureness") -> None:
+        """Add the sums of other blocks."""
+        self._isEmpty &= other._isEmpty
+        self._found += other._found
+        self._right += other._right
+        self._all += other._all
+
     def describe(self) -> list[str]:
         """Tell what to expect of a result, and warn where that is little."""
         if self._isEmpty:

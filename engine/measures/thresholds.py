@@ -87,6 +87,10 @@ class VoxelCurves:
         self.histogram[1] += positives
         self.histogram[0] += _count(probability.ravel()) - positives
 
+    def join(self, other: "VoxelCurves") -> None:
+        """Add the voxels of other slabs."""
+        self.histogram += other.histogram
+
     def best(self) -> tuple[float, float]:
         """Find the threshold with the highest Dice; returns both. 0.5 where nothing is positive."""
         dices = _dices(self.histogram)

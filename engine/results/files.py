@@ -2,24 +2,25 @@
 
 import contextlib
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from engine.base.deflated import Deflating, Member, Piece
 from engine.base.files import explainWriteError, writeAtomically
-from engine.base.threads import writeBehind
 from engine.measures.labelling import Labels
 from engine.results.kinds import BY_KIND
 from engine.volumes.frame import Frame
-from engine.volumes.nrrdWriter import ENCODING, openPlanes
+from engine.volumes.nrrdHeaders import describeData, formatHeader
 from engine.volumes.targets import Target
 from engine.volumes.tiff import openTiff
 
 CHUNK_ROWS = 10_000
 MICROMETRES = ("\xb5m", "\u03bcm")  # micro sign, Greek letter
 LENGTHS = ("equivalentDiameter", "axis1", "axis2", "axis3", "nearestNeighbour")
+Writer = Callable[[np.ndarray, np.ndarray], None]  # of labelled planes and their probability (z, y, x)
 POWERS = dict.fromkeys(("x", "y", "z", *LENGTHS), "") | {"surfaceArea": "2", "volume": "3"}
 
 
@@ -32,11 +33,70 @@ class Subject(NamedTuple):
     target: Target  # what the particles are
 
 
+class Parts:
+    """Compresses what files hold of a range of planes, in any process: `add` its slabs, then `finish`.
+
+    Parameters
+    ----------
+    kinds : sequence of str
+        Of results with a value for every voxel, as NRRD.
+    """
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._deflating = {kind: Deflating() for kind in kinds}
+
+    def add(self, labels: np.ndarray, probability: np.ndarray) -> None:
+        """Take the next labelled planes and their probability (z, y, x)."""
+        for kind, deflating in self._deflating.items():
+            voxels = BY_KIND[kind].voxels
+            planes = voxels.values(labels, probability)
+            deflating.add(np.ascontiguousarray(planes, _nrrdType(voxels.dtype)).data)
+
+    def addAnd(self, write: Writer) -> Writer:
+        """Give what takes planes, and hands them on."""
+
+        def addBoth(labels: np.ndarray, probability: np.ndarray) -> None:
+            self.add(labels, probability)
+            write(labels, probability)
+
+        return addBoth
+
+    def finish(self) -> dict[str, Piece]:
+        """Give the piece of every file."""
+        return {kind: deflating.finish() for kind, deflating in self._deflating.items()}
+
+
+class Files(NamedTuple):
+    """Begun files of results that have a value for every voxel."""
+
+    paths: dict[str, Path]  # of all kinds
+    members: dict[str, Member]  # NRRD: they take pieces
+    writers: dict[str, Callable[[np.ndarray], None]]  # TIFF: they take planes (z, y, x)
+
+    def append(self, pieces: dict[str, Piece]) -> None:
+        """Write the pieces of the next range."""
+        for kind, piece in pieces.items():
+            with self._explained(kind):
+                self.members[kind].append(piece)
+
+    def write(self, labels: np.ndarray, probability: np.ndarray) -> None:
+        """Write the next labelled planes, and their probability, as TIFF."""
+        for kind, writePlanes in self.writers.items():
+            with self._explained(kind):
+                writePlanes(BY_KIND[kind].voxels.values(labels, probability))
+
+    @contextlib.contextmanager
+    def _explained(self, kind: str) -> Iterator[None]:
+        """Tell which file cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise explainWriteError(error, self.paths[kind]) from error
+
+
 @contextlib.contextmanager
-def openVolumes(
-    paths: dict[str, Path], subject: Subject, count: int
-) -> Iterator[Callable[[np.ndarray, np.ndarray], None]]:
-    """Write those results that have a value for every voxel.
+def openFiles(paths: dict[str, Path], subject: Subject, count: int) -> Iterator[Files]:
+    """Begin the results that have a value for every voxel; they get their names when the block ends well.
 
     Parameters
     ----------
@@ -47,36 +107,38 @@ def openVolumes(
         What they are of.
     count : int
         Particles.
-
-    Yields
-    ------
-    callable
-        Takes the next labelled planes and their probability (z, y, x).
     """
     shape, frame, header, target = subject
     segment = header | describeSegment(shape, target)
     wanted = {kind: BY_KIND[kind].voxels for kind in paths if BY_KIND[kind].voxels}
+    files = Files(paths, {}, {})
     with contextlib.ExitStack() as stack:
-        writers = {}
         for kind, voxels in wanted.items():
-            dtype = voxels.dtype
             if paths[kind].suffix == ".tif":
-                if kind == "labels":
-                    dtype = "uint16" if count < 1 << 16 else "float32"  # exact up to 16,777,216 particles
-                writer = openTiff(paths[kind], shape, dtype, frame)
+                few = "uint16" if count < 1 << 16 else "float32"  # exact up to 16,777,216 particles
+                dtype = few if kind == "labels" else voxels.dtype
+                files.writers[kind] = stack.enter_context(openTiff(paths[kind], shape, dtype, frame))
             else:
                 described = segment if voxels.isSegmentation else header
-                writer = openPlanes(paths[kind], shape, dtype, described, ENCODING)
-            writers[kind] = stack.enter_context(writer)
+                member = _openMember(paths[kind], shape, voxels.dtype, described)
+                files.members[kind] = stack.enter_context(member)
+        yield files
 
-        def write(labels: np.ndarray, probability: np.ndarray) -> None:
-            for kind, writePlanes in writers.items():
-                try:
-                    writePlanes(wanted[kind].values(labels, probability))
-                except OSError as error:
-                    raise explainWriteError(error, paths[kind]) from error
 
-        yield stack.enter_context(writeBehind(write))
+@contextlib.contextmanager
+def _openMember(path: Path, shape: tuple[int, int, int], dtype: str, header: dict) -> Iterator[Member]:
+    """Write an NRRD file of which the voxels come as pieces."""
+    described = describeData(header, shape, _nrrdType(dtype)) | {"encoding": "gzip"}
+    with writeAtomically(path) as temporary, open(temporary, "wb") as file:
+        file.write(formatHeader(described))
+        member = Member(file)
+        yield member
+        member.finish()
+
+
+def _nrrdType(dtype: str) -> np.dtype:
+    """Give the type of the voxels of a file."""
+    return np.dtype(dtype).newbyteorder("<")
 
 
 def describeSegment(shape: tuple[int, int, int], target: Target) -> dict[str, str]:

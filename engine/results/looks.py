@@ -1,5 +1,10 @@
-"""What is kept of volumes that come plane by plane, to be shown later: mid-slices and small copies."""
+"""What is kept of volumes that come plane by plane, to be shown later: mid-slices and small copies.
 
+Ranges of planes can be kept apart, by other processes too: `part` of a range, filled, goes back by `join`.
+"""
+
+import copy
+import functools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -44,13 +49,29 @@ class Preview:
     """
 
     def __init__(self, shape: tuple[int, int, int], factor: int) -> None:
-        self.factor = factor
+        self._shape, self.factor = shape, factor
         self._starts = [np.arange(0, side, factor) for side in reversed(shape)]  # z, y, x
         self._sizes = [
             np.diff(starts, append=side) for starts, side in zip(self._starts, reversed(shape), strict=True)
         ]
-        self._sums = np.zeros([len(starts) for starts in self._starts], np.float32)
+        self._layers = 0, len(self._starts[0])  # of blocks that are summed up
         self.kept = Kept()
+
+    @functools.cached_property
+    def _sums(self) -> np.ndarray:
+        """Sums (z, y, x) over the blocks of these layers."""
+        first, last = self._layers
+        return np.zeros([last - first, *map(len, self._starts[1:])], np.float32)
+
+    def part(self, first: int, last: int) -> "Preview":
+        """Give an empty one for the planes first to last (half-open) alone."""
+        part = Preview(self._shape, self.factor)
+        part._layers = first // self.factor, -(-last // self.factor)
+        return part
+
+    def join(self, part: "Preview") -> None:
+        """Add the planes of a part."""
+        self._sums[slice(*part._layers)] += part._sums
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x) that begin at plane `z`."""
@@ -59,7 +80,7 @@ class Preview:
                 if self.factor > 1:
                     rows = np.add.reduceat(plane, self._starts[1], axis=0)
                     plane = np.add.reduceat(rows, self._starts[2], axis=1)
-                self._sums[number // self.factor] += plane
+                self._sums[number // self.factor - self._layers[0]] += plane
 
     def finish(self) -> np.ndarray:
         """Give the averages (z, y, x) float32."""
@@ -79,17 +100,38 @@ class MidSlices:
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.shape = tuple(shape)
         self.slices: list[np.ndarray | None] = [None, None, None]
+        self._planes = 0, self.shape[2]  # that are kept
         self.kept = Kept()
+
+    def part(self, first: int, last: int) -> "MidSlices":
+        """Give an empty one for the planes first to last (half-open) alone."""
+        part = MidSlices(self.shape)
+        part._planes = first, last
+        return part
+
+    def join(self, part: "MidSlices") -> None:
+        """Add the planes of a part."""
+        for axis in (0, 1):
+            self._put(axis, part._planes[0], part.slices[axis])
+        if part.slices[2] is not None:
+            self.slices[2] = part.slices[2]
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x) that begin at plane `z`."""
         x, y, middle = (side // 2 for side in self.shape)
         for axis, part in ((0, planes[:, :, x].T), (1, planes[:, y].T)):
-            if self.slices[axis] is None:
-                self.slices[axis] = np.zeros((part.shape[0], self.shape[2]), planes.dtype.newbyteorder("="))
-            self.slices[axis][:, z : z + len(planes)] = part
+            self._put(axis, z, part)
         if z <= middle < z + len(planes):
             self.slices[2] = planes[middle - z].T.astype(planes.dtype.newbyteorder("="))
+
+    def _put(self, axis: int, z: int, part: np.ndarray | None) -> None:
+        """Put columns (side, z) of the slice across x or y in their place."""
+        if part is None:
+            return
+        first, last = self._planes
+        if self.slices[axis] is None:
+            self.slices[axis] = np.zeros((len(part), last - first), part.dtype.newbyteorder("="))
+        self.slices[axis][:, z - first : z - first + part.shape[1]] = part
 
     def slice(self, axis: int) -> np.ndarray:
         """Mid-slice across an axis, (vertical, horizontal); thinned out where no screen could show it."""
@@ -131,6 +173,21 @@ class Looks:
     def watch(self, *names: str) -> "_Watch":
         """Give what looks at blocks of these volumes, in this order."""
         return _Watch(self, names)
+
+    def part(self, first: int, last: int, *names: str) -> "Looks":
+        """Give what, empty so far, keeps the planes first to last (half-open) of these volumes alone."""
+        part = copy.copy(self)
+        part.slices = {name: self.slices[name].part(first, last) for name in names if name in self.slices}
+        part.previews = {
+            name: self.previews[name].part(first, last) for name in names if name in self.previews
+        }
+        return part
+
+    def join(self, part: "Looks") -> None:
+        """Add the planes of a part."""
+        for kept, parts in ((self.slices, part.slices), (self.previews, part.previews)):
+            for name, planes in parts.items():
+                kept[name].join(planes)
 
     def fill(self, limits: Sequence[float]) -> None:
         """Show grey values outside of (smallest, largest, fill) as the fill; empty: show them all."""

@@ -1,73 +1,57 @@
-"""From a written probability to all that follows from it: two passes over it, then the files."""
+"""From the particles of a probability to all that follows: labels, tables, page, and what is said."""
 
-import contextlib
+import functools
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from engine.base.console import describeShape, relativePath
+from engine.base.deflated import Piece
 from engine.base.passes import passOver
 from engine.base.records import digestFile, packageVersions, writeJson
+from engine.base.threads import writeBehind
+from engine.base.workers import Here, Workers
 from engine.measures.analysis import Judged, Measured, describeScores
-from engine.measures.labelling import Relabelling
+from engine.measures.labelling import Labels, Relabelling
 from engine.measures.matching import hideManualLabels
-from engine.results.evaluation import Evaluation, Page
-from engine.results.files import Subject, openVolumes, summarise, writeTable
+from engine.results.evaluation import Criteria, Evaluation, Page
+from engine.results.files import Parts, Subject, Writer, openFiles, summarise, writeTable
 from engine.results.kinds import BY_KIND
 from engine.results.looks import Looks
+from engine.results.ranges import Blocks, Range, Source, walk
+from engine.results.reading import listPairs
 from engine.results.report import describeContent, packVolumes, writeReport
-from engine.volumes.growing import decodeProbability
 from engine.volumes.otherValues import OtherValues
-from engine.volumes.targets import Target, describeLabels, parseLabels, selectPositive
-from engine.volumes.volume import Region, Volume, watchSlabs
-
-Pairs = Iterator[tuple[np.ndarray, np.ndarray | None]]
+from engine.volumes.targets import Target, describeLabels, parseLabels
+from engine.volumes.volume import Volume
 
 
 class Findings(NamedTuple):
     """What is known of the particles of a probability."""
 
     judged: Judged
-    measured: Measured
+    measured: Measured | None  # where particles are looked for
     counts: dict[str, float] | None  # scores of the voxels, where there is a reference
 
 
-# --------------------------------------------------------------------------------------------- the two passes
+# -------------------------------------------------------------------------------------------- the second pass
 
 
-def listPairs(
-    result: Volume,
-    reference: Volume | None,
-    region: Region,
-    target: Target,
-    slab: int,
-    others: OtherValues | None = None,
-) -> Pairs:
-    """Read the written probability and, with a reference, where that is positive: (z, y, x).
+class Labelling(NamedTuple):
+    """How the planes are labelled again, as plain data."""
 
-    `others` is shown the values of the reference.
-    """
-    blocks = watchSlabs(result, None, slab, "Measuring particles")
-    if not reference:
-        yield from ((decodeProbability(block.T), None) for block in blocks)
-        return
-    for block, mask in zip(blocks, reference.slabs(region, slab), strict=True):  # both to their ends
-        positive = selectPositive(mask.T, target.labels)
-        if others:
-            others.add(mask.T, positive)
-        yield decodeProbability(block.T), positive
+    criteria: Criteria
+    kinds: tuple[str, ...]  # that are compressed
+    looks: Looks  # empty: what is to be shown
 
 
 class _Relabelled:
     """Second pass: label every slab by particle, for the files and the report."""
 
-    def __init__(self, findings: Findings, write, looks: Looks) -> None:
-        judged, self._write = findings.judged, write
-        self._threshold, self._look = judged.threshold, looks.watch("mask")
-        self._again = Relabelling(findings.measured.labels, judged.connectivity)
+    def __init__(self, criteria: Criteria, labels: Labels, write: Writer, looks: Looks) -> None:
+        self._threshold, self._write, self._look = criteria.threshold, write, looks.watch("mask")
+        self._again = Relabelling(labels, criteria.connectivity)
 
     def add(self, z: int, probability: np.ndarray, _: None) -> None:
         """Take the slab that begins at plane `z`."""
@@ -76,29 +60,57 @@ class _Relabelled:
         self._look.add(z, labels > 0)
 
 
+def labelRange(
+    labelling: Labelling, place: Range, blocks: Blocks, writeRest: Writer | None = None
+) -> tuple[dict[str, Piece], Looks]:
+    """Label one range, in any process; gives the pieces of the compressed files, and what is shown.
+
+    `writeRest` takes what is not compressed, where this process has begun the files.
+    """
+    looks, parts = labelling.looks.part(place.first, place.last, "mask"), Parts(labelling.kinds)
+    with writeBehind(parts.add if writeRest is None else parts.addAnd(writeRest)) as write:
+        observer = _Relabelled(labelling.criteria, place.labels, write, looks)
+        passOver(listPairs(blocks), observer, first=place.first)
+    return parts.finish(), looks
+
+
 def writeVolumes(
-    pairs: Pairs, findings: Findings, subject: Subject, paths: dict[str, Path], looks: Looks
+    source: Source,
+    ranges: list[Range],
+    findings: Findings,
+    subject: Subject,
+    evaluation: Evaluation,
+    workers: Workers,
 ) -> None:
     """Write the results that have a value for every voxel, where there are any, or the report needs the mask.
 
     Parameters
     ----------
-    pairs : iterator
-        Of `listPairs` without a reference.
+    source : Source
+        The probability, without a reference.
+    ranges : list of Range
+        Of the first pass.
     findings : Findings
         Of the first pass.
     subject : Subject
         What the files are of.
-    paths : dict
-        {kind: path} of all results.
-    looks : Looks
-        Is shown the mask.
+    evaluation : Evaluation
+        With the files; its looks are shown the mask.
+    workers : Workers
+        Who does it; TIFF is written by this process.
     """
+    paths, looks, labels = evaluation.paths, evaluation.looks, findings.measured.labels
     if not (looks.previews or any(BY_KIND[kind].voxels for kind in paths)):
         return
-    count = len(findings.measured.labels.voxelCounts)
-    with openVolumes(paths, subject, count) as write, contextlib.closing(pairs):
-        passOver(pairs, _Relabelled(findings, write, looks))
+    places = [place._replace(labels=labels.cut(place.firstSlab, place.lastSlab)) for place in ranges]
+    with openFiles(paths, subject, len(labels.voxelCounts)) as files:
+        empty = looks.part(0, subject.shape[2], "mask")
+        function = functools.partial(labelRange, Labelling(evaluation.criteria, (*files.members,), empty))
+        if files.writers:
+            function, workers = functools.partial(function, writeRest=files.write), Here()
+        for pieces, part in walk(function, source, places, workers, "Writing particles"):
+            files.append(pieces)
+            looks.join(part)
 
 
 # -------------------------------------------------------------------------------------------- tables and page

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from places import ROOT
@@ -87,7 +88,7 @@ if __name__ == "__main__":
     with openWorkers(2) as workers:
         print(*set(workers.map(abs, [-1, -2])), flush=True)
         print(*[process.pid for process in workers._pool._processes.values()], flush=True)
-        list(workers.map(time.sleep, [30] * 4))
+        list(workers.map(time.sleep, [0.5] * 50))
 """
 
 
@@ -115,6 +116,28 @@ def testCtrlCEndsAllProcesses(tmp_path):
             os.kill(number, 0)
 
 
+def testWorkersEndWithTheirParent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, pathlib, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from engine.base.workers import openWorkers\n"
+        "def note(folder):\n"
+        "    pathlib.Path(folder, str(os.getpid())).touch()\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    with openWorkers(2) as workers:\n"
+        "        list(workers.map(note, sys.argv[1:] * 2))\n"
+    )
+    (tmp_path / "alive").mkdir()
+    parent = subprocess.Popen([sys.executable, script, tmp_path / "alive"])
+    waitUntil(lambda: len(list((tmp_path / "alive").iterdir())) == 2)
+    parent.kill()
+    parent.wait()
+    processes = [path.name for path in (tmp_path / "alive").iterdir()]
+    waitUntil(lambda: not any(isRunning(name) for name in processes))
+
+
 KILLED = """
 import os, signal
 from engine.base.workers import openWorkers
@@ -133,15 +156,20 @@ def testWorkersThatWaitEndWithAKilledProcess(tmp_path):
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         numbers = [int(word) for word in process.stdout.readline().split()]
         assert process.wait(60) == -signal.SIGKILL and numbers
-    limit = time.monotonic() + 10
-    while any(map(isAlive, numbers)):
-        assert time.monotonic() < limit, "workers without a process that they work for"
-        time.sleep(0.05)
+    waitUntil(lambda: not any(isRunning(str(number)) for number in numbers), 10)
 
 
-def isAlive(number):
+def isRunning(process):
+    """Whether a process has not ended; one that waits to be buried has."""
     try:
-        os.kill(number, 0)
-    except ProcessLookupError:
+        return Path("/proc", process, "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
         return False
-    return True
+
+
+def waitUntil(isSo, seconds=30):
+    """Wait for something, but not for ever."""
+    end = time.monotonic() + seconds
+    while not isSo():
+        assert time.monotonic() < end
+        time.sleep(0.05)

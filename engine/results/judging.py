@@ -1,0 +1,116 @@
+"""What is made of a written probability for one target: read, measured, scored, told and written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.base.console import Stopwatch
+from engine.base.workers import Workers
+from engine.measures.scores import dropVoxels
+from engine.results import outcome
+from engine.results.evaluation import Evaluation
+from engine.results.kinds import needParticles
+from engine.results.pictures import drawPrediction
+from engine.results.ranges import Source
+from engine.results.reading import SHOWN, Question, Reading, readAll
+from engine.volumes.frame import Frame
+from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf
+from engine.volumes.volume import Region, Volume
+
+
+class Written(NamedTuple):
+    """A probability on the disk, and what it is of."""
+
+    path: Path
+    volume: Volume  # grey values
+    region: Region  # of the volume
+    learnt: dict[str, Any]  # of the contract of the model
+    memoryBudget: float  # GiB; 0: by what is free
+    settings: dict[str, Any]  # what the probability follows from
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along (x, y, z)."""
+        return tuple(stop - start for start, stop in self.region)
+
+
+def evaluate(
+    written: Written,
+    evaluation: Evaluation,
+    workers: Workers,
+    tell: Callable[..., None],
+    clock: Stopwatch,
+) -> dict[str, float] | None:
+    """Threshold a probability, measure and score it, write its results.
+
+    Parameters
+    ----------
+    written : Written
+        The probability.
+    evaluation : Evaluation
+        What is looked for, and the files that are wanted.
+    workers : Workers
+        Who looks at the voxels.
+    tell : callable
+        Is given lines for the user, each as soon as it is known.
+    clock : Stopwatch
+        Notes how long the parts take.
+
+    Returns
+    -------
+    dict or None
+        The scores of the voxels, where there is a reference.
+    """
+    target, criteria, reference, paths, looks, page = evaluation
+    if not (paths or reference):
+        return None
+    clock.lap("opening")
+    header = resultHeader(written.volume, written.region, np.uint8)
+    frame = readFrame(header)._replace(why=written.volume.frame.why)
+    source = Source.of(written.path, written.region, reference, written.memoryBudget)
+    places, question = source.ranges(), _ask(written, evaluation, frame)
+    reading = readAll(question, source, places, looks, workers)
+    clock.lap("reading back")
+    tell(*(told := reading.sureness.describe()))
+    findings, lines = _judge(reading, question, evaluation)
+    tell(*lines)
+    if needParticles(paths):
+        subject = outcome.Subject(written.shape, frame, header | criteria._asdict(), target)
+        alone = source._replace(reference=None)
+        outcome.writeVolumes(alone, places, findings, subject, evaluation, workers)
+        settings = criteria._asdict() | written.settings | outcome.describeReference(reference, target)
+        noted = evaluation._replace(page=page.note(told))
+        tell(*outcome.writeTables(findings, subject, noted, settings))
+    clock.lap("particles")
+    if "overview" in paths:
+        grey, probability, manual = map(looks.slices.get, ("grey", *SHOWN))
+        drawPrediction(grey, probability, manual, paths["overview"], voxelSizeOf(written.volume))
+    clock.lap("picture")
+    return findings.counts
+
+
+def _ask(written: Written, evaluation: Evaluation, frame: Frame) -> Question:
+    """Say what is looked for, as any process understands it."""
+    target, criteria, reference, paths, looks, _ = evaluation
+    hasReference = reference is not None
+    isMeasured = needParticles(paths) or (hasReference and criteria.minimumVoxels > 1)
+    asked = criteria, frame, target.labels, written.learnt, hasReference, isMeasured
+    return Question(written.shape, *asked, looks.part(0, written.shape[2], *SHOWN))
+
+
+def _judge(
+    reading: Reading, question: Question, evaluation: Evaluation
+) -> tuple[outcome.Findings, list[str]]:
+    """Measure and score what was seen; gives what to tell of the scores too."""
+    target, criteria, reference, *_ = evaluation
+    measured = reading.judged.finish(criteria.minimumVoxels) if question.isMeasured else None
+    if not question.hasReference:
+        return outcome.Findings(reading.judged, measured, None), []
+    counts = reading.scores.finish()
+    lines = outcome.listDoubts(counts, reference, target, reading.others)
+    if measured:
+        counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
+    lines.append(outcome.describeCounts(counts, reference, criteria.threshold))
+    return outcome.Findings(reading.judged, measured, counts), lines

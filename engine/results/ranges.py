@@ -1,0 +1,180 @@
+"""How a pass over a probability is cut into ranges of planes, and who does them.
+
+The ranges follow from the shape alone, and what is found in them is joined in their order: results are the
+same to the last byte, however many processes have made them.
+"""
+
+import contextlib
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from engine.base.console import showProgress
+from engine.base.machine import coreCount, freeMemoryGiB
+from engine.base.workers import Processes, Workers, openWorkers
+from engine.measures.labelling import Labels
+from engine.volumes.formats import openVolume
+from engine.volumes.frame import Turn
+from engine.volumes.turned import TurnedVolume
+from engine.volumes.volume import Region, Volume, chooseSlab
+
+MOST_RANGES = 64
+LEAST_VOXELS = 1 << 24  # of a range
+WORTHWHILE_VOXELS = 200_000_000  # of a volume from which on several processes are worth their start
+PROCESS_GIB, VOXEL_BYTES = 0.25, 160  # that a process takes: by itself, and for a voxel of a slab
+MOST_GIB = 8.0  # for all processes, where no budget is given
+Answer = TypeVar("Answer")
+Blocks = Iterator[tuple[np.ndarray, np.ndarray | None]]
+
+
+class Range(NamedTuple):
+    """Planes that are looked at together, half-open ranges of planes and of slabs."""
+
+    first: int
+    last: int
+    firstSlab: int
+    lastSlab: int
+    labels: Labels | None = None  # of its slabs, once they are known
+
+
+class Source(NamedTuple):
+    """A written probability, and a manual mask, as any process can open them."""
+
+    result: Path
+    region: Region  # of the volume, which the mask has the shape of
+    slab: int  # planes that are read at a time
+    reference: Path | None = None
+    turn: Turn = Turn()  # of the reference
+
+    @classmethod
+    def of(cls, result: Path, region: Region, reference: Volume | None, memoryBudget: float) -> "Source":
+        """Describe a result that lies on the disk, and the opened reference."""
+        slab = chooseSlab([stop - start for start, stop in region], memoryBudget)
+        if reference is None:
+            return cls(result, region, slab)
+        turn = reference.turn if isinstance(reference, TurnedVolume) else Turn()
+        return cls(result, region, slab, reference.path, turn)
+
+    @property
+    def isSeekable(self) -> bool:
+        """Whether a part can be read without all that lies before it."""
+        paths = [path for path in (self.result, self.reference) if path]
+        return all(getattr(openVolume(path), "encoding", "raw") == "raw" for path in paths)
+
+    def absolute(self) -> "Source":
+        """Give the same with names that mean it on other machines too."""
+        reference = self.reference.resolve() if self.reference else None
+        return self._replace(result=self.result.resolve(), reference=reference)
+
+    def open(self, first: int, last: int) -> Blocks:
+        """Read planes as blocks (x, y, z) of the result and, with one, of the reference."""
+        results = openVolume(self.result).slabs(((None, None), (None, None), (first, last)), self.slab)
+        if self.reference is None:
+            yield from ((block, None) for block in results)
+            return
+        reference = openVolume(self.reference)
+        if self.turn != Turn():
+            reference = TurnedVolume(reference, self.turn)
+        across, start = self.region[:2], self.region[2][0]
+        masks = reference.slabs((*across, (start + first, start + last)), self.slab)
+        yield from zip(results, masks, strict=True)  # both to their ends
+
+    def ranges(self) -> list[Range]:
+        """Cut the planes into ranges of whole slabs."""
+        width, height, depth = (stop - start for start, stop in self.region)
+        slabCount = -(-depth // self.slab)
+        step = max(-(-slabCount // MOST_RANGES), -(-LEAST_VOXELS // (width * height * self.slab)))
+        ends = [*range(0, slabCount, step), slabCount]
+        return [
+            Range(one * self.slab, min(other * self.slab, depth), one, other)
+            for one, other in itertools.pairwise(ends)
+        ]
+
+
+def walk(
+    function: Callable[[Range, Blocks], Answer],
+    source: Source,
+    ranges: Sequence[Range],
+    workers: Workers,
+    words: str,
+) -> Iterator[Answer]:
+    """Call a function with every range and its blocks; gives the answers in the order of the ranges.
+
+    Parameters
+    ----------
+    function : callable
+        Pickles, unless there is one worker.
+    source : Source
+        Is opened anew for every range; by one worker, or where its voxels are compressed, once.
+    ranges : sequence of Range
+        All of the source.
+    workers : Workers
+        Who does it.
+    words : str
+        For the progress bar.
+    """
+    if workers.count > 1 and len(ranges) > 1 and source.isSeekable:
+        source = source if isinstance(workers, Processes) else source.absolute()
+        answers = workers.map(functools.partial(_doAlone, function, source), ranges)
+    else:
+        answers = _doInTurn(function, source, ranges)
+    bar = {"total": len(ranges), "desc": words, "unit": "range", "leave": False, "delay": 2}
+    return iter(showProgress(answers, **bar))
+
+
+def _doAlone(function: Callable[[Range, Blocks], Answer], source: Source, place: Range) -> Answer:
+    """Do one range, in any process."""
+    with contextlib.closing(source.open(place.first, place.last)) as blocks:
+        return function(place, blocks)
+
+
+def _doInTurn(
+    function: Callable[[Range, Blocks], Answer], source: Source, ranges: Sequence[Range]
+) -> Iterator[Answer]:
+    """Do all ranges in this process, each when its answer is asked for; the files are read once."""
+    *others, end = ranges
+    with contextlib.closing(source.open(ranges[0].first, end.last)) as blocks:
+        for place in others:
+            yield function(place, itertools.islice(blocks, place.lastSlab - place.firstSlab))
+        yield function(end, blocks)  # to its end, where damage is noticed
+
+
+@contextlib.contextmanager
+def openHands(
+    workers: Workers | None, count: int, shape: tuple[int, int, int], memoryBudget: float
+) -> Iterator[Workers]:
+    """Give the workers that there are, or start processes of this machine for a block.
+
+    Parameters
+    ----------
+    workers : Workers or None
+        Of a cluster.
+    count : int
+        Of processes; 0: one for each core where the volume is large enough.
+    shape : (int, int, int)
+        Of the volume, (x, y, z).
+    memoryBudget : float
+        GiB for all processes, fewer are started where it is too small; 0: half of what is free, at most 8.
+    """
+    if workers:
+        yield workers
+        return
+    with openWorkers(min(chooseCount(count, shape), countFitting(shape, memoryBudget))) as hands:
+        yield hands
+
+
+def chooseCount(count: int, shape: tuple[int, int, int]) -> int:
+    """Choose how many processes do the results: those asked for, or one for each core of a large volume."""
+    return count or (coreCount() if math.prod(shape) >= WORTHWHILE_VOXELS else 1)
+
+
+def countFitting(shape: tuple[int, int, int], memoryBudget: float) -> int:
+    """Count the processes that the memory is large enough for, at least 1."""
+    budget = memoryBudget or min(freeMemoryGiB() / 2, MOST_GIB)
+    voxels = shape[0] * shape[1] * chooseSlab(shape, memoryBudget)
+    return max(int(budget / (PROCESS_GIB + voxels * VOXEL_BYTES / 2**30)), 1)

@@ -1,0 +1,125 @@
+"""The first pass over a written probability: what is seen of its ranges, joined in their order."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.base.passes import passOver
+from engine.base.workers import Workers
+from engine.measures.analysis import Judged
+from engine.measures.scores import VoxelScores
+from engine.measures.sureness import Sureness
+from engine.results.evaluation import Criteria
+from engine.results.looks import Looks
+from engine.results.ranges import Blocks, Range, Source, walk
+from engine.volumes.frame import Frame
+from engine.volumes.growing import decodeProbability
+from engine.volumes.otherValues import OtherValues
+from engine.volumes.targets import Labels, selectPositive
+
+SHOWN = "probability", "manual"
+Pairs = Iterator[tuple[np.ndarray, np.ndarray | None]]
+
+
+class Question(NamedTuple):
+    """What is asked of a probability, as plain data."""
+
+    shape: tuple[int, int, int]  # voxels along (x, y, z)
+    criteria: Criteria
+    frame: Frame  # where the voxels lie
+    labels: Labels  # that are positive in the reference
+    learnt: dict[str, Any]  # of the contract of the model
+    hasReference: bool
+    isMeasured: bool  # whether particles are looked for
+    looks: Looks  # empty: what is to be shown
+
+
+class JoinedValues(OtherValues):
+    """Counts the other values of a mask in ranges of planes, which are joined in their order."""
+
+    def join(self, other: OtherValues) -> None:
+        """Add the values of the next range."""
+        self._size += other._size
+        self._rare += other._rare
+        self._counts.update(other._counts)
+
+
+class Reading(NamedTuple):
+    """What has been seen of a range, or of all planes."""
+
+    judged: Judged
+    sureness: Sureness
+    scores: VoxelScores | None  # where there is a reference
+    others: JoinedValues
+    looks: Looks
+
+    @classmethod
+    def begin(cls, question: Question, looks: Looks, first: int = 0) -> "Reading":
+        """Begin to look at the planes from `first` on."""
+        threshold, connectivity, _ = question.criteria
+        kinds = question.hasReference, question.isMeasured
+        judged = Judged(question.shape, threshold, connectivity, question.frame, *kinds, first)
+        scores = VoxelScores(threshold) if question.hasReference else None
+        sureness = Sureness(threshold, question.learnt)
+        return cls(judged, sureness, scores, JoinedValues(question.labels), looks)
+
+    def join(self, other: "Reading") -> None:
+        """Add what was seen of the next range."""
+        for one, next in zip(self, other, strict=True):
+            if one is not None:
+                one.join(next)
+
+
+def listPairs(blocks: Blocks, labels: Labels = (), others: OtherValues | None = None) -> Pairs:
+    """Read the written probability and, with a reference, where that is positive: (z, y, x).
+
+    Parameters
+    ----------
+    blocks : iterator
+        Of `Source.open`.
+    labels : sequence of int or str
+        The positive ones.
+    others : OtherValues, optional
+        Is shown the values of the reference.
+    """
+    for block, mask in blocks:
+        positive = None if mask is None else selectPositive(mask.T, labels)
+        if others and mask is not None:
+            others.add(mask.T, positive)
+        yield decodeProbability(block.T), positive
+
+
+def readRange(question: Question, place: Range, blocks: Blocks) -> Reading:
+    """Look at one range, in any process."""
+    looks = question.looks.part(place.first, place.last, *SHOWN)
+    reading = Reading.begin(question, looks, place.first)
+    observers = reading.judged, reading.sureness, reading.scores, looks.watch(*SHOWN)
+    pairs = listPairs(blocks, question.labels, reading.others)
+    passOver(pairs, *filter(None, observers), first=place.first)
+    return reading
+
+
+def readAll(
+    question: Question, source: Source, ranges: list[Range], looks: Looks, workers: Workers
+) -> Reading:
+    """Look at all ranges.
+
+    Parameters
+    ----------
+    question : Question
+        What is looked for.
+    source : Source
+        The probability, with its reference if there is one.
+    ranges : list of Range
+        Of all planes.
+    looks : Looks
+        Is shown all of it.
+    workers : Workers
+        Who does it.
+    """
+    whole = Reading.begin(question, looks)
+    for part in walk(functools.partial(readRange, question), source, ranges, workers, "Measuring particles"):
+        whole.join(part)
+    return whole

@@ -1,0 +1,77 @@
+"""Results of predictData.py that several processes make."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import nrrd
+import pytest
+from places import ROOT
+from predictions import OBLIQUE, REGION, predict, writeReference
+
+import engine.results.ranges
+from engine.results import judging, outcome, ranges
+from engine.volumes.formats import openVolume
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Predict a volume, and write a mask."""
+    folder = tmp_path_factory.mktemp("run")
+    grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
+    nrrd.write(str(folder / "scan_data.nrrd"), grey, OBLIQUE)
+    predict(folder / "scan_data.nrrd", "--threshold", 0.4)
+    writeReference(folder, folder)
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path, monkeypatch):
+    """Copy it; its 40 planes are cut into ranges of four, and time stands still."""
+    monkeypatch.setattr(ranges, "LEAST_VOXELS", 1)
+    monkeypatch.setattr(ranges, "chooseSlab", lambda *_: 4)
+    monkeypatch.setattr(outcome.time, "strftime", lambda *_: "now")
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def testWorkerCountChangesNoByte(copy, monkeypatch, capfd):
+    found, counts, evaluate = [], [], judging.evaluate
+    monkeypatch.setattr(judging, "evaluate", lambda *a: counts.append(a[2].count) or evaluate(*a))
+    flags = "--nameReference", copy / "scan_mask.nrrd", "--minimumVoxels", 3, "--threshold", 0.4
+    for count in (1, 2, 3, 0):
+        capfd.readouterr()
+        predict(copy / "scan_data.nrrd", *flags, "--workerCount", count)
+        told = [
+            line for line in capfd.readouterr().out.splitlines() if line.startswith(("Particles", "Scores"))
+        ]
+        assert len(told) == 3
+        paths = sorted(copy.glob("scan_segmented*"))
+        written = {path.name: path.read_bytes() for path in paths if path.name != "scan_segmented.json"}
+        page = written.pop("scan_segmented_report.html")
+        found.append((told, written, page.replace(b'"workerCount": %d' % count, b"")))
+    assert counts == [1, 2, 3, 1]  # of itself, it starts none for so few voxels
+    assert len(found[0][1]) >= 8 and found[0] == found[1] == found[2] == found[3]
+
+
+def testNegativeWorkerCountIsRefused(copy, capfd):
+    with pytest.raises(SystemExit):
+        predict(copy / "scan_data.nrrd", "--workerCount", -2)
+    assert "workerCount must not be negative (received -2)" in capfd.readouterr().err
+
+
+def testAKilledWorkerLeavesTheOldResults(copy, monkeypatch, capfd):
+    before = {path.name: path.read_bytes() for path in copy.iterdir() if path.suffix != ".json"}
+    monkeypatch.setattr(ranges, "_doAlone", dieAlone)
+    with pytest.raises(SystemExit) as end:
+        predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--workerCount", 2)
+    assert end.value.code == 2
+    assert "a worker process was killed (is the memory too small" in capfd.readouterr().err
+    assert {path.name: path.read_bytes() for path in copy.iterdir() if path.suffix != ".json"} == before
+
+
+def dieAlone(function, source, place):
+    """Die as a process does that the system has killed, at the fourth range."""
+    if place.first == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return engine.results.ranges._doAlone(function, source, place)
