@@ -24,7 +24,7 @@ from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
 from engine.base.words import joinWords, printable
 from engine.base.workers import Workers, openWorkers
-from engine.preparation.checks import coverAxis, findLeaks, inspectPair
+from engine.preparation.checks import coverAxis, findLeaks, inspectPair, requireMemory
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, SampleWriter, describeRun, isUpToDate, openParts
 from engine.preparation.sets import describeSets, doubtSets
@@ -116,6 +116,7 @@ def main(arguments: argparse.Namespace) -> None:
         pairs[name] = openPairs(paths)
         say(*describePlaces(pairs[name]))
     parts = [planPart(name, part, cutting) for name, part in pairs.items()]
+    requireMemory(parts, arguments.workerCount)
     record = describeRun(parts, plainSettings(arguments) | {"positiveLabel": labels})
     say(*findLeaks(*pairs.values()))
     if not arguments.force and isUpToDate(record, folder):

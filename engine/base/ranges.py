@@ -50,7 +50,9 @@ class Store(Protocol):
 
 
 class Source(Protocol):
-    """What is walked over, as plain data."""
+    """What is walked over, as plain data; its label tells it from all others of the job, in any process."""
+
+    label: str
 
     def blocks(self, first: int, last: int) -> Iterator[tuple]:
         """Read planes as blocks (z, y, x)."""
@@ -104,7 +106,7 @@ def walkRanges(
         watching = _Switch(ranges, makers)
         passOver(source.blocks(0, ranges[-1][1]), watching, *seeing)
         return watching.finish()
-    name, states = f"{makers}", {}
+    name, states = f"{source.label} {ranges} {makers}", {}
     order = [*range(begin, len(ranges)), *range(begin)]
     for number in order if store else ():
         if (state := store.load(name, number)) is not None:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -56,63 +57,89 @@ class Processes:
     def map(self, function: Callable[[Item], Answer], items: Sequence[Item]) -> Iterator[Answer]:
         """Call a function with every item; a process that is killed ends the work with a PipelineError."""
         try:
-            yield from self._pool.map(function, items)
+            with _holdSignals():
+                calls = deque(self._pool.submit(function, item) for item in items)
+            while calls:
+                yield calls.popleft().result()
         except BrokenProcessPool as error:
-            remedy = "take fewer with --workerCount, and repeat: what is finished is kept"
+            remedy = "take fewer with --workerCount, and repeat"
             rule = "a worker process was killed (is the memory too small for all of them?)"
             raise PipelineError(rule, remedy=remedy) from error
+
+
+# ------------------------------------------------------------------------------------- their begin and end
+
+
+def refuseNegative(count: int) -> None:
+    """Refuse a number of workers below 0."""
+    if count < 0:
+        raise PipelineError("workerCount must not be negative", received=count)
 
 
 @contextlib.contextmanager
 def openWorkers(count: int) -> Iterator[Workers]:
     """Start so many processes for a block; with one, or none, its own process does the calls.
 
+    They end with the block, and at once where it raises, be it by Ctrl-C; they end with this process too.
+
     Raises
     ------
     PipelineError
         The number is negative.
     """
-    if count < 0:
-        raise PipelineError("workerCount must not be negative", received=count)
+    refuseNegative(count)
     if count < 2:
         yield Here()
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
+    others = {child.pid for child in multiprocessing.active_children()}
     with ProcessPoolExecutor(count, context, initializer=_beginWorker) as pool:
-        with _holdSignals():
-            for _ in range(count):  # a process starts with every call that finds none waiting
-                pool.submit(int)
         try:
             yield Processes(pool, count)
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            own = [child for child in multiprocessing.active_children() if child.pid not in others]
+            for child in own:
+                child.terminate()  # nobody asks for what it does any more
+            for child in own:
+                child.join()
             raise
 
 
 @contextlib.contextmanager
 def _holdSignals() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block, and for that of the beginning of processes started in it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    """Keep Ctrl-C and SIGTERM back while processes start, or one is left half-started; these hear no Ctrl-C.
+
+    They inherit that it is blocked: it would end them with a traceback before they can ignore it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which no signal interrupts
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    caught: list[int] = []
+    names = signal.SIGINT, signal.SIGTERM
+    before = {number: signal.signal(number, lambda number, _: caught.append(number)) for number in names}
+    canBlock = hasattr(signal, "pthread_sigmask")  # not on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if canBlock else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if canBlock:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in caught[:1]:
+            signal.raise_signal(number)
 
 
 def _beginWorker() -> None:
-    """Leave Ctrl-C to the process that started this one, which hears of it too, and end when it is gone."""
+    """Leave Ctrl-C to the process that started this one, which hears of it too, and end with that one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_endWithParent, daemon=True).start()
     openConsole()
     hushProgress()
 
 
 def _endWithParent() -> None:
-    """End this process when the one that started it was killed: nobody would take its answers."""
+    """Wait for the end of the process that started this one, which may be killed and tell nobody."""
     multiprocessing.parent_process().join()
     os._exit(1)

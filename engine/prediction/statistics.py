@@ -43,12 +43,13 @@ class Planes:
     """Planes of a region of a volume, for whoever looks at them; it pickles by the name of the file."""
 
     def __init__(
-        self, volume: Volume, region: Region | None, slab: int, check: Callable[[], None] | None
+        self, volume: Volume, region: Region | None, slab: int, role: str, check: Callable[[], None] | None
     ) -> None:
         self._volume: Volume | None = volume
         self._check = check
         self._path, self._slab = volume.path, slab
         self._region = checkRegion(volume, region)
+        self.label = f"{role} {self._region} by {slab}"
 
     def __getstate__(self) -> dict:
         """Leave out the volume."""
@@ -130,7 +131,8 @@ def _measure(
     shape = tuple(stop - start for start, stop in checkRegion(volume, region))
     slab = chooseSlab(shape, request.memoryBudget)
     ranges = [(0, shape[2])] if isSequential(volume) else cutRanges(shape, slab)
-    planes, begin, squares = Planes(volume, region, slab, by.check), int(by.share * len(ranges)), []
+    role = "nameInput" if volume is request.volume else "momentsOf"
+    planes, begin, squares = Planes(volume, region, slab, role, by.check), int(by.share * len(ranges)), []
 
     def walk(maker: Maker) -> Any:
         if squares:

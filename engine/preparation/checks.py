@@ -8,14 +8,51 @@ from collections.abc import Iterator
 import numpy as np
 
 from engine.base.arrays import NonFinite
+from engine.base.errors import PipelineError
+from engine.base.machine import freeMemoryGiB
 from engine.base.passes import passOver
+from engine.base.workers import refuseNegative
 from engine.preparation.pairs import Pair
+from engine.preparation.samples import Part
 from engine.volumes.otherValues import OtherValues
+from engine.volumes.rawData import isHeld
 from engine.volumes.scale import Finding, Statistics, describeFinding, measureVolume
 from engine.volumes.targets import Labels, describeLabels, selectPositive
 from engine.volumes.volume import Volume
 
 BLOCK_VOXELS = 1 << 22  # looked at together, so that memory stays small
+WORKER_BYTES = 200 << 20  # that a worker takes besides volume and sub-volume
+
+
+def requireMemory(parts: list[Part], workerCount: int) -> None:
+    """Refuse so many workers that the volumes which they cut at a time do not fit into the memory.
+
+    Parameters
+    ----------
+    parts : list of Part
+        What they cut, a pair each.
+    workerCount : int
+        Below 2 there are none, and nothing is refused.
+
+    Raises
+    ------
+    PipelineError
+        Less memory is free than the largest pairs take together, or the number is negative.
+    """
+    refuseNegative(workerCount)
+    needs = sorted((_memoryOf(pair, part.shape) for part in parts for pair in part.pairs), reverse=True)
+    needed, free = sum(needs[:workerCount]) / 2**30, freeMemoryGiB()
+    if workerCount > 1 and needed > free:
+        rule, remedy = "too little memory for so many workers", "take fewer with --workerCount"
+        raise PipelineError(rule, expected=f"{needed:.2f} GiB", received=f"{free:.2f} GiB", remedy=remedy)
+
+
+def _memoryOf(pair: Pair, shape: tuple[int, int, int]) -> int:
+    """Bytes that a worker takes to cut a pair: what of it is not mapped, a sub-volume and its copies."""
+    sources = [getattr(volume, "source", volume) for volume in pair]
+    held = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in sources if isHeld(volume))
+    voxelBytes = sum(volume.dtype.itemsize for volume in sources) + np.dtype(np.float32).itemsize + 3  # bool
+    return held + voxelBytes * math.prod(shape) + WORKER_BYTES
 
 
 def coverAxis(side: int, starts: list[int], length: int) -> np.ndarray:

@@ -159,6 +159,11 @@ def isSequential(volume: object) -> bool:
     return getattr(volume, "encoding", "") in COMPRESSED
 
 
+def isHeld(volume: object) -> bool:
+    """Whether `read` of a volume of any format takes memory; else it gives a view on the file."""
+    return getattr(volume, "encoding", "") != "raw" or len(volume.dataPaths) > 1
+
+
 def _mapRegion(volume: RawVolume, region: tuple[tuple[int, int], ...]) -> np.ndarray:
     """View on the one raw file, mapped."""
     try:

@@ -7,6 +7,7 @@ import contextlib
 import re
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,13 +62,14 @@ def openVolume(path: str | Path) -> Volume:
             _requireBytes(path, series)
             return RawVolume(path, {}, shape, kind, "raw", (path,), (series.dataoffset,), place=frame)
         _decode(series.pages[0], path)  # refused before any work
+    return PlaneVolume(path, (path,), shape, np.dtype(series.dtype), frame, partial(_readPages, path))
 
-    def readPlanes(numbers: range) -> Iterator[np.ndarray]:
-        with _openTiff(path) as tiff:
-            for number in numbers:
-                yield _decode(tiff.series[0].pages[number], path)
 
-    return PlaneVolume(path, (path,), shape, np.dtype(series.dtype), frame, readPlanes)
+def _readPages(path: Path, numbers: range) -> Iterator[np.ndarray]:
+    """Read slices (y, x) of one file."""
+    with _openTiff(path) as tiff:
+        for number in numbers:
+            yield _decode(tiff.series[0].pages[number], path)
 
 
 def _refuseSlice(tiff: "tifffile.TiffFile", path: Path) -> PipelineError:
@@ -102,13 +104,14 @@ def _openFolder(folder: Path) -> Volume:
     size = width, height, len(files)
     if None not in offsets:
         return RawVolume(folder, {}, size, kind, "raw", tuple(files), tuple(offsets), place=frame)
+    return PlaneVolume(folder, tuple(files), size, kind.newbyteorder("="), frame, partial(_readSlices, files))
 
-    def readPlanes(numbers: range) -> Iterator[np.ndarray]:
-        for number in numbers:
-            with _openTiff(files[number]) as tiff:
-                yield _decode(tiff.series[0].pages[0], files[number])
 
-    return PlaneVolume(folder, tuple(files), size, kind.newbyteorder("="), frame, readPlanes)
+def _readSlices(files: list[Path], numbers: range) -> Iterator[np.ndarray]:
+    """Read slices (y, x) of one file each."""
+    for number in numbers:
+        with _openTiff(files[number]) as tiff:
+            yield _decode(tiff.series[0].pages[0], files[number])
 
 
 def listSlices(folder: Path) -> list[Path]:

@@ -22,6 +22,8 @@ SLAB = 8
 class Source:
     """Grey values with a corner without data, in planes."""
 
+    label = "grey values"
+
     def __init__(self, dtype):
         image = np.random.default_rng(4).normal(30000, 2000, SHAPE[::-1])
         image[20:70, :9, :20] = 0
@@ -136,6 +138,19 @@ def testADamagedOrForeignSumIsMadeAnew(case, tmp_path, damage):
     reads = source.reads
     assert packed(walkRanges(source, cut, kinds, Here(), SumFiles(tmp_path / "sum", "other job"))) == found
     assert source.reads == reads + SHAPE[2]  # another job takes none of them
+
+
+def testASumOfAnotherVolumeOrOfOtherRangesIsNotTaken(case, tmp_path):
+    source, cut, kinds, found = case
+    store = SumFiles(tmp_path / "sum", "job")
+    walkRanges(source, cut, kinds, Here(), store)
+    reads, halves = source.reads, [(0, 48), (48, 96)]
+    source.label = "those of another scan"
+    assert packed(walkRanges(source, cut, kinds, Here(), store)) == found
+    assert packed(walkRanges(source, halves, kinds, Here(), store)) == packed(
+        walkRanges(source, halves, kinds, Here())
+    )
+    assert source.reads == reads + 3 * SHAPE[2]
 
 
 def testASumHoldsNoCode(tmp_path):

@@ -29,6 +29,10 @@ def refuseOdd(number):
     return number
 
 
+def listBlocked(_):
+    return signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def die(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -55,6 +59,14 @@ def testARefusalIsTheLineThatOneProcessGives():
     with openWorkers(2) as workers, pytest.raises(PipelineError) as there:
         list(workers.map(refuseOdd, [2, 3, 4]))
     assert str(there.value) == str(here.value) == "a.nrrd: odd (expected even, received 3); add one"
+
+
+def testCtrlCIsBlockedInWorkersFromTheirFirstMomentAndNotInThisProcess():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with openWorkers(2) as workers:
+        assert all(signal.SIGINT in blocked for blocked in workers.map(listBlocked, range(2)))
+    assert signal.SIGINT not in listBlocked(None)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def testAKilledWorkerIsTold():
@@ -124,6 +136,27 @@ def testWorkersEndWithTheirParent(tmp_path):
     parent.wait()
     processes = [path.name for path in (tmp_path / "alive").iterdir()]
     waitUntil(lambda: not any(isRunning(name) for name in processes))
+
+
+KILLED = """
+import os, signal
+from engine.base.workers import openWorkers
+if __name__ == "__main__":
+    with openWorkers(2) as workers:
+        list(workers.map(abs, range(9)))
+        print(*[process.pid for process in workers._pool._processes.values()], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def testWorkersThatWaitEndWithAKilledProcess(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "killed.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        numbers = [int(word) for word in process.stdout.readline().split()]
+        assert process.wait(60) == -signal.SIGKILL and numbers
+    waitUntil(lambda: not any(isRunning(str(number)) for number in numbers), 10)
 
 
 def isRunning(process):
