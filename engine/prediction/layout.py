@@ -61,6 +61,12 @@ def listTiles(geometry: Geometry, layout: Layout) -> list[Tile]:
     return [Tile(row[0], column[0], row[1], column[1]) for row, column in itertools.product(rows, columns)]
 
 
+def countTiles(geometry: Geometry, layout: Layout) -> int:
+    """Count the tiles of a layout, without listing them: there may be millions."""
+    sides = zip(geometry.shape[1:], (layout.rowTiles, layout.columnTiles), strict=True)
+    return math.prod(-(-side // _tileSides(side, count, geometry)[0]) for side, count in sides)
+
+
 def tileSection(geometry: Geometry, layout: Layout) -> tuple[int, int]:
     """Rows and columns of every tile with its halo."""
     _, height, width = geometry.shape

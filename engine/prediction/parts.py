@@ -7,7 +7,7 @@ length. So a part is a range of planes of a tile, a whole tile, several, or what
 from typing import NamedTuple
 
 from engine.base.errors import PipelineError
-from engine.prediction.layout import SLOWER, Geometry, Layout, listTiles, tileSection
+from engine.prediction.layout import SLOWER, Geometry, Layout, countTiles, tileSection
 from engine.prediction.tasks import Task
 
 MOST_EXTRA = 0.1  # of the work, for as many parts as nobody asked for
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 def mostParts(geometry: Geometry, layout: Layout) -> int:
     """Count the smallest pieces that a layout can be cut into."""
-    return len(listTiles(geometry, layout)) * -(-geometry.size[0] // geometry.cell)
+    return countTiles(geometry, layout) * -(-geometry.size[0] // geometry.cell)
 
 
 def cutParts(geometry: Geometry, layout: Layout, count: int) -> list[list[Task]]:
