@@ -37,10 +37,15 @@ BRIDGE = "10.77.0"
 def makeScan(path: Path, shape: tuple[int, int, int]) -> None:
     """Write a scan as large as wanted, made of mirrored copies of the one that comes with the project."""
     tile = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(((0, 160), (0, 160), (0, 128)))
-    pads = [(0, max(side - own, 0)) for side, own in zip(shape, tile.shape, strict=True)]
-    grey = np.pad(tile, pads, mode="symmetric")[tuple(map(slice, shape))]
-    header = formatHeader(describeData({"spacings": np.full(3, 0.65)}, shape, grey.dtype))
-    path.write_bytes(header + grey.tobytes("F"))
+    xs, ys, zs = (
+        np.pad(np.arange(own), (0, max(side - own, 0)), mode="symmetric")[:side]
+        for side, own in zip(shape, tile.shape, strict=True)
+    )
+    section = tile[np.ix_(xs, ys)]  # (x, y, planes of the tile)
+    with open(path, "wb") as file:
+        file.write(formatHeader(describeData({"spacings": np.full(3, 0.65)}, shape, tile.dtype)))
+        for z in zs:
+            file.write(section[:, :, z].tobytes("F"))
 
 
 def predictCommand(scan: Path, output: Path, *words: object) -> list[str]:

@@ -62,9 +62,9 @@ def listTiles(geometry: Geometry, layout: Layout) -> list[Tile]:
 
 
 def countTiles(geometry: Geometry, layout: Layout) -> int:
-    """Count the tiles of a layout without listing them."""
-    cuts = zip(geometry.shape[1:], (layout.rowTiles, layout.columnTiles), strict=True)
-    return math.prod(-(-side // _tileSides(side, count, geometry)[0]) for side, count in cuts)
+    """Count the tiles of a layout, without listing them: there may be millions."""
+    sides = zip(geometry.shape[1:], (layout.rowTiles, layout.columnTiles), strict=True)
+    return math.prod(-(-side // _tileSides(side, count, geometry)[0]) for side, count in sides)
 
 
 def tileSection(geometry: Geometry, layout: Layout) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from engine.prediction.layout import (
     Layout,
     _countChoices,
     chooseLayout,
+    countTiles,
     listTiles,
     measureStream,
     tileSection,
@@ -61,7 +62,8 @@ def testTilesCoverEveryVoxelOnce(cut):
     for tile in listTiles(geometry, layout):
         counts[slice(*tile.rows), slice(*tile.columns)] += 1
     assert counts.min() == counts.max() == 1
-    assert len(listTiles(geometry, layout)) <= layout.rowTiles * layout.columnTiles
+    assert countTiles(geometry, layout) == len(listTiles(geometry, layout))
+    assert countTiles(geometry, layout) <= layout.rowTiles * layout.columnTiles
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
