@@ -26,7 +26,8 @@ FOREIGN = {
     "signal",
     "sides",
     *("partition", "account", "me", "gres", "mem", "array", "time", "requeue", "wrap"),  # of SLURM
-    *("parsable", "dependency", "constraint"),
+    *("parsable", "dependency", "constraint", "nodes", "ntasks", "ntasks-per-node"),
+    *("gpus-per-task", "gpus-per-node"),
     *("nthreads", "protocol", "tls-ca-file", "tls-cert", "tls-key"),  # of Dask
 }  # of other programs
 FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
