@@ -1,11 +1,13 @@
 """Results of predictData.py that several processes make."""
 
+import json
 import os
 import shutil
 import signal
 from pathlib import Path
 
 import nrrd
+import numpy as np
 import pytest
 from places import ROOT
 from predictions import OBLIQUE, REGION, predict, writeReference
@@ -22,7 +24,9 @@ def run(tmp_path_factory):
     grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
     nrrd.write(str(folder / "scan_data.nrrd"), grey, OBLIQUE)
     predict(folder / "scan_data.nrrd", "--threshold", 0.4)
-    writeReference(folder, folder)
+    positive = writeReference(folder, folder)
+    raw = OBLIQUE | {"encoding": "raw"}  # compressed, it would be read by one process
+    nrrd.write(str(folder / "scan_mask.nrrd"), np.where(positive, 0, 255).astype(np.uint8), raw)
     return folder
 
 
@@ -54,10 +58,38 @@ def testWorkerCountChangesNoByte(copy, monkeypatch, capfd):
     assert len(found[0][1]) >= 8 and found[0] == found[1] == found[2] == found[3]
 
 
+def testWorkersOfASchedulerGiveTheSameBytes(copy, monkeypatch):
+    pytest.importorskip("distributed")
+    flags = "--nameReference", copy / "scan_mask.nrrd", "--threshold", 0.4, "--no-report"
+    found, walks, walk = [], [], ranges._doInTurn
+    monkeypatch.setattr(ranges, "_doInTurn", lambda *a: walks.append(a) or walk(*a))
+    for others, count in (((), 2), (("--scheduler", "local", "--workerCount", 2), 2)):
+        predict(copy / "scan_data.nrrd", *flags, *others)
+        written = {path.name: readResult(path) for path in copy.glob("scan_segmented[_]*")}
+        found.append(written)
+        assert len(walks) == count  # both passes here; none by the workers
+    assert found[0] == found[1]
+
+
+def readResult(path):
+    """Read a file; JSON without the digests of the inputs, which a scheduler needs only to predict."""
+    if path.suffix != ".json":
+        return path.read_bytes()
+    content = json.loads(path.read_text())
+    del content["settings"]["inputs"]
+    return content
+
+
 def testNegativeWorkerCountIsRefused(copy, capfd):
     with pytest.raises(SystemExit):
         predict(copy / "scan_data.nrrd", "--workerCount", -2)
     assert "workerCount must not be negative (received -2)" in capfd.readouterr().err
+
+
+def testProcessesThatTheMemoryIsTooSmallForAreLeftOut(copy, caplog):
+    flags = "--workerCount", 3, "--memoryBudget", 0.3, "--threshold", 0.4
+    predict(copy / "scan_data.nrrd", *flags)
+    assert "memory for 1 of 3 processes" in caplog.text
 
 
 def testAKilledWorkerLeavesTheOldResults(copy, monkeypatch, capfd):

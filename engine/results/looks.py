@@ -5,6 +5,7 @@ Ranges of planes can be kept apart, by other processes too: `part` of a range, f
 
 import copy
 import functools
+import itertools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -77,12 +78,15 @@ class Preview:
 
     def add(self, z: int, planes: np.ndarray) -> None:
         """Take planes (z, y, x) that begin at plane `z`."""
+        end = z + len(planes)
+        ends = [z, *range((z // self.factor + 1) * self.factor, end, self.factor), end]
         with np.errstate(over="ignore", invalid="ignore"):  # such values are refused afterwards, or filled
-            for number, plane in enumerate(planes.astype(np.float32, copy=False), z):
-                if self.factor > 1:
-                    rows = np.add.reduceat(plane, self._starts[1], axis=0)
-                    plane = np.add.reduceat(rows, self._starts[2], axis=1)
-                self._sums[number // self.factor - self._layers[0]] += plane
+            for first, last in itertools.pairwise(ends):
+                layer = np.add.reduce(planes[first - z : last - z], axis=0, dtype=np.float32)
+                if self.factor > 1:  # after the planes: half the time at a factor of 3
+                    rows = np.add.reduceat(layer, self._starts[1], axis=0)
+                    layer = np.add.reduceat(rows, self._starts[2], axis=1)
+                self._sums[first // self.factor - self._layers[0]] += layer
 
     def finish(self) -> np.ndarray:
         """Give the averages (z, y, x) float32."""

@@ -7,6 +7,7 @@ same to the last byte, however many processes have made them.
 import contextlib
 import functools
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from engine.volumes.frame import Turn
 from engine.volumes.turned import TurnedVolume
 from engine.volumes.volume import Region, Volume, chooseSlab
 
+LOGGER = logging.getLogger(__name__)
 MOST_RANGES = 64
 LEAST_VOXELS = 1 << 24  # of a range
 WORTHWHILE_VOXELS = 200_000_000  # of a volume from which on several processes are worth their start
@@ -171,7 +173,10 @@ def openHands(
     if workers:
         yield workers
         return
-    with openWorkers(min(chooseCount(count, shape), countFitting(shape, memoryBudget))) as hands:
+    wanted, fitting = chooseCount(count, shape), countFitting(shape, memoryBudget)
+    if fitting < count:
+        LOGGER.warning("memory for %d of %d processes, which do the results", fitting, count)
+    with openWorkers(min(wanted, fitting)) as hands:
         yield hands
 
 

@@ -5,6 +5,7 @@ import gzip
 import html
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,12 @@ def writeReport(path: Path, content: dict[str, Any], volumes: dict[str, np.ndarr
     volumes : dict
         {"grey", "probability", "mask", "manual": (z, y, x) uint8}; the last one only with a manual mask.
     """
-    parts = []
-    for name, volume in volumes.items():
-        packed = base64.b64encode(gzip.compress(np.ascontiguousarray(volume).tobytes(), 6, mtime=0)).decode()
-        parts.append(f'<script type="application/octet-stream" id="volume-{name}">{packed}</script>')
+    with ThreadPoolExecutor() as threads:
+        packed = zip(volumes, threads.map(_encodeVolume, volumes.values()), strict=True)
+        parts = [
+            f'<script type="application/octet-stream" id="volume-{name}">{text}</script>'
+            for name, text in packed
+        ]
     text = json.dumps(finite(content), ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     text = SURROGATES.sub(lambda found: f"\\{printable(found[0])}", text)  # shown as text: \udce4
     page = TEMPLATE.read_text(encoding="utf-8")
@@ -159,6 +162,11 @@ def writeReport(path: Path, content: dict[str, Any], volumes: dict[str, np.ndarr
     page = re.sub("|".join(places), lambda found: places[found[0]], page)
     with writeAtomically(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _encodeVolume(volume: np.ndarray) -> str:
+    """Write a volume as text that the page unpacks."""
+    return base64.b64encode(gzip.compress(np.ascontiguousarray(volume).tobytes(), 6, mtime=0)).decode()
 
 
 def describeContent(
