@@ -24,6 +24,10 @@ FOREIGN = {
     "baseline",
     "training",
     "signal",
+    "nodes",
+    "ntasks-per-node",
+    "gpus-per-node",
+    "gpus-per-task",
     "sides",
 }  # of other programs
 FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
