@@ -150,7 +150,7 @@ def main(arguments: argparse.Namespace) -> None:
         if job.isFinished:
             say(*describeFinished(outputs))
             return
-        device = describeDevice(machine.isCompiled)
+        device = group.nameDevice(describeDevice(machine.isCompiled))
         patch = drawing.sidesOf(data["training"]) if drawing.patchSide else None
         say(*describeMachine(device), *describeSettings(arguments), *describeData(data, patch))
         from engine.learning.training import Setup, Training  # loads Keras

@@ -24,6 +24,10 @@ FOREIGN = {
     "baseline",
     "training",
     "signal",
+    "nodes",
+    "ntasks-per-node",
+    "gpus-per-node",
+    "gpus-per-task",
     "sides",
     *("partition", "account", "me", "gres", "mem", "array", "time", "requeue", "wrap"),  # of SLURM
     *("parsable", "dependency", "constraint", "nodes", "ntasks", "ntasks-per-node"),

@@ -56,6 +56,10 @@ class Group:
         """Whether this process writes the results and tells of the training."""
         return self.index == 0
 
+    def nameDevice(self, device: str) -> str:
+        """Name what all compute on, given that of the first one."""
+        return device if self.count == 1 else f"{device}, the first of {self.count} processes"
+
     def exchange(self, content: bytes) -> list[bytes]:
         """Give every process what each of them has, in order of their numbers."""
         return [content]

@@ -130,6 +130,7 @@ def testTwoTasksOfSlurmLearnWhatOneProcessDoes(learningData, whole, tmp_path):
     assertSameCourse(tmp_path, whole)
     assert "Every batch is shared by 2 devices of 2 processes" in texts[0]
     assert re.fullmatch(r"Process 1 of 2 on \S+ looks for process 0 at localhost:\d+, .*\n.*", texts[1])
+    assert ", the first of 2 processes" in texts[0]
     names = {path.name for path in tmp_path.iterdir() if path.suffix != ".txt"}
     assert names == {*FILES.values(), "net.json", "trainingCurves.png", "validationExample.png"}
     again = [each.finish(0) for each in startTwo([learningData] * 2, tmp_path)]
@@ -171,7 +172,10 @@ def testTwoProcessesThatAreStoppedAndKilledGoOn(learningData, whole, tmp_path):
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("other data", r"Error: .*process 1 on \S+ differs in trainingDataImage.npy, trainingDataMask.npy;"),
+        (
+            "other data",
+            r"Error: .*process 1 on \S+ differs in trainingDataImage.npy, trainingDataMask.npy, val",
+        ),
         ("other parameters", r"Error: .*process 1 on \S+ differs in seed 1 -> 5; all of them need the same"),
         (
             "uneven batch",
