@@ -95,8 +95,6 @@ tlsKey: Path | None = None  # its key
 verify: bool = False  # compare whole files with those of the other processes, not samples of them
 # ------------------------------------------------------------------------------------------------------------
 
-METHOD = Method(readModel, predictProbability)  # its steps, which any process can do
-
 
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, one flag a constant; fill in the names that follow from others."""
@@ -209,7 +207,7 @@ def carryOut(
         run = run.note(compareGreys(found, squares, request)._asdict())
         say(*describeGreys(run))
         clock.lap("statistics")
-        makeWhole(METHOD, run, found.scale, stream or workers)
+        makeWhole(Method(readModel, predictProbability), run, found.scale, stream or workers)
         clock.lap("prediction")
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
@@ -231,7 +229,7 @@ def carryOut(
 
 def carryOutPart(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> None:
     """Predict one part, and measure those planes that are predicted by now."""
-    lines = makePart(METHOD, run, clock)
+    lines = makePart(Method(readModel, predictProbability), run, clock)
     if not run.isFinished:
         from engine.results.judging import leaveSums  # not before it is needed
 

@@ -226,7 +226,9 @@ def _keepFinished(run: Run, finished: dict[str, Any]) -> Run:
     origin = {name: finished.get(name) for name in ORIGIN}
     noted = {"layout": [], "devices": origin["devices"] or []}
     noted |= {kind: finished[kind] for kind in ("identity", SKETCHED) if kind in finished}
-    return run._replace(record=noted, origin=origin, isFinished=True)
+    files = nameInputs(run.request)
+    known = {path: finished["identity"][name] for name, path in files.items() if name in finished["identity"]}
+    return run._replace(record=noted, origin=origin, isFinished=True, digests=run.digests or known)
 
 
 def _findFinished(run: Run) -> Run | None:
