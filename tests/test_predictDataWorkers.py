@@ -94,7 +94,7 @@ def testProcessesThatTheMemoryIsTooSmallForAreLeftOut(copy, caplog):
 
 def testAKilledWorkerLeavesTheOldResults(copy, monkeypatch, capfd):
     before = {path.name: path.read_bytes() for path in copy.iterdir() if path.suffix != ".json"}
-    monkeypatch.setattr(ranges, "_doAlone", dieAlone)
+    monkeypatch.setattr(ranges, "doOne", dieAlone)
     with pytest.raises(SystemExit) as end:
         predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--workerCount", 2)
     assert end.value.code == 2
@@ -106,4 +106,4 @@ def dieAlone(function, source, place):
     """Die as a process does that the system has killed, at the fourth range."""
     if place.first == 12:
         os.kill(os.getpid(), signal.SIGKILL)
-    return engine.results.ranges._doAlone(function, source, place)
+    return engine.results.ranges.doOne(function, source, place)
