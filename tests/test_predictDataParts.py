@@ -132,7 +132,6 @@ def testPartsLeaveWhatTheyMeasureForTheResults(scan, tmp_path, monkeypatch, capf
         predict(scan, "--part", f"{part}/3", *flags)
         measured += re.findall(r"(\d) of 6 ranges of planes are measured", capfd.readouterr().out)
     assert measured == ["2", "4", "6"]
-    monkeypatch.setattr(engine.results.reading, "doOne", pytest.fail)
     monkeypatch.setattr(engine.results.reading, "readRange", pytest.fail)
     predict(scan, *flags)
     assert readAll(tmp_path, "_errors.csv") == readAll(alone, "_errors.csv")

@@ -7,6 +7,7 @@ import glob
 import logging
 import os
 import re
+import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -52,6 +53,30 @@ def writeAtomically(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def openScratch(path: Path) -> Iterator[Path]:
+    """Make a folder beside `path` for what is too large for the memory; it goes with the block.
+
+    What a killed run of this machine left of it goes too.
+
+    Raises
+    ------
+    PipelineError
+        It cannot be made.
+    """
+    path = path.parent.resolve() / f"{path.stem}.pieces"  # shorter than the names of all results
+    scratch = temporaryName(path)
+    try:
+        _removeLeftovers(path)
+        scratch.mkdir()
+    except OSError as error:
+        raise explainWriteError(error, scratch) from error
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def publish(temporary: Path, path: Path) -> bool:
@@ -154,7 +179,10 @@ def _removeLeftovers(path: Path) -> None:
             and processId.isdigit()
             and not _isAlive(int(processId))
         ):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
     for leftover in path.parent.glob(f".partial-*-{name}"):
         foreign = re.fullmatch(r"\.partial-(.+)-\d+-" + re.escape(path.name), leftover.name)
         if foreign and foreign[1] != socket.gethostname():

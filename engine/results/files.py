@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.base.deflated import Deflating, Member, Piece
-from engine.base.files import explainWriteError, writeAtomically
+from engine.base.files import explainWriteError, temporaryName, writeAtomically
 from engine.measures.labelling import Labels
 from engine.results.kinds import BY_KIND
 from engine.volumes.frame import Frame
@@ -40,10 +40,13 @@ class Parts:
     ----------
     kinds : sequence of str
         Of results with a value for every voxel, as NRRD.
+    stem : Path
+        Begins the names of files for pieces that are too large for the memory.
     """
 
-    def __init__(self, kinds: Sequence[str]) -> None:
-        self._deflating = {kind: Deflating() for kind in kinds}
+    def __init__(self, kinds: Sequence[str], stem: Path) -> None:
+        names = {kind: temporaryName(stem.with_name(f"{stem.name}-{kind}")) for kind in kinds}
+        self._deflating = {kind: Deflating(name) for kind, name in names.items()}
 
     def add(self, labels: np.ndarray, probability: np.ndarray) -> None:
         """Take the next labelled planes and their probability (z, y, x)."""

@@ -2,12 +2,14 @@
 
 import functools
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from engine.base.console import describeShape, relativePath
 from engine.base.deflated import Piece
+from engine.base.files import openScratch
 from engine.base.passes import passOver
 from engine.base.records import digestFile, packageVersions, writeJson
 from engine.base.threads import writeBehind
@@ -44,6 +46,7 @@ class Labelling(NamedTuple):
     criteria: Criteria
     kinds: tuple[str, ...]  # that are compressed
     looks: Looks  # empty: what is to be shown
+    scratch: Path  # folder for pieces that are too large for the memory
 
 
 class _Relabelled:
@@ -67,7 +70,8 @@ def labelRange(
 
     `writeRest` takes what is not compressed, where this process has begun the files.
     """
-    looks, parts = labelling.looks.part(place.first, place.last, "mask"), Parts(labelling.kinds)
+    looks = labelling.looks.part(place.first, place.last, "mask")
+    parts = Parts(labelling.kinds, labelling.scratch / str(place.first))
     with writeBehind(parts.add if writeRest is None else parts.addAnd(writeRest)) as write:
         observer = _Relabelled(labelling.criteria, place.labels, write, looks)
         passOver(listPairs(blocks), observer, first=place.first)
@@ -103,9 +107,10 @@ def writeVolumes(
     if not (looks.previews or any(BY_KIND[kind].voxels for kind in paths)):
         return
     places = [place._replace(labels=labels.cut(place.firstSlab, place.lastSlab)) for place in ranges]
-    with openFiles(paths, subject, len(labels.voxelCounts)) as files:
-        empty = looks.part(0, subject.shape[2], "mask")
-        function = functools.partial(labelRange, Labelling(evaluation.criteria, (*files.members,), empty))
+    count, empty = len(labels.voxelCounts), looks.part(0, subject.shape[2], "mask")
+    with openFiles(paths, subject, count) as files, openScratch(source.result) as scratch:
+        labelling = Labelling(evaluation.criteria, (*files.members,), empty, scratch)
+        function = functools.partial(labelRange, labelling)
         if files.writers:
             function, workers = functools.partial(function, writeRest=files.write), Here()
         for pieces, part in walk(function, source, places, workers, "Writing particles"):

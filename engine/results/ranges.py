@@ -9,8 +9,9 @@ import functools
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -104,6 +105,7 @@ def walk(
     ranges: Sequence[Range],
     workers: Workers,
     words: str,
+    known: Mapping[int, Answer] = MappingProxyType({}),
 ) -> Iterator[Answer]:
     """Call a function with every range and its blocks; gives the answers in the order of the ranges.
 
@@ -112,26 +114,31 @@ def walk(
     function : callable
         Pickles, unless there is one worker.
     source : Source
-        Is opened anew for every range; by one worker, or where its voxels are compressed, once.
+        Is opened anew for every range; by one worker, or where its voxels are compressed, once for all ranges
+        in a row.
     ranges : sequence of Range
-        All of the source.
+        In order.
     workers : Workers
         Who does it.
     words : str
         For the progress bar.
+    known : mapping, optional
+        Answers that there are already, by the first plane of their range.
     """
-    if workers.count > 1 and len(ranges) > 1 and source.isSeekable:
-        answers = doAlone(function, source, ranges, workers)
+    left = [place for place in ranges if place.first not in known]
+    if workers.count > 1 and len(left) > 1 and source.isSeekable:
+        found = _doAlone(function, source, left, workers)
     else:
-        answers = _doInTurn(function, source, ranges)
+        found = _doInTurn(function, source, left)
+    answers = (known[place.first] if place.first in known else next(found) for place in ranges)
     bar = {"total": len(ranges), "desc": words, "unit": "range", "leave": False, "delay": 2}
     return iter(showProgress(answers, **bar))
 
 
-def doAlone(
+def _doAlone(
     function: Callable[[Range, Blocks], Answer], source: Source, ranges: Sequence[Range], workers: Workers
 ) -> Iterator[Answer]:
-    """Do some ranges, in any processes, each by itself; gives the answers in their order."""
+    """Do ranges in other processes, each by itself; gives the answers in their order."""
     source = source if isinstance(workers, Processes) else source.absolute()
     return workers.map(functools.partial(doOne, function, source), ranges)
 
@@ -145,12 +152,24 @@ def doOne(function: Callable[[Range, Blocks], Answer], source: Source, place: Ra
 def _doInTurn(
     function: Callable[[Range, Blocks], Answer], source: Source, ranges: Sequence[Range]
 ) -> Iterator[Answer]:
-    """Do all ranges in this process, each when its answer is asked for; the files are read once."""
-    *others, end = ranges
-    with contextlib.closing(source.open(ranges[0].first, end.last)) as blocks:
-        for place in others:
-            yield function(place, itertools.islice(blocks, place.lastSlab - place.firstSlab))
-        yield function(end, blocks)  # to its end, where damage is noticed
+    """Do ranges in this process, each when its answer is asked for; those in a row are read together."""
+    for row in listRows(ranges):
+        *others, end = row
+        with contextlib.closing(source.open(row[0].first, end.last)) as blocks:
+            for place in others:
+                yield function(place, itertools.islice(blocks, place.lastSlab - place.firstSlab))
+            yield function(end, blocks)  # to its end, where damage is noticed
+
+
+def listRows(ranges: Sequence[Range]) -> list[list[Range]]:
+    """List ranges, which are in order, by rows without gaps."""
+    rows: list[list[Range]] = []
+    for place in ranges:
+        if rows and rows[-1][-1].last == place.first:
+            rows[-1].append(place)
+        else:
+            rows.append([place])
+    return rows
 
 
 @contextlib.contextmanager

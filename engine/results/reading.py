@@ -9,19 +9,19 @@ import numpy as np
 from engine.base.passes import passOver
 from engine.base.ranges import Store, pack, unpack
 from engine.base.records import sketchFile
-from engine.base.workers import Workers
+from engine.base.workers import Here, Workers
 from engine.measures.analysis import Judged
 from engine.measures.scores import VoxelScores
 from engine.measures.sureness import Sureness
 from engine.results.evaluation import Criteria
 from engine.results.looks import Looks
-from engine.results.ranges import Blocks, Range, Source, doAlone, doOne, walk
+from engine.results.ranges import Blocks, Range, Source, walk
 from engine.volumes.frame import Frame
 from engine.volumes.growing import decodeProbability
 from engine.volumes.otherValues import OtherValues
 from engine.volumes.targets import Labels, selectPositive
 
-SHOWN = "probability", "manual"
+SHOWN, WORDS = ("probability", "manual"), "Measuring particles"
 Pairs = Iterator[tuple[np.ndarray, np.ndarray | None]]
 
 
@@ -135,14 +135,11 @@ def readAll(
     store : Store, optional
         Knows ranges that the parts of an array have looked at.
     """
-    whole, look = Reading.begin(question, looks), functools.partial(readRange, question)
+    look = functools.partial(readRange, question)
     known = _loadRanges(question, source, ranges, store) if store else {}
-    if known:
-        left = iter(doAlone(look, source, [place for place in ranges if place.first not in known], workers))
-        parts = (known[place.first] if place.first in known else next(left) for place in ranges)
-    else:
-        parts = walk(look, source, ranges, workers, "Measuring particles")
-    for part in parts:
+    whole = None
+    for part in walk(look, source, ranges, workers, WORDS, known):
+        whole = whole or Reading.begin(question, looks)  # loads slowly, meanwhile the others have begun
         whole.join(part)
     return whole
 
@@ -166,18 +163,19 @@ def leaveRanges(
     int
         Ranges that are known now.
     """
-    name, count = _nameOf(question, source), 0
-    for number, place in enumerate(ranges):
-        if store.load(name, number) is None:
-            if not any(first <= place.first and place.last <= last for first, last in planes):
-                continue
-            store.save(name, number, pack(doOne(functools.partial(readRange, question), source, place)))
-        count += 1
-    return count
+    name = _nameOf(question, source)
+    left = {place: number for number, place in enumerate(ranges) if store.load(name, number) is None}
+    places = [
+        place for place in left if any(first <= place.first and place.last <= last for first, last in planes)
+    ]
+    seen = walk(functools.partial(readRange, question), source, places, Here(), WORDS)
+    for place, reading in zip(places, seen, strict=True):
+        store.save(name, left[place], pack(reading))
+    return len(ranges) - len(left) + len(places)
 
 
 def _loadRanges(question: Question, source: Source, ranges: list[Range], store: Store) -> dict[int, Reading]:
-    """Give the ranges that the store knows, by their first plane."""
+    """Give what the store knows of ranges, by their first plane."""
     known, name = {}, _nameOf(question, source)
     for number, place in enumerate(ranges):
         if (state := store.load(name, number)) is not None:
