@@ -80,6 +80,8 @@ class DaskWorkers:
                 rule = f"a worker lacks the project or one of its packages: {error}"
                 remedy = f"every machine must see {ROOT} under this path and use an environment like this one"
                 raise PipelineError(rule, remedy=remedy) from error
+        if not answers:
+            raise PipelineError("no worker is there any more", remedy="start one, and repeat")
         return {address: _unpack(answer, address) for address, answer in answers.items()}
 
     def map(
@@ -237,14 +239,21 @@ def openScheduler(asked: Scheduler) -> Iterator[DaskWorkers]:
         remedy = "start it with: dask scheduler; or take --scheduler local"
         raise PipelineError(rule, received=_firstLine(error), remedy=remedy) from error
     with client:
-        try:
-            client.wait_for_workers(max(asked.workerCount, 1), timeout=WORKER_SECONDS)
-        except TimeoutError as error:
-            wanted, there = max(asked.workerCount, 1), len(client.scheduler_info(n_workers=-1)["workers"])
-            rule = f"too few workers are connected to {asked.scheduler} after {WORKER_SECONDS} s"
-            remedy = f"start them with: dask worker {asked.scheduler} --nthreads 1"
-            raise PipelineError(rule, expected=wanted, received=there, remedy=remedy) from error
+        with _explainedLoss():
+            _waitForWorkers(client, asked)
         yield DaskWorkers(client)
+
+
+def _waitForWorkers(client: "Client", asked: Scheduler) -> None:
+    """Wait until as many workers as are asked for are connected, at least one."""
+    wanted = max(asked.workerCount, 1)
+    try:
+        client.wait_for_workers(wanted, timeout=WORKER_SECONDS)
+    except TimeoutError as error:
+        there = len(client.scheduler_info(n_workers=-1)["workers"])
+        rule = f"too few workers are connected to {asked.scheduler} after {WORKER_SECONDS} s"
+        remedy = f"start them with: dask worker {asked.scheduler} --nthreads 1"
+        raise PipelineError(rule, expected=wanted, received=there, remedy=remedy) from error
 
 
 @contextlib.contextmanager

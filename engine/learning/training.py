@@ -64,7 +64,9 @@ class Training:
         faster = setup.model if setup.sharing.isAlike else setup.plain
         self.group = group = setup.sharing.group
         self._averages = Averages(setup.plain, setup.steps.readExtra, averageBatches, faster, group)
-        self._validation = readInOrder(setup.validation, group.index, group.count)
+        self._isCounted = group.index < setup.validation.count  # or it has no sample of its own
+        first = group.index if self._isCounted else 0  # Keras makes its metrics from a batch
+        self._validation = readInOrder(setup.validation, first, group.count)
         self.devices = [device]  # all that it has computed on, this one last
         self.progress = Progress()
         self.kept: dict[str, np.ndarray] = {}  # {metric: content of the best model's file}
@@ -228,7 +230,7 @@ class Training:
         """Score what all processes have validated: Keras's metrics are sums."""
         plain = self.setup.plain
         for variable in plain.metrics_variables:
-            variable.assign(sum(self.group.gatherArrays(toNumpy(variable))))
+            variable.assign(sum(self.group.gatherArrays(toNumpy(variable) * self._isCounted)))
         return plain.get_metrics_result()
 
     def _renewPlain(self) -> None:

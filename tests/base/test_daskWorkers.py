@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -183,6 +184,26 @@ def testASchedulerThatDiesIsTold(cluster):
         with openScheduler(Scheduler(cluster.address, 1)) as workers:
             os.killpg(cluster.scheduler.pid, signal.SIGKILL)
             list(workers.map(time.sleep, [0.1] * 4))
+
+
+def testASchedulerThatDiesWhileWorkersAreAwaitedIsTold(cluster):
+    killer = threading.Timer(3, lambda: os.killpg(cluster.scheduler.pid, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(PipelineError, match="the scheduler is gone"):
+        with openScheduler(Scheduler(cluster.address, 1)):
+            pass
+    killer.join()
+
+
+def testNoWorkerLeftIsTold(cluster):
+    worker = cluster.start()
+    with openScheduler(Scheduler(cluster.address, 1)) as workers:
+        os.killpg(worker.pid, signal.SIGKILL)
+        end = time.monotonic() + 30
+        while workers._client.scheduler_info(n_workers=-1)["workers"] and time.monotonic() < end:
+            time.sleep(0.1)
+        with pytest.raises(PipelineError, match="no worker is there any more; start one"):
+            workers.everywhere(whoAmI)
 
 
 def testASchedulerWithoutWorkersIsTold(cluster, monkeypatch):

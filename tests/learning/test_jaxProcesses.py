@@ -24,11 +24,11 @@ GONE = "the same commands, repeated on all machines, go on from the last saved s
 SECONDS = 400  # for a training on a busy machine
 
 
-def writeSet(folder, seed=2):
+def writeSet(folder, seed=2, validationCount=3):
     """Write sub-volumes of dark blobs in noise: one process validates two of them, the other one."""
     folder.mkdir(exist_ok=True)
     generator = np.random.default_rng(seed)
-    for part, count in (("training", 5), ("validation", 3)):
+    for part, count in (("training", 5), ("validation", validationCount)):
         masks = np.zeros((count, 16, 16, 16, 1), bool)
         for mask in masks:
             for x, y, z in generator.integers(2, 12, (4, 3)):
@@ -119,6 +119,15 @@ def whole(learningData, tmp_path_factory):
     log = readLog(folder)
     assert log["loss"][2] < 0.99 * log["loss"][0]  # something is learnt
     return log
+
+
+@pytest.mark.slow
+def testAProcessWithoutAValidationSampleOfItsOwnCountsNothing(tmp_path):
+    data = writeSet(tmp_path / "data", validationCount=1)
+    Started(data, tmp_path / "one", "--Nepochs", 1).finish(0)
+    for each in startTwo([data] * 2, tmp_path / "two", "--Nepochs", 1):
+        each.finish(0)
+    assertSameCourse(tmp_path / "two", readLog(tmp_path / "one"))
 
 
 @pytest.mark.slow
