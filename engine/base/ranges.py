@@ -202,11 +202,14 @@ def _packValue(value: Any, name: str) -> State:
 
 
 def _isGroup(value: Any) -> bool:
-    """Whether a value is a dict, a list or a tuple of observers, which are there from the beginning."""
+    """Whether a value is a dict, a list or a tuple of observers, which are there from the beginning.
+
+    An empty tuple is one; lists and dicts that are empty may still be filled with something else.
+    """
     items = list(value.values()) if isinstance(value, dict) else value
-    return (
-        isinstance(items, list | tuple) and len(items) > 0 and all(hasattr(each, "STATE") for each in items)
-    )
+    if not isinstance(items, list | tuple):
+        return False
+    return (len(items) > 0 or isinstance(items, tuple)) and all(hasattr(each, "STATE") for each in items)
 
 
 def unpack(thing: Any, arrays: State, prefix: str = "") -> None:
