@@ -255,7 +255,7 @@ def testReferenceWithoutAPositiveVoxelGivesScores(copy):
 def testOtherThresholdsUseTheProbabilityThatIsThere(copy, tmp_path, monkeypatch, capfd):
     before = (copy / "scan_segmented.nrrd").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(predictData, "predictRegion", None)  # calling it would fail
+        patch.setattr(predictData, "makeWhole", None)  # calling it would fail
         predict(copy / "scan_data.nrrd", "--threshold", 0.2, "--minimumVoxels", 3, "--connectivity", 6)
     assert "is finished" in capfd.readouterr().out
     assert (copy / "scan_segmented.nrrd").read_bytes() == before
@@ -279,8 +279,8 @@ def testModelsOfTheSameNameAreToldApart(copy, tmp_path, monkeypatch, capfd):
     flags += ["--weightFile", tmp_path / "one" / "net.h5"]
     predict(copy / "scan_data.nrrd", *flags)
     shutil.copy(shipped, tmp_path / "one" / "net.h5")
-    calls, predictRegion = [], predictData.predictRegion
-    monkeypatch.setattr(predictData, "predictRegion", lambda *a: calls.append(a) or predictRegion(*a))
+    calls, makeWhole = [], predictData.makeWhole
+    monkeypatch.setattr(predictData, "makeWhole", lambda *a: calls.append(a) or makeWhole(*a))
     predict(copy / "scan_data.nrrd", *flags)
     assert len(calls) == 1 and "is finished" not in capfd.readouterr().out.split("Written")[-2]
 
@@ -399,8 +399,8 @@ def testAnythingElseIsComputedAnew(copy, change, grey, monkeypatch, capfd):
         (copy / "scan_segmented.nrrd").write_bytes((copy / "scan_segmented.nrrd").read_bytes())
     elif change == "record":
         (copy / "scan_segmented.json").write_text("{")
-    calls, predictRegion = [], predictData.predictRegion
-    monkeypatch.setattr(predictData, "predictRegion", lambda *a: calls.append(a) or predictRegion(*a))
+    calls, makeWhole = [], predictData.makeWhole
+    monkeypatch.setattr(predictData, "makeWhole", lambda *a: calls.append(a) or makeWhole(*a))
     predict(copy / "scan_data.nrrd", "--threshold", 0.4, *flags)
     text, why = capfd.readouterr().out, {"result": "scan_segmented.nrrd was changed since it was written"}
     why |= {"type": "outputType was float32, is uint8", "input": "data file 1 was"}
@@ -414,7 +414,7 @@ def testAProbabilityOfAnotherComputerIsUsedAgain(copy, monkeypatch, capfd):
     record["identity"]["precision"] = "bfloat16"
     (copy / "scan_segmented.json").write_text(json.dumps(record))
     with monkeypatch.context() as patch:
-        patch.setattr(predictData, "predictRegion", None)
+        patch.setattr(predictData, "makeWhole", None)
         predict(copy / "scan_data.nrrd", "--threshold", 0.3)
     assert "is finished" in capfd.readouterr().out
     after = json.loads((copy / "scan_segmented.json").read_text())
@@ -432,7 +432,7 @@ def testGreyValuesAreReadOnlyForThePictures(copy, monkeypatch):
 
 
 def testAFinishedProbabilityNeedsNoMemoryOfTheNetwork(copy, monkeypatch, capfd):
-    monkeypatch.setattr(predictData, "predictRegion", None)
+    monkeypatch.setattr(predictData, "makeWhole", None)
     predict(copy / "scan_data.nrrd", "--threshold", 0.3, "--memoryBudget", 0.001)
     text = capfd.readouterr().out
     assert "is finished" in text and "Stream:" not in text
