@@ -170,8 +170,9 @@ def testWhatIsPackedIsUnpacked():
     assert (again.noise, again.lowest, again.count) == (greys.noise, greys.lowest, greys.count)
     assert again.moments.finish() == greys.moments.finish()
     assert type(again.count) is int and type(again.lowest) is float
-    nothing, fresh = (Greys(np.dtype("float32"), NoData()) for _ in range(2))
-    unpack(fresh, pack(nothing))
-    assert packed([fresh]) == packed([nothing])
+    for noData in (NoData(), NoData(isSought=False)):  # without regions, too
+        nothing, fresh = (Greys(np.dtype("float32"), noData) for _ in range(2))
+        unpack(fresh, pack(nothing))
+        assert packed([fresh]) == packed([nothing]) and len(fresh._regions) == 2 * noData.isSought
     with pytest.raises(KeyError):
         unpack(Taking(Maker(SummedHistogram, (np.dtype("u1"),))), pack(greys))
