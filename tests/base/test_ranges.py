@@ -2,9 +2,12 @@
 
 import itertools
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from places import ROOT, listNames
 
 import engine.base.ranges as ranges
 from engine.base.arrays import Moments
@@ -159,6 +162,20 @@ def testASumHoldsNoCode(tmp_path):
     (path,) = tmp_path.iterdir()
     np.savez(path, of=np.array(store._mark("name")), counts=np.array([print], object))
     assert store.load("name", 0) is None
+
+
+def testASumOfAProcessThatIsKilledMeanwhileIsForgottenToo(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; import engine.base.sums as sums\n"
+        "sums.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sums.SumFiles(Path(sys.argv[1]), 'key').save('name', 0, {'a': 1})"
+    )
+    stem = tmp_path / ".partial-a[1].nrrd.seen"
+    subprocess.run([sys.executable, "-c", code, stem], cwd=ROOT)
+    (tmp_path / ".partial-a1.nrrd.seen-0.npz").touch()
+    assert len(listNames(tmp_path)) == 2
+    SumFiles(stem, "").remove()
+    assert listNames(tmp_path) == [".partial-a1.nrrd.seen-0.npz"]
 
 
 def testWhatIsPackedIsUnpacked():
