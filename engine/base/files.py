@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fnmatch
 import functools
 import glob
 import logging
@@ -41,7 +42,7 @@ def writeAtomically(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = temporaryName(path)
     try:
-        _removeLeftovers(path)
+        removeLeftovers(path.parent, glob.escape(path.name))
         yield temporary
         flushToDisk(temporary)
         os.replace(temporary, path)
@@ -69,7 +70,7 @@ def openScratch(path: Path) -> Iterator[Path]:
     path = path.parent.resolve() / f"{path.stem}.pieces"  # shorter than the names of all results
     scratch = temporaryName(path)
     try:
-        _removeLeftovers(path)
+        removeLeftovers(path.parent, glob.escape(path.name))
         scratch.mkdir()
     except OSError as error:
         raise explainWriteError(error, scratch) from error
@@ -169,24 +170,18 @@ def _limitOf(folder: Path, name: str, usual: int) -> float:
     return limit if limit > 0 else float("inf")
 
 
-def _removeLeftovers(path: Path) -> None:
-    """Delete what killed runs of this machine left of the same file."""
-    start, name = f".partial-{socket.gethostname()}-", glob.escape(path.name)
-    for leftover in path.parent.glob(f"{glob.escape(start)}*-{name}"):
-        processId = leftover.name[len(start) :].split("-")[0]
-        if (
-            leftover.name == f"{start}{processId}-{path.name}"
-            and processId.isdigit()
-            and not _isAlive(int(processId))
-        ):
+def removeLeftovers(folder: Path, pattern: str) -> None:
+    """Delete what killed runs of this machine left of files whose names match a pattern, as of `glob`."""
+    own, name = re.escape(f".partial-{socket.gethostname()}-"), fnmatch.translate(pattern)
+    for leftover in folder.glob(f".partial-*-{pattern}"):
+        found = re.fullmatch(rf"{own}(\d+)-{name}", leftover.name)
+        if not found and re.fullmatch(rf"\.partial-.+-\d+-{name}", leftover.name):
+            _nameLeftover(leftover)
+        elif found and not _isAlive(int(found[1])):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-    for leftover in path.parent.glob(f".partial-*-{name}"):
-        foreign = re.fullmatch(r"\.partial-(.+)-\d+-" + re.escape(path.name), leftover.name)
-        if foreign and foreign[1] != socket.gethostname():
-            _nameLeftover(leftover)
 
 
 @functools.cache

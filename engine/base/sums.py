@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.base.files import publish, temporaryName
+from engine.base.files import publish, removeLeftovers, temporaryName
 
 KEY = "of"  # entry of a file: what it is a sum of
 
@@ -49,9 +49,11 @@ class SumFiles(NamedTuple):
         publish(temporary, path)
 
     def remove(self) -> None:
-        """Forget all sums under this name, also those of other jobs."""
-        for path in self.stem.parent.glob(f"{glob.escape(self.stem.name)}-*.npz"):
+        """Forget all sums under this name, also of other jobs, and what killed processes left of them."""
+        pattern = f"{glob.escape(self.stem.name)}-*.npz"
+        for path in self.stem.parent.glob(pattern):
             path.unlink(missing_ok=True)
+        removeLeftovers(self.stem.parent, pattern)
 
     def _mark(self, name: str) -> str:
         """Digest of what a sum is of."""

@@ -10,7 +10,14 @@ import pytest
 from places import ROOT, listNames
 
 from engine.base.errors import PipelineError
-from engine.base.files import lockName, refuseLongNames, reserveSpace, temporaryName, writeAtomically
+from engine.base.files import (
+    lockName,
+    openScratch,
+    refuseLongNames,
+    reserveSpace,
+    temporaryName,
+    writeAtomically,
+)
 from engine.base.records import writeJson
 from engine.base.words import printable
 from engine.preparation.samples import writeArraysAtomically
@@ -104,6 +111,28 @@ def testLeftoversOfKilledRunsAreClearedAndThoseOfLivingOnesStay(tmp_path):
     with writeAtomically(path) as temporary:
         temporary.touch()
     assert listNames(tmp_path) == sorted([other.name, foreign.name, "result.txt"])
+
+
+def testAScratchFolderGoesWithItsBlockAndThoseOfKilledRunsToo(tmp_path):
+    path = tmp_path / "result.nrrd"
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    own = temporaryName(tmp_path / "result.pieces")
+    leftover, other = (
+        own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{number}-"))
+        for number in (int(dead.stdout), os.getppid())
+    )
+    for folder in (leftover, other):
+        folder.mkdir()
+        (folder / "0-labels").touch()
+    with pytest.raises(KeyboardInterrupt), openScratch(path) as scratch:
+        assert scratch == own and not list(scratch.iterdir()) and not leftover.exists()
+        (scratch / "0-labels").touch()
+        raise KeyboardInterrupt
+    assert listNames(tmp_path) == [other.name]
+    with pytest.raises(PipelineError, match="cannot be written"), openScratch(tmp_path / "absent" / "a.nrrd"):
+        pass
 
 
 def testSpaceIsReservedForRealOrRefusedBeforeWork(tmp_path, monkeypatch):

@@ -2,9 +2,12 @@
 
 import itertools
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from places import ROOT, listNames
 
 import engine.base.ranges as ranges
 from engine.base.arrays import Moments
@@ -161,6 +164,20 @@ def testASumHoldsNoCode(tmp_path):
     assert store.load("name", 0) is None
 
 
+def testASumOfAProcessThatIsKilledMeanwhileIsForgottenToo(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; import engine.base.sums as sums\n"
+        "sums.publish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "sums.SumFiles(Path(sys.argv[1]), 'key').save('name', 0, {'a': 1})"
+    )
+    stem = tmp_path / ".partial-a[1].nrrd.seen"
+    subprocess.run([sys.executable, "-c", code, stem], cwd=ROOT)
+    (tmp_path / ".partial-a1.nrrd.seen-0.npz").touch()
+    assert len(listNames(tmp_path)) == 2
+    SumFiles(stem, "").remove()
+    assert listNames(tmp_path) == [".partial-a1.nrrd.seen-0.npz"]
+
+
 def testWhatIsPackedIsUnpacked():
     greys = Greys(np.dtype("float32"), NoData())
     greys.add(0, Source("float32").image)
@@ -170,8 +187,9 @@ def testWhatIsPackedIsUnpacked():
     assert (again.noise, again.lowest, again.count) == (greys.noise, greys.lowest, greys.count)
     assert again.moments.finish() == greys.moments.finish()
     assert type(again.count) is int and type(again.lowest) is float
-    nothing, fresh = (Greys(np.dtype("float32"), NoData()) for _ in range(2))
-    unpack(fresh, pack(nothing))
-    assert packed([fresh]) == packed([nothing])
+    for noData in (NoData(), NoData(isSought=False)):  # without regions, too
+        nothing, fresh = (Greys(np.dtype("float32"), noData) for _ in range(2))
+        unpack(fresh, pack(nothing))
+        assert packed([fresh]) == packed([nothing]) and len(fresh._regions) == 2 * noData.isSought
     with pytest.raises(KeyError):
         unpack(Taking(Maker(SummedHistogram, (np.dtype("u1"),))), pack(greys))

@@ -1,23 +1,29 @@
 """Results are the same to the last byte, however many processes have made them, whatever crosses a seam."""
 
+import functools
 import gzip
 import json
+import shutil
+from pathlib import Path
 
 import nrrd
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from particles import blobs
 from scipy import ndimage
 
+from engine.base import deflated
 from engine.base.console import Stopwatch
 from engine.base.errors import PipelineError
 from engine.base.workers import Here, openWorkers
 from engine.results import kinds, outcome, ranges
 from engine.results.evaluation import Criteria, Evaluation, Page, openReference
-from engine.results.judging import Written, evaluate
+from engine.results.judging import Written, evaluate, leaveSums
 from engine.results.looks import Looks
 from engine.results.ranges import Source
 from engine.volumes.formats import openVolume
+from engine.volumes.growing import partialName
 from engine.volumes.nrrdWriter import openPlanes
 from engine.volumes.targets import PUBLISHED
 from engine.volumes.turned import TurnedVolume
@@ -26,6 +32,7 @@ STEPS = {6: 1, 18: 2, 26: 3}  # of scipy.ndimage.generate_binary_structure
 GEOMETRY = {"spacings": np.array([0.5, 0.7, 1.1]), "units": ["um"] * 3}
 SHAPE = 23, 19, 31  # x, y, z
 SWITCHES = dict.fromkeys(kinds.SWITCHES, True)
+LABEL_RANGE = outcome.labelRange
 LEARNT = {"threshold": 0.45, "sureness": [[0.7, 0.8], [0.8, 0.9], [0.6, 0.75]]}
 
 
@@ -66,23 +73,28 @@ def writeScan(folder, encoding="raw"):
     return folder
 
 
-def judge(
-    folder, workers, connectivity=26, minimumVoxels=1, labels=(1, 2), outputFormat="nrrd", mask="scan_mask"
+def prepare(
+    folder, connectivity=26, minimumVoxels=1, labels=(1, 2), outputFormat="nrrd", mask="scan_mask", store=None
 ):
-    """Make all results; gives {name: bytes} of them, and the lines."""
+    """Describe the probability, and all results of it."""
     volume = openVolume(folder / "scan_data.nrrd")
     reference = openReference(folder / f"{mask}.nrrd" if mask else "none", volume)
     region = tuple((0, side) for side in SHAPE)
-    written = Written(folder / "scan_segmented.nrrd", volume, region, LEARNT, 0, {})
+    written = Written(folder / "scan_segmented.nrrd", volume, region, LEARNT, 0, {}, store)
     paths = kinds.chooseResults(written.path, outputFormat, SWITCHES, reference is not None)
-    looks, lines = Looks(SHAPE, paths, reference is not None), []
+    looks = Looks(SHAPE, paths, reference is not None)
     looks.watch("grey").add(0, volume.read().T)
     criteria, page = Criteria(0.5, connectivity, minimumVoxels), Page("scan", "CPU", {})
     target = PUBLISHED._replace(labels=labels)
-    evaluation = Evaluation(target, criteria, reference, paths, looks, page)
+    return written, Evaluation(target, criteria, reference, paths, looks, page)
+
+
+def judge(folder, workers, *criteria, **rest):
+    """Make all results; gives {name: bytes} of them, and the lines."""
+    (written, evaluation), lines = prepare(folder, *criteria, **rest), []
     evaluate(written, evaluation, workers, lambda *told: lines.extend(told), Stopwatch())
-    files = {path.name: path.read_bytes() for path in paths.values()}
-    for path in paths.values():
+    files = {path.name: path.read_bytes() for path in evaluation.paths.values()}
+    for path in evaluation.paths.values():
         path.unlink()
     assert not list(folder.glob(".*"))  # nothing unfinished is left
     return files, lines
@@ -121,6 +133,10 @@ def testLabelsAreThoseOfTheWholeVolume(scan, pools, tmp_path, connectivity, mini
     assert gzip.decompress(packed) == expected.astype("<u4").tobytes()
     mask = gzip.decompress(files["scan_segmented_mask.nrrd"].partition(b"\n\n")[2])
     assert mask == np.where(expected, 0, 255).astype(np.uint8).tobytes()
+    for ending, values in (("labels", expected), ("mask.seg", expected > 0)):
+        path = tmp_path / f"again_{ending}.nrrd"
+        path.write_bytes(files[f"scan_segmented_{ending}.nrrd"])
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), values)
     assert expected.max() == isKept.sum() and (isKept.sum() < count) == (minimumVoxels > 1)
 
 
@@ -135,6 +151,68 @@ def testOneRangeGivesTheSameTables(scan, pools, monkeypatch):
 def testTiffIsTheSameToo(scan, pools):
     one, two, _ = (judge(scan, workers, outputFormat="tiff", mask="")[0] for workers in pools)
     assert one == two and {"scan_segmented_labels.tif", "scan_segmented_mask.seg.nrrd"} < set(one)
+
+
+@pytest.mark.parametrize("outputFormat", ["nrrd", "tiff"])
+def testPiecesThatLieInFilesGiveTheSameBytes(scan, pools, monkeypatch, outputFormat):
+    expected = judge(scan, pools[0], outputFormat=outputFormat)
+    monkeypatch.setattr(outcome, "labelRange", labelIntoFiles)
+    for workers in pools:
+        assert judge(scan, workers, outputFormat=outputFormat) == expected
+
+
+def labelIntoFiles(labelling, place, blocks, **rest):
+    """Label a range, in any process, whose pieces are all too large for the memory."""
+    limit, deflated.HELD_BYTES = deflated.HELD_BYTES, 0
+    try:
+        pieces, looks = LABEL_RANGE(labelling, place, blocks, **rest)
+    finally:
+        deflated.HELD_BYTES = limit
+    assert pieces and all(isinstance(piece.deflated, Path) for piece in pieces.values())
+    return pieces, looks
+
+
+def testARangeThatFailsLeavesNoFiles(scan, pools, monkeypatch):
+    monkeypatch.setattr(outcome, "labelRange", failAtTheEnd)
+    for workers in pools:
+        with pytest.raises(PipelineError, match="no more"):
+            judge(scan, workers)
+        assert not [path.name for path in scan.iterdir() if "mask.seg" in path.name or "labels" in path.name]
+    assert not list(scan.glob(".*"))
+
+
+def failAtTheEnd(labelling, place, blocks, **rest):
+    """Label a range into files, but refuse the last one."""
+    if place.last == SHAPE[2]:
+        raise PipelineError("no more")
+    return labelIntoFiles(labelling, place, blocks, **rest)
+
+
+class Kept(dict):
+    """A store in this process."""
+
+    def load(self, name, number):
+        return self.get((name, number))
+
+    def save(self, name, number, state):
+        self[name, number] = state
+
+
+def testWhatPartsLeaveOfACompressedMaskIsReadARowAtATime(tmp_path, monkeypatch):
+    folder, store, opened = writeScan(tmp_path, "gzip"), Kept(), []
+    expected = judge(folder, Here(), 18, 3)
+    open = Source.open
+    monkeypatch.setattr(Source, "open", lambda *words: opened.append(words[1:]) or open(*words))
+    written, evaluation = prepare(folder, 18, 3, store=store)
+    partial = partialName(written.path)
+    shutil.copy(written.path, partial)
+    leave = functools.partial(leaveSums, written, [evaluation])
+    assert leave([(12, 31)]) == ["4 of 6 ranges of planes are measured"] and opened == [(12, 31)]
+    assert leave([(0, 10), (29, 31)]) == ["5 of 6 ranges of planes are measured"]
+    assert opened == [(12, 31), (0, 6)]
+    partial.unlink()
+    assert judge(folder, Here(), 18, 3, store=store) == expected
+    assert opened[2:] == [(6, 12), (0, 31)]  # what lacks, and all of it for the labels
 
 
 def testCompressedVoxelsGiveTheSameParticles(scan, pools, tmp_path):
