@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.base.files import removeLeftovers
 from engine.base.records import listDifferences, readJson, writeJson
 from engine.prediction.tasks import Task, mergeTasks
 from engine.volumes.growing import (
@@ -126,6 +127,7 @@ class Journal:
         leftovers = *folder.glob(f"{name}.sum-*"), *folder.glob(f".partial-*-{name}*")  # of killed processes
         for path in (*tasks, self.record, self.digests, *leftovers):
             path.unlink(missing_ok=True)
+        removeLeftovers(folder, glob.escape(self._path.name))
 
 
 class GrowingResult:
