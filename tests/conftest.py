@@ -1,6 +1,7 @@
 """Quiet and fast back ends, a heard Ctrl-C and no thread of progress bars, for every test."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -53,3 +54,36 @@ def models(tmp_path_factory, keras):
     from projects import writeModels
 
     return writeModels(tmp_path_factory.mktemp("models"), keras)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Predict a volume of 64x48x96 voxels by one process; its folder."""
+    import numpy as np
+    from places import ROOT
+    from predictions import predict
+    from sampleVolumes import writeVolume
+
+    from engine.volumes.formats import openVolume
+
+    folder = tmp_path_factory.mktemp("whole")
+    grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(((0, 64), (20, 68), (24, 120)))
+    writeVolume(folder / "scan.nrrd", grey, {"spacings": np.full(3, 0.5)})
+    predict(folder / "scan.nrrd")
+    return folder
+
+
+@pytest.fixture
+def scan(whole, tmp_path):
+    """Copy the volume of `whole`, with its date, into a folder of its own."""
+    return shutil.copy2(whole / "scan.nrrd", tmp_path / "scan.nrrd")
+
+
+@pytest.fixture
+def cluster(tmp_path_factory):
+    """Start a scheduler of Dask by its own command."""
+    from schedulers import Cluster
+
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    started.stop()

@@ -4,6 +4,7 @@ import csv
 
 import nrrd
 import numpy as np
+import pytest
 
 import predictData
 from engine.base.console import runScript
@@ -46,8 +47,23 @@ def writeReference(folder, run):
     return positive
 
 
-def readBytes(folder, stem="scan_segmented"):
+def readBytes(folder, *more, stem="scan_segmented"):
     """Read what holds no time and no path: {name: bytes}; nothing unfinished may lie there."""
     assert not list(folder.glob(".*"))
-    names = [*(f"{stem}{ending}.nrrd" for ending in SAME), f"{stem}_overview.png", f"{stem}_particles.csv"]
-    return {name: (folder / name).read_bytes() for name in names}
+    endings = *(f"{ending}.nrrd" for ending in SAME), "_overview.png", "_particles.csv", *more
+    return {ending: (folder / f"{stem}{ending}").read_bytes() for ending in endings}
+
+
+def resultOf(scan):
+    """Give the file of the probability."""
+    return scan.with_name("scan_segmented.nrrd")
+
+
+def refused(capfd, scan, *flags):
+    """Require the exit code 2 and one line; give it."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        predict(scan, *flags)
+    text = capfd.readouterr().err
+    assert caught.value.code == 2 and text.count("Error: ") == 1 and text.endswith("\n")
+    return text[text.index("Error: ") :]

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from places import ROOT
-from predictions import predict
+from predictions import predict, readBytes, refused, resultOf
 from sampleVolumes import writeVolume
 
 import engine.base.records
@@ -22,50 +22,9 @@ from engine.prediction.journal import GrowingResult, Journal
 from engine.volumes.formats import openVolume
 from engine.volumes.growing import partialName
 
-REGION = ((0, 64), (20, 68), (24, 120))
-ENDINGS = ("_labels.nrrd", "_mask.nrrd", "_mask.seg.nrrd", "_overview.png", "_particles.csv")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Predict a volume by one process; keep the folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
-    writeVolume(folder / "scan.nrrd", grey, {"spacings": np.full(3, 0.5)})
-    predict(folder / "scan.nrrd")
-    return folder
-
-
-@pytest.fixture
-def scan(whole, tmp_path):
-    """Copy the volume, with its date, into a folder of its own."""
-    return shutil.copy2(whole / "scan.nrrd", tmp_path / "scan.nrrd")
-
-
-def output(scan):
-    return scan.with_name("scan_segmented.nrrd")
-
 
 def recordOf(scan):
-    return Journal(output(scan)).record
-
-
-def refused(capfd, scan, *flags):
-    """Require the exit code 2 and one line; give it."""
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        predict(scan, *flags)
-    text = capfd.readouterr().err
-    assert caught.value.code == 2 and text.count("\n") == 1
-    return text
-
-
-def readAll(folder, *more):
-    """Read what holds no time and no path; nothing unfinished may lie there."""
-    assert not list(folder.glob(".*"))
-    return {
-        ending: (folder / f"scan_segmented{ending}").read_bytes() for ending in (".nrrd", *ENDINGS, *more)
-    }
+    return Journal(resultOf(scan)).record
 
 
 def startPart(scan, part, *flags):
@@ -83,10 +42,10 @@ def startPart(scan, part, *flags):
     "flags", [(), ("--outputType", "uint8", "--outputEncoding", "gzip")], ids=["float32", "uint8, gzip"]
 )
 def testPartsInAnyOrderGiveTheBytesOfOneProcess(whole, scan, tmp_path, capfd, flags):
-    expected = readAll(whole)
+    expected = readBytes(whole)
     if flags:
         predict(scan, *flags)
-        expected = readAll(tmp_path)
+        expected = readBytes(tmp_path)
         for path in tmp_path.glob("scan_segmented*"):
             path.unlink()
     for part, told in ((2, "1 of 3"), (0, "2 of 3"), (2, "2 of 3"), (1, "3 of 3")):
@@ -96,17 +55,17 @@ def testPartsInAnyOrderGiveTheBytesOfOneProcess(whole, scan, tmp_path, capfd, fl
         assert f"Part {part}/3: planes {part * 32}:{part * 32 + 32}" in text
         assert f"{told} parts are predicted" in text
     assert "the same command without --part makes the results" in text
-    assert not output(scan).exists()
+    assert not resultOf(scan).exists()
     predict(scan, *flags)
     assert "all is predicted" in capfd.readouterr().out
-    assert readAll(tmp_path) == expected
+    assert readBytes(tmp_path) == expected
 
 
 def testTheCommandWithoutPartDoesWhatIsMissing(whole, scan, tmp_path, capfd):
     predict(scan, "--part", "1/3")
     predict(scan)
     assert "Going on with an unfinished result: tile 1, plane 0" in capfd.readouterr().out
-    assert readAll(tmp_path) == readAll(whole)
+    assert readBytes(tmp_path) == readBytes(whole)
 
 
 @pytest.mark.parametrize("connectivity", [6, 26])
@@ -134,7 +93,7 @@ def testPartsLeaveWhatTheyMeasureForTheResults(scan, tmp_path, monkeypatch, capf
     assert measured == ["2", "4", "6"]
     monkeypatch.setattr(engine.results.reading, "readRange", pytest.fail)
     predict(scan, *flags)
-    assert readAll(tmp_path, "_errors.csv") == readAll(alone, "_errors.csv")
+    assert readBytes(tmp_path, "_errors.csv") == readBytes(alone, "_errors.csv")
     for ending in ("_scores.json", "_summary.json"):
         found, expected = (
             json.loads((folder / f"scan_segmented{ending}").read_text()) for folder in (tmp_path, alone)
@@ -158,19 +117,19 @@ def testSumsThatLackOrAreOfOtherRulesAreMadeAnew(scan, tmp_path, monkeypatch, ca
     for flags in ((), ("--threshold", 0.8)):  # other rules: none of them is taken
         predict(scan, *flags)
         predict(alone / "scan.nrrd", *flags)
-        assert readAll(tmp_path) == readAll(alone)
+        assert readBytes(tmp_path) == readBytes(alone)
 
 
 def testAPartOfAFinishedResultIsDone(scan, capfd):
     predict(scan, "--part", "0/2")
     predict(scan)
-    state = output(scan).stat()
+    state = resultOf(scan).stat()
     for part in ("0/2", "3/7"):
         predict(scan, "--part", part)
         assert "scan_segmented.nrrd is finished" in capfd.readouterr().out
     predict(scan, "--no-mask")  # writes its record anew
     predict(scan, "--part", "0/2")
-    assert output(scan).stat().st_mtime_ns == state.st_mtime_ns and not list(scan.parent.glob(".*"))
+    assert resultOf(scan).stat().st_mtime_ns == state.st_mtime_ns and not list(scan.parent.glob(".*"))
 
 
 def testAPartKnowsAResultThatOneProcessHasFinished(scan, capfd):
@@ -178,7 +137,7 @@ def testAPartKnowsAResultThatOneProcessHasFinished(scan, capfd):
     predict(scan, "--part", "0/2")
     assert capfd.readouterr().out.count("scan_segmented.nrrd is finished") == 1
     predict(scan, "--part", "0/2", "--noData", "none")  # another result
-    assert Journal(output(scan)).finished()
+    assert Journal(resultOf(scan)).finished()
 
 
 def testAPartThatIsDoneTwiceAtOnceGivesTheSameBytes(whole, scan, tmp_path):
@@ -186,7 +145,7 @@ def testAPartThatIsDoneTwiceAtOnceGivesTheSameBytes(whole, scan, tmp_path):
     texts = [worker.communicate(timeout=300)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4, texts
     predict(scan)
-    assert readAll(tmp_path) == readAll(whole)
+    assert readBytes(tmp_path) == readBytes(whole)
 
 
 def testAPartThatIsKilledIsDoneAgain(whole, scan, tmp_path):
@@ -197,7 +156,7 @@ def testAPartThatIsKilledIsDoneAgain(whole, scan, tmp_path):
     for part in ("0/2", "1/2"):
         predict(scan, "--part", part)
     predict(scan)
-    assert readAll(tmp_path) == readAll(whole)
+    assert readBytes(tmp_path) == readBytes(whole)
 
 
 def testSigtermKeepsWhatIsFinishedAndThePartGoesOn(whole, scan, tmp_path, monkeypatch, capfd):
@@ -211,12 +170,12 @@ def testSigtermKeepsWhatIsFinishedAndThePartGoesOn(whole, scan, tmp_path, monkey
         patched.setattr(GrowingResult, "commit", stopAfterwards)
         predict(scan, "--part", "0/2")
     assert caught.value.code == 143 and capfd.readouterr().err.startswith("\rStopped: ")
-    ((_, (first, last)),) = Journal(output(scan)).finished()
+    ((_, (first, last)),) = Journal(resultOf(scan)).finished()
     assert (first, last) < (0, 48) and last > 0
     predict(scan, "--part", "0/2")
     assert "1 of 2 parts are predicted" in capfd.readouterr().out
     predict(scan)
-    assert readAll(tmp_path) == readAll(whole)
+    assert readBytes(tmp_path) == readBytes(whole)
 
 
 # --------------------------------------------------------------------------------------- what is not the same
@@ -321,7 +280,7 @@ def testAnotherDateIsReasonToCompareWholeFiles(scan, monkeypatch, capfd):
 
 def testAnotherDateIsRefusedWhereNothingVouchesForTheFile(scan, capfd):
     predict(scan, "--part", "0/3")
-    Journal(output(scan)).digests.unlink()  # as if the first part had been killed
+    Journal(resultOf(scan)).digests.unlink()  # as if the first part had been killed
     os.utime(scan, (1, 1))
     text = refused(capfd, scan, "--part", "1/3")
     assert "was written after parts of this result were predicted" in text
@@ -370,7 +329,7 @@ def testPartsThatBeginWhileOneProcessReadsDigestsAreKept(scan, monkeypatch, capf
     monkeypatch.setattr(engine.prediction.run, "digestInputs", beginMeanwhile)
     text = refused(capfd, scan)
     assert "several processes have begun this result meanwhile" in text
-    assert Journal(output(scan)).finished()
+    assert Journal(resultOf(scan)).finished()
 
 
 def testAResultThatIsFinishedMeanwhileStaysAsItIs(scan, monkeypatch, capfd):
@@ -383,14 +342,14 @@ def testAResultThatIsFinishedMeanwhileStaysAsItIs(scan, monkeypatch, capfd):
         making.executeTasks = original
         command = [sys.executable, ROOT / "predictData.py", "--nameInput", scan, "--nameReference", "none"]
         subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
-        shutil.copy2(output(scan), partialName(output(scan)))  # what a slow client may still see
+        shutil.copy2(resultOf(scan), partialName(resultOf(scan)))  # what a slow client may still see
         original(*arguments)
 
     monkeypatch.setattr(making, "executeTasks", finishBefore)
     text = refused(capfd, scan, "--part", "1/2")
     assert "another process has finished this result meanwhile" in text
     capfd.readouterr()
-    partialName(output(scan)).unlink()
+    partialName(resultOf(scan)).unlink()
     predict(scan)
     assert "scan_segmented.nrrd is finished" in capfd.readouterr().out
 
@@ -403,7 +362,7 @@ def testAFullDiskEndsAPartAndLeavesTheOthers(whole, scan, tmp_path, monkeypatch,
         patched.setattr(GrowingVolume, "_writeAt", raiseFull)
         assert "the disk is full" in refused(capfd, scan, "--part", "1/2")
     predict(scan)
-    assert readAll(tmp_path) == readAll(whole)
+    assert readBytes(tmp_path) == readBytes(whole)
 
 
 def raiseFull(*_):
@@ -422,6 +381,6 @@ def testTheRecordNamesAllDevices(scan):
     journal = next(scan.parent.glob(".partial-*.tasks-*"))
     journal.write_text(journal.read_text().replace("# CPU", "# another CPU"))
     predict(scan)
-    record = json.loads(output(scan).with_suffix(".json").read_text())
+    record = json.loads(resultOf(scan).with_suffix(".json").read_text())
     assert len(record["devices"]) == 2 and record["devices"][1].startswith("another CPU")
     assert np.isclose(record["identity"]["region"][2][1], 96)

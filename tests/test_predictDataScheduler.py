@@ -2,75 +2,23 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from places import ROOT
-from predictions import predict
-from sampleVolumes import writeVolume
-from schedulers import Cluster
+from predictions import predict, readBytes, refused, resultOf
 
 import engine.base.daskWorkers as daskWorkers
 from engine.prediction.journal import Journal
 from engine.prediction.statistics import measureRequest
-from engine.volumes.formats import openVolume
 
 pytest.importorskip("distributed")
-REGION = ((0, 64), (20, 68), (0, 128))
-RESULTS = (".nrrd", "_labels.nrrd", "_mask.nrrd", "_mask.seg.nrrd", "_overview.png", "_particles.csv")
 CAN_MOUNT = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
 needsMount = pytest.mark.skipif(not CAN_MOUNT, reason="no mount namespaces here")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Predict a volume by one process; keep the folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
-    writeVolume(folder / "scan.nrrd", grey, {"spacings": np.full(3, 0.5)})
-    predict(folder / "scan.nrrd")
-    return folder
-
-
-@pytest.fixture
-def scan(whole, tmp_path):
-    """Copy the volume, with its date, into a folder of its own."""
-    (tmp_path / "data").mkdir()
-    return shutil.copy2(whole / "scan.nrrd", tmp_path / "data" / "scan.nrrd")
-
-
-@pytest.fixture
-def cluster(tmp_path):
-    """Start a scheduler."""
-    started = Cluster(tmp_path)
-    yield started
-    started.stop()
-
-
-def output(scan):
-    return scan.with_name("scan_segmented.nrrd")
-
-
-def readAll(folder):
-    """Read what holds no time and no path; nothing unfinished may lie there."""
-    assert not list(folder.glob(".*"))
-    return {ending: (folder / f"scan_segmented{ending}").read_bytes() for ending in RESULTS}
-
-
-def refused(capfd, scan, *flags):
-    """Require the exit code 2 and one line; give it."""
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        predict(scan, *flags)
-    text = capfd.readouterr().err
-    assert caught.value.code == 2 and text.count("Error: ") == 1
-    return text[text.index("Error: ") :]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -79,7 +27,7 @@ def testLocalWorkersGiveTheBytesOfOneProcess(whole, scan, capfd, count):
     captured = capfd.readouterr()
     assert f"Workers: {count} of one machine, see http://127.0.0.1:" in captured.out
     assert "Cut: " in captured.out and "Traceback" not in captured.err
-    assert readAll(scan.parent) == readAll(whole)
+    assert readBytes(scan.parent) == readBytes(whole)
     predict(scan, "--scheduler", "local", "--workerCount", count)
     assert "scan_segmented.nrrd is finished" in capfd.readouterr().out
 
@@ -88,14 +36,14 @@ def testWorkersOfAnotherSchedulerGiveTheBytesOfOneProcess(whole, scan, cluster, 
     for _ in range(2):
         cluster.start()
     predict(scan, "--scheduler", cluster.address, "--workerCount", 2)
-    assert readAll(scan.parent) == readAll(whole)
+    assert readBytes(scan.parent) == readBytes(whole)
 
 
 def testWorkersGoOnWithPartsOfAnArray(whole, scan, capfd):
     predict(scan, "--part", "1/3")
     predict(scan, "--scheduler", "local", "--workerCount", 2)
     assert "Going on with an unfinished result" in capfd.readouterr().out
-    assert readAll(scan.parent) == readAll(whole)
+    assert readBytes(scan.parent) == readBytes(whole)
 
 
 def testADriverThatIsKilledGoesOn(whole, scan):
@@ -103,12 +51,12 @@ def testADriverThatIsKilledGoesOn(whole, scan):
     command = list(map(str, [sys.executable, ROOT / "predictData.py", *words]))
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
         end = time.monotonic() + 120
-        while not Journal(output(scan)).record.exists() and time.monotonic() < end:
+        while not Journal(resultOf(scan)).record.exists() and time.monotonic() < end:
             time.sleep(0.02)
         time.sleep(0.5)
         driver.send_signal(signal.SIGKILL)
     predict(scan, "--scheduler", "local", "--workerCount", 2)
-    assert readAll(scan.parent) == readAll(whole)
+    assert readBytes(scan.parent) == readBytes(whole)
 
 
 def testAWorkerThatIsKilledIsReplaced(whole, scan, cluster):
@@ -123,7 +71,7 @@ def testAWorkerThatIsKilledIsReplaced(whole, scan, cluster):
                 os.killpg(cluster.processes[-2].pid, signal.SIGKILL)
         assert worker.poll() is None
         assert driver.wait(300) == 0, driver.stderr.read()
-    assert readAll(scan.parent) == readAll(whole)
+    assert readBytes(scan.parent) == readBytes(whole)
 
 
 # --------------------------------------------------------------------------------------- what is not the same
@@ -141,7 +89,7 @@ def testAWorkerThatSeesAnotherInputIsRefused(scan, cluster, tmp_path, capfd):
     cluster.start(before=hide(scan, f"mount --bind {other} {scan}"))
     text = refused(capfd, scan, "--scheduler", cluster.address)
     assert "a worker sees other files, packages or another program than this process" in text
-    assert "nameInput was" in text and not output(scan).exists()
+    assert "nameInput was" in text and not resultOf(scan).exists()
 
 
 @needsMount
@@ -159,11 +107,11 @@ def testAWorkerThatJoinsLaterAndSeesAnotherInputIsRefused(scan, cluster, tmp_pat
     cluster.start(before=hide(scan, f"mount --bind {other} {scan}"))
     monkeypatch.setattr("predictData.checkWorkers", lambda *_: None)  # those that are there when it begins
     text = refused(capfd, scan, "--scheduler", cluster.address)
-    assert "a worker sees other files" in text and Journal(output(scan)).finished() == []
+    assert "a worker sees other files" in text and Journal(resultOf(scan)).finished() == []
     assert not list(scan.parent.glob(".*.sum-*"))
     monkeypatch.setattr("predictData.measureRequest", lambda request, *_: measureRequest(request))
     text = refused(capfd, scan, "--scheduler", cluster.address)
-    assert "a worker sees other files" in text and Journal(output(scan)).finished() == []
+    assert "a worker sees other files" in text and Journal(resultOf(scan)).finished() == []
 
 
 def testAWorkerWithAnotherVersionIsRefused(scan, cluster, tmp_path, capfd):
@@ -195,9 +143,9 @@ def testASchedulerThatDiesLeavesWhatIsFinished(whole, scan, cluster, moment):
         os.killpg(cluster.scheduler.pid, signal.SIGKILL)
         text = driver.communicate(timeout=300)[1]
         assert driver.returncode == 2, text
-    assert text.strip().count("\n") == 0 and "the scheduler is gone" in text and not output(scan).exists()
+    assert text.strip().count("\n") == 0 and "the scheduler is gone" in text and not resultOf(scan).exists()
     predict(scan)
-    assert readAll(scan.parent) == readAll(whole)
+    assert readBytes(scan.parent) == readBytes(whole)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def testThePrintedScriptGivesTheBytesOfOneProcess(whole, scan, tmp_path, capfd, 
     text = queue.submit(script, "--partition=gpu")
     assert text == "3 parts: job 1\nresults: job 2, when all parts are predicted\n"
     assert queue.codes(1) == [0, 0, 0] and queue.codes(2) == [0]
-    assert readBytes(scan.parent, STEM) == readBytes(whole, STEM)
+    assert readBytes(scan.parent, stem=STEM) == readBytes(whole, stem=STEM)
     logs = sorted(scan.parent.glob("*.log"))
     assert [log.name.removeprefix(STEM) for log in logs] == [
         *(f"_part-{part}.log" for part in range(3)),
@@ -94,7 +94,7 @@ def testATimeLimitIsGoneOnAfter(whole, scan, tmp_path, capfd):
     log = scan.with_name(f"{STEM}_part-1.log").read_text()
     assert log.count("Device: ") >= 2  # begun again
     assert "Stopped: the same command goes on where it stopped." in log
-    assert readBytes(scan.parent, STEM) == readBytes(whole, STEM)
+    assert readBytes(scan.parent, stem=STEM) == readBytes(whole, stem=STEM)
 
 
 def testAJobThatIsCancelledIsNotQueuedAgain(scan, tmp_path, capfd):
@@ -144,7 +144,7 @@ def testTheResultsOfPartsNeedNoNetwork(whole, scan, monkeypatch):
     predict(scan, "--threshold", 0.4, "--part", "0/1")
     monkeypatch.setattr("engine.prediction.run.openNetwork", None)
     predict(scan, "--threshold", 0.4)
-    assert readBytes(scan.parent, STEM) == readBytes(whole, STEM)
+    assert readBytes(scan.parent, stem=STEM) == readBytes(whole, stem=STEM)
 
 
 def testAutoKeepsTheExtraWorkSmall(scan, tmp_path, capfd):

@@ -6,12 +6,12 @@ with its message; what is lost with a worker is done again by another one.
 """
 
 import contextlib
-import functools
 import ipaddress
 import logging
 import pickle
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +30,7 @@ DASHBOARD = f"{HOST}:8787"  # another port where this one is taken
 CONNECT_SECONDS, WORKER_SECONDS = 30, 120  # until a scheduler, and its first worker, must have answered
 RETRIES = 3  # of a call that fails
 LOSSES = 20  # workers that a call may lose before nobody tries it again
-LOOK_SECONDS = 0.5  # between two looks at what is done
+LOOK_SECONDS = 0.05  # between two looks at what is done
 HINT = 'pip install "dask[distributed]"'
 
 
@@ -103,50 +103,53 @@ class DaskWorkers:
         PipelineError
             A call refuses its item, its workers die again and again, or the scheduler is gone.
         """
-        payload = pickle.dumps(function)
-        call = _makeCall()
+        payload, call = pickle.dumps(function), _makeCall()
 
-        def submit(item: Any) -> "Future":
-            packed = pickle.dumps(item)
+        def submit(number: int) -> "Future":
+            packed = pickle.dumps(items[number])
             return self._client.submit(call, str(ROOT), payload, packed, pure=False, retries=RETRIES)
 
         with _explainedLoss():
-            futures = [submit(item) for item in items]
+            futures = {number: submit(number) for number in range(len(items))}
+            answers, losses = {}, Counter()
             try:
-                for number, item in enumerate(items):
-                    yield self._await(futures, number, functools.partial(submit, item), watch)
+                for number in range(len(items)):
+                    while number not in answers:
+                        time.sleep(LOOK_SECONDS)
+                        if watch:
+                            watch()
+                        answers |= _takeDone(futures, losses, submit)
+                    yield answers.pop(number)
             finally:
                 with contextlib.suppress(OSError, RuntimeError):  # the client is closed
-                    self._client.cancel(futures)
+                    self._client.cancel(list(futures.values()))
 
-    def _await(
-        self,
-        futures: list["Future"],
-        number: int,
-        submit: Callable[[], "Future"],
-        watch: Callable[[], None] | None,
-    ) -> Any:
-        """Wait for one answer; what is lost with its workers is submitted anew."""
-        from distributed import KilledWorker
 
-        for _ in range(LOSSES):
-            while not futures[number].done():
-                time.sleep(LOOK_SECONDS / 10)
-                if watch:
-                    watch()
-                _refuseErrors(futures)
-            error = futures[number].exception()
-            if error is None:
-                return _unpack(futures[number].result(), "a worker")
-            if isinstance(error, OSError | MemoryError):
-                raise PipelineError(f"a worker failed: {type(error).__name__}: {_firstLine(error)}")
-            if not isinstance(error, KilledWorker):
-                raise error
+def _takeDone(
+    futures: dict[int, "Future"], losses: Counter, submit: Callable[[int], "Future"]
+) -> dict[int, Any]:
+    """Take the answers that have come, in any order; what is lost with its workers is submitted anew."""
+    from distributed import KilledWorker
+
+    answers = {}
+    for number in [number for number, future in futures.items() if future.done()]:
+        future = futures.pop(number)
+        error = future.exception()
+        if error is None:
+            answers[number] = _unpack(future.result(), "a worker")
+        elif isinstance(error, OSError | MemoryError):
+            raise PipelineError(f"a worker failed: {type(error).__name__}: {_firstLine(error)}")
+        elif not isinstance(error, KilledWorker):
+            raise error
+        elif losses[number] >= LOSSES:
+            rule = f"more than {LOSSES} workers have died at the same call"
+            remedy = "is their memory too small? see their logs; what is finished is kept"
+            raise PipelineError(rule, remedy=remedy)
+        else:
             LOGGER.warning("workers have died with one call several times; it is tried again")
-            futures[number] = submit()
-        rule = f"{LOSSES} workers or more have died at the same call"
-        remedy = "is their memory too small? see their logs; what is finished is kept"
-        raise PipelineError(rule, remedy=remedy)
+            losses[number] += 1
+            futures[number] = submit(number)
+    return answers
 
 
 class _Constant:
@@ -158,14 +161,6 @@ class _Constant:
     def __call__(self, _: Any) -> Any:
         """Call it."""
         return self.function()
-
-
-def _refuseErrors(futures: list["Future"]) -> None:
-    """Raise what any finished call refuses, and do not wait for those before it."""
-    for future in futures:
-        if future.status == "finished" and not hasattr(future, "isSeen"):
-            future.isSeen = True
-            _unpack(future.result(), "a worker")
 
 
 def _unpack(answer: bytes, who: str) -> Any:

@@ -70,7 +70,7 @@ class Processes:
 # ------------------------------------------------------------------------------------- their begin and end
 
 
-def refuseNegative(count: int) -> None:
+def refuseNegativeCount(count: int) -> None:
     """Refuse a number of workers below 0."""
     if count < 0:
         raise PipelineError("workerCount must not be negative", received=count)
@@ -87,7 +87,7 @@ def openWorkers(count: int) -> Iterator[Workers]:
     PipelineError
         The number is negative.
     """
-    refuseNegative(count)
+    refuseNegativeCount(count)
     if count < 2:
         yield Here()
         return

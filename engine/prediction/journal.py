@@ -21,6 +21,7 @@ import numpy as np
 from engine.base.errors import PipelineError
 from engine.base.files import removeLeftovers
 from engine.base.records import listDifferences, readJson, writeJson
+from engine.base.sums import SumFiles
 from engine.prediction.tasks import Task, mergeTasks
 from engine.volumes.growing import (
     GrowingVolume,
@@ -122,12 +123,12 @@ class Journal:
 
     def remove(self) -> None:
         """Forget everything, what vouches for voxels first."""
-        folder, name = self.voxels.parent, glob.escape(self.voxels.name)
-        tasks = folder.glob(f"{glob.escape(self._stem)}*")
-        leftovers = *folder.glob(f"{name}.sum-*"), *folder.glob(f".partial-*-{name}*")  # of killed processes
-        for path in (*tasks, self.record, self.digests, *leftovers):
+        tasks = self.voxels.parent.glob(f"{glob.escape(self._stem)}*")
+        for path in (*tasks, self.record, self.digests):
             path.unlink(missing_ok=True)
-        removeLeftovers(folder, glob.escape(self._path.name))
+        SumFiles(self.sums, "").remove()
+        for path in (self._path, self.record, self.digests):
+            removeLeftovers(path.parent, glob.escape(path.name))
 
 
 class GrowingResult:

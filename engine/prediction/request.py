@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.records import digestFile
+from engine.base.workers import refuseNegativeCount
 from engine.prediction.backends import Backend
 from engine.volumes.volume import Volume
 
@@ -47,8 +48,7 @@ def refuseNegative(memoryBudget: float, minimumVoxels: int, workerCount: int) ->
         raise PipelineError("memoryBudget must not be below 0 GiB", received=memoryBudget)
     if minimumVoxels < 0:
         raise PipelineError("minimumVoxels must not be negative", received=minimumVoxels)
-    if workerCount < 0:
-        raise PipelineError("workerCount must not be negative", received=workerCount)
+    refuseNegativeCount(workerCount)
 
 
 def digestInputs(request: Request) -> dict[Path, str]:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.records import (
-    digestFile,
     digestProgram,
     listDifferences,
     packageVersions,
@@ -23,7 +22,7 @@ from engine.base.records import (
 from engine.prediction.journal import SHARED, Journal
 from engine.prediction.layout import Layout
 from engine.prediction.parts import Part
-from engine.prediction.request import Request, nameInputs
+from engine.prediction.request import Request, digestInputs, nameInputs
 from engine.volumes.growing import explainedWriting, partialName
 
 DECISIVE = {"keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "connected-components-3d"}
@@ -206,7 +205,7 @@ def agreeDigests(request: Request, isKnown: bool) -> dict[Path, str]:
     journal, named = Journal(request.nameOutput), nameInputs(request)
     published = readJson(journal.digests)
     if not (isKnown and published and published.keys() == named.keys()):
-        own = {path: digestFile(path) for path in sorted(set(named.values()))}
+        own = digestInputs(request)
         digests = {name: own[path] for name, path in named.items()}
         with explainedWriting(request.nameOutput):
             publishJson(journal.digests, digests)

@@ -11,7 +11,7 @@ from engine.base.arrays import NonFinite
 from engine.base.errors import PipelineError
 from engine.base.machine import freeMemoryGiB
 from engine.base.passes import passOver
-from engine.base.workers import refuseNegative
+from engine.base.workers import refuseNegativeCount
 from engine.preparation.pairs import Pair
 from engine.preparation.samples import Part
 from engine.volumes.otherValues import OtherValues
@@ -39,7 +39,7 @@ def requireMemory(parts: list[Part], workerCount: int) -> None:
     PipelineError
         Less memory is free than the largest pairs take together, or the number is negative.
     """
-    refuseNegative(workerCount)
+    refuseNegativeCount(workerCount)
     needs = sorted((_memoryOf(pair, part.shape) for part in parts for pair in part.pairs), reverse=True)
     needed, free = sum(needs[:workerCount]) / 2**30, freeMemoryGiB()
     if workerCount > 1 and needed > free:

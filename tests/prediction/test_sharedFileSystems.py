@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from places import ROOT, listNames
 from predictions import predict, readBytes
-from sampleVolumes import writeVolume
 
 import engine.base.files
 import engine.prediction.shared
@@ -24,24 +23,7 @@ from engine.prediction.journal import Journal
 from engine.volumes.formats import openVolume
 from engine.volumes.growing import GrowingVolume, beginGrowing, createGrowing, partialName
 
-REGION = ((0, 48), (20, 68), (24, 120))
 LATE_SECONDS = 1.0
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """Predict a volume by one process; keep the folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)
-    writeVolume(folder / "scan.nrrd", grey, {"spacings": np.full(3, 0.5)})
-    predict(folder / "scan.nrrd")
-    return folder
-
-
-@pytest.fixture
-def scan(whole, tmp_path):
-    """Copy the volume, with its date, into a folder of its own."""
-    return shutil.copy2(whole / "scan.nrrd", tmp_path / "scan.nrrd")
 
 
 def fail(number):
