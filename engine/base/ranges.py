@@ -1,6 +1,6 @@
 """A walk over a volume in ranges of planes, by whoever does them, that ends in the same bits.
 
-The ranges follow from the volume alone. Each is seen by an observer of its own, and these are joined in
+The ranges follow from the volume, and from a memoryBudget below 1 GiB. Each is seen by an observer of its own, and these are joined in
 order, also where one process does everything: so all sums have the same terms in the same order.
 What an observer knows is its `STATE`, names of attributes: numbers, arrays, or objects that have one.
 """
@@ -58,8 +58,8 @@ class Source(Protocol):
         """Read planes as blocks (z, y, x)."""
 
 
-def cutRanges(shape: Sequence[int], slab: int) -> list[tuple[int, int]]:
-    """Cut the planes of a volume (x, y, z) into ranges of whole slabs.
+def cutRanges(shape: Sequence[int], slab: int, least: int = 0) -> list[tuple[int, int]]:
+    """Cut the planes of a volume (x, y, z) into at most 64 ranges of whole slabs.
 
     Parameters
     ----------
@@ -67,9 +67,11 @@ def cutRanges(shape: Sequence[int], slab: int) -> list[tuple[int, int]]:
         Voxels along x, y, z.
     slab : int
         Planes that are read at a time.
+    least : int
+        Voxels of a range; 0: 64 million.
     """
     depth = shape[2]
-    count = min(max(shape[0] * shape[1] * depth // RANGE_VOXELS, 1), MOST_RANGES)
+    count = min(max(shape[0] * shape[1] * depth // (least or RANGE_VOXELS), 1), MOST_RANGES)
     step = -(-depth // count // slab) * slab
     return [(first, min(first + step, depth)) for first in range(0, depth, step)]
 

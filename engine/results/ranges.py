@@ -1,7 +1,7 @@
 """How a pass over a probability is cut into ranges of planes, and who does them.
 
-The ranges follow from the shape alone, and what is found in them is joined in their order: results are the
-same to the last byte, however many processes have made them.
+The ranges follow from the shape, and from a memoryBudget below 1 GiB; what is found in them is joined in
+their order: results are the same to the last byte, however many processes have made them.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.base.console import showProgress
 from engine.base.machine import coreCount, freeMemoryGiB
+from engine.base.ranges import cutRanges
 from engine.base.workers import Processes, Workers, openWorkers
 from engine.measures.labelling import Labels
 from engine.volumes.formats import openVolume
@@ -26,7 +27,6 @@ from engine.volumes.turned import TurnedVolume
 from engine.volumes.volume import Region, Volume, chooseSlab
 
 LOGGER = logging.getLogger(__name__)
-MOST_RANGES = 64
 LEAST_VOXELS = 1 << 24  # of a range
 WORTHWHILE_VOXELS = 200_000_000  # of a volume from which on several processes are worth their start
 PROCESS_GIB, VOXEL_BYTES = 0.25, 160  # that a process takes: by itself, and for a voxel of a slab
@@ -89,13 +89,10 @@ class Source(NamedTuple):
 
     def ranges(self) -> list[Range]:
         """Cut the planes into ranges of whole slabs."""
-        width, height, depth = (stop - start for start, stop in self.region)
-        slabCount = -(-depth // self.slab)
-        step = max(-(-slabCount // MOST_RANGES), -(-LEAST_VOXELS // (width * height * self.slab)))
-        ends = [*range(0, slabCount, step), slabCount]
+        shape = [stop - start for start, stop in self.region]
         return [
-            Range(one * self.slab, min(other * self.slab, depth), one, other)
-            for one, other in itertools.pairwise(ends)
+            Range(first, last, first // self.slab, -(-last // self.slab))
+            for first, last in cutRanges(shape, self.slab, LEAST_VOXELS)
         ]
 
 
