@@ -1,7 +1,8 @@
 """A walk over a volume in ranges of planes, by whoever does them, that ends in the same bits.
 
-The ranges follow from the volume, and from a memoryBudget below 1 GiB. Each is seen by an observer of its own, and these are joined in
-order, also where one process does everything: so all sums have the same terms in the same order.
+The ranges follow from the volume, and from a memoryBudget below 1 GiB. Each is seen by an observer of its
+own, and these are joined in order, also where one process does everything: so all sums have the same terms in
+the same order.
 What an observer knows is its `STATE`, names of attributes: numbers, arrays, or objects that have one.
 """
 
@@ -68,12 +69,11 @@ def cutRanges(shape: Sequence[int], slab: int, least: int = 0) -> list[tuple[int
     slab : int
         Planes that are read at a time.
     least : int
-        Voxels of a range; 0: 64 million.
+        Voxels of a range, at least; 0: 64 million.
     """
-    depth = shape[2]
-    count = min(max(shape[0] * shape[1] * depth // (least or RANGE_VOXELS), 1), MOST_RANGES)
-    step = -(-depth // count // slab) * slab
-    return [(first, min(first + step, depth)) for first in range(0, depth, step)]
+    width, height, depth = shape
+    slabs = max(-(-depth // slab // MOST_RANGES), -(-(least or RANGE_VOXELS) // (width * height * slab)))
+    return [(first, min(first + slabs * slab, depth)) for first in range(0, depth, slabs * slab)]
 
 
 def walkRanges(

@@ -16,6 +16,7 @@ from scipy import ndimage
 from engine.base import deflated
 from engine.base.console import Stopwatch
 from engine.base.errors import PipelineError
+from engine.base.ranges import MOST_RANGES
 from engine.base.workers import Here, openWorkers
 from engine.results import kinds, outcome, ranges
 from engine.results.evaluation import Criteria, Evaluation, Page, openReference
@@ -279,7 +280,7 @@ def testRangesFollowFromTheShapeAlone(monkeypatch):
         region = tuple((5, 5 + side) for side in shape)
         source = Source.of("a.nrrd", region, None, 0)
         places = source.ranges()
-        assert source.slab == slab and len(places) <= ranges.MOST_RANGES
+        assert source.slab == slab and len(places) <= MOST_RANGES
         planes = [plane for place in places for plane in range(place.first, place.last)]
         assert planes == list(range(shape[2]))
         assert all(place.first == place.firstSlab * slab for place in places)
