@@ -12,7 +12,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # the tests compare with on
 os.environ.setdefault(
     "TF_ENABLE_ONEDNN_OPTS", "1"
 )  # as engine.network.devices.loadKeras, which not every test calls
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "DEFAULT")  # oneDNN asks once, and bfloat16 may follow
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")  # AMX would make bfloat16 the default
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a shell's background jobs ignore it, their children too

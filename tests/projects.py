@@ -27,7 +27,6 @@ ARRAYS = ("trainingDataImage", "trainingDataMask", "validationDataImage", "valid
 SHAPE = (24, 16, 16)
 TEST_SHAPE = (22, 16, 13)  # odd along z: the network cannot halve it
 CUT = ("--length_subVol_x", "8", "--length_subVol_y", "16", "--nb_rotation", "3")
-EXACT = ("--precision", "float32")  # whatever the processor is fastest in
 TINY = ("--recipe", "published", "--base_depth", "2", "--levelCount", "2", "--batchSize", "3")
 GEOMETRY = {
     "space": "left-posterior-superior",
