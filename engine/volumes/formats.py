@@ -4,10 +4,14 @@ import importlib
 import os
 from pathlib import Path
 
+from engine.base.errors import PipelineError
+from engine.volumes.names import splitInner, stemFor
 from engine.volumes.volume import Volume
 
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
-FOLDER = "stacks"  # a folder of slices
+INNER = ()  # modules whose files hold several things: openVolume(path, inner)
+FOLDERS = ()  # modules whose volumes are folders with an ending of their own
+STACK = "stacks"  # any other folder: one of slices
 
 
 def openVolume(path: str | Path) -> Volume:
@@ -16,29 +20,50 @@ def openVolume(path: str | Path) -> Volume:
     Parameters
     ----------
     path : path
-        A file, or a folder with one file a slice. A name of an unknown ending is tried as NRRD.
+        A file, one thing in it (scan.h5::/entry/data), or a folder with one file a slice. A name of an
+        unknown ending is tried as NRRD.
 
     Raises
     ------
     PipelineError
         It is missing, damaged or no 3D volume with one number a voxel.
     """
-    path = Path(path)
-    module = FOLDER if path.is_dir() else FORMATS.get(path.suffix.lower(), "nrrdFiles")
-    return importlib.import_module(f"engine.volumes.{module}").openVolume(path)  # TIFF loads slowly
+    path, inner = splitInner(path)
+    name = _moduleOf(path)
+    module = importlib.import_module(f"engine.volumes.{name}")  # libraries load slowly
+    if name in INNER:
+        return module.openVolume(path, inner)
+    if inner:
+        raise PipelineError("holds one volume, without names in it", file=path, received=inner)
+    return module.openVolume(path)
+
+
+def _moduleOf(path: Path) -> str:
+    """Name the module that opens a file or folder."""
+    name = FORMATS.get(_endingOf(path), "nrrdFiles")
+    return STACK if path.is_dir() and name not in FOLDERS else name
+
+
+def _endingOf(path: Path) -> str:
+    """Give the ending of a known format; empty for any other name."""
+    stem = stemFor(path.name, tuple(FORMATS))
+    return "" if stem is None else path.name[len(stem) :].lower()
 
 
 def isVolumeName(path: Path) -> bool:
     """Whether a file of this name should be a volume."""
-    return path.suffix.lower() in FORMATS
+    return bool(_endingOf(path))
 
 
 def stemOf(path: Path) -> str:
     """Name of a volume without its ending; a folder has none, a dot in its name is one."""
-    return path.stem if isVolumeName(path) or not path.is_dir() else path.name
+    path, _ = splitInner(path)
+    stem = stemFor(path.name, tuple(FORMATS))
+    return (path.name if path.is_dir() else path.stem) if stem is None else stem
 
 
 def findBeside(path: Path, name: str) -> Path:
     """Find a volume of this name, of any format, beside another; NRRD where there is none."""
+    path, _ = splitInner(path)
     named = [path.with_name(name + ending) for ending in (*FORMATS, "")]
     return next((file for file in named if os.path.exists(file)), named[0])  # one too long is not there

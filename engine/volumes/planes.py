@@ -17,7 +17,7 @@ class PlaneVolume:
 
     Parameters
     ----------
-    path, files, shape, dtype, place
+    path, files, shape, dtype, place, header, inner
         As of every `Volume`; place is its frame.
     readPlanes : callable
         Range of planes -> planes (y, x) one after the other.
@@ -30,6 +30,7 @@ class PlaneVolume:
     place: Frame
     readPlanes: Callable[[range], Iterable[np.ndarray]]
     header: dict = field(default_factory=dict)
+    inner: str = ""
 
     @property
     def frame(self) -> Frame:

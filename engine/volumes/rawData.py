@@ -60,6 +60,8 @@ class RawVolume:
         Bytes to leave out of each file after decompression; -1 means that the voxels come last.
     place : Frame, optional
         Where the voxels lie in space; without it, as the header tells.
+    inner : str
+        As of every `Volume`.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class RawVolume:
     offsets: tuple[int, ...]
     byteSkip: int = 0
     place: Frame | None = None
+    inner: str = ""
 
     @functools.cached_property
     def frame(self) -> Frame:

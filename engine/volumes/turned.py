@@ -42,6 +42,11 @@ class TurnedVolume:
         return self.source.files
 
     @property
+    def inner(self) -> str:
+        """Which of the things in the file is meant."""
+        return self.source.inner
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Voxels along (x, y, z)."""
         return tuple(self.source.shape[axis] for axis in self.turn.axes)

@@ -26,7 +26,7 @@ class Volume(Protocol):
     Attributes
     ----------
     path : Path
-        What was asked for: a file or a folder of slices; opens every message.
+        What was asked for: a file or a folder, without `inner`; opens every message.
     files : tuple of Path
         All that the voxels follow from: digests are of them, and no result may replace one.
     shape : tuple of int
@@ -37,6 +37,8 @@ class Volume(Protocol):
         Where the voxels lie in space.
     header : dict
         Fields of NRRD that travel to the result unchanged; empty for other formats.
+    inner : str
+        What of a file with several things is meant, such as a dataset; empty where there is one.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Volume(Protocol):
     dtype: np.dtype
     frame: Frame
     header: dict
+    inner: str
 
     def read(self, region: Region | None = None) -> np.ndarray:
         """Read a region: (x, y, z) in the type of the file."""
