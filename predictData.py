@@ -39,6 +39,7 @@ from engine.results.evaluation import Criteria, Evaluation, Page, Written, descr
 from engine.results.looks import Looks
 from engine.results.ranges import openHands
 from engine.volumes.formats import openVolume
+from engine.volumes.names import shortName
 from engine.volumes.nrrdGeometry import withVoxelSize
 from engine.volumes.targets import chooseTargets
 from engine.volumes.volume import Volume, checkRegion
@@ -158,7 +159,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
             say(told.estimateDuration(runs.openNetwork(run), run))
             return
         looks = Looks(request.shape, results, hasReference)
-        page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
+        page = Page(shortName(volume), run.madeBy, plainSettings(arguments))
         evaluations = [Evaluation(part, criteria, reference, results, looks, page) for part in targets]
         if arguments.part:
             carryOutPart(run, evaluations, clock)

@@ -28,6 +28,7 @@ from engine.preparation.checks import coverAxis, findLeaks, inspectPair, require
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
 from engine.preparation.samples import Part, SampleWriter, describeRun, isUpToDate, openParts
 from engine.preparation.sets import describeSets, doubtSets
+from engine.volumes.names import shortName
 from engine.volumes.place import describePlaces
 from engine.volumes.scale import Finding, Scale, Statistics, measureKept
 from engine.volumes.targets import Labels, parseLabels, selectPositive
@@ -180,7 +181,7 @@ def inspectPart(
         findings.append(found)
         say(
             *lines,
-            f"  {pair.image.path.name}  <->  {pair.mask.path.name}  {describeShape(pair.image.shape)} "
+            f"  {shortName(pair.image)}  <->  {shortName(pair.mask)}  {describeShape(pair.image.shape)} "
             f"{pair.image.dtype.name}, {positive:.3%} positive, "
             f"{math.prod(axis.mean() for axis in used):.1%} of the voxels used",
         )

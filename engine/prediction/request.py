@@ -78,6 +78,8 @@ def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str
         "engine": backend.engine,
         "precision": backend.precision,
     }
+    if request.volume.inner:
+        identity["inner"] = request.volume.inner  # of the file whose digest follows
     if request.voxelSize:
         frame = request.volume.frame  # the result's header tells it
         identity["voxelSize"] = " ".join([*(f"{side:g}" for side in frame.sides), frame.unit])

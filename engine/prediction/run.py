@@ -39,6 +39,7 @@ from engine.prediction.stream import Step
 from engine.prediction.tasks import Task, leaveOut, listTasks
 from engine.prediction.tiles import Stream
 from engine.volumes.growing import describeScale
+from engine.volumes.names import nameOf
 from engine.volumes.nrrdGeometry import resultHeader
 from engine.volumes.scale import Scale
 
@@ -67,7 +68,7 @@ class Run(NamedTuple):
     def makeJob(self, scale: Scale) -> Job:
         """Make the job that is left to do."""
         request = self.request
-        files = request.volume.path, request.modelFile, request.weightFile, request.nameOutput
+        files = nameOf(request.volume), request.modelFile, request.weightFile, request.nameOutput
         volume, model, weights, output = (str(path.resolve()) for path in files)
         cut = request.region, scale, self.geometry, self.layout
         return Job(volume, *cut, model, weights, self.backend.engine, self.backend.precision, output)

@@ -15,6 +15,7 @@ from engine.base.workers import Here, Workers
 from engine.prediction.request import Request
 from engine.volumes.formats import openVolume
 from engine.volumes.greys import NoData, equals
+from engine.volumes.names import nameOf
 from engine.volumes.rawData import isSequential
 from engine.volumes.scale import Finding, Statistics, measureBy
 from engine.volumes.volume import Region, Volume, checkRegion, chooseSlab, watchSlabs
@@ -47,7 +48,7 @@ class Planes:
     ) -> None:
         self._volume: Volume | None = volume
         self._check = check
-        self._path, self._slab = volume.path, slab
+        self._path, self._slab = nameOf(volume), slab
         self._region = checkRegion(volume, region)
         self.label = f"{role} {self._region} by {slab}"
 

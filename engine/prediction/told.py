@@ -18,6 +18,7 @@ from engine.prediction.tasks import Task, leaveOut
 from engine.prediction.tiles import Stream, timeSlab
 from engine.volumes.frame import compareSizes, describeSize, sizeOfVoxel
 from engine.volumes.growing import partialName
+from engine.volumes.names import shortName
 from engine.volumes.nrrdGeometry import voxelSizeOf
 
 MANY = 8  # parts that are named one by one
@@ -31,7 +32,7 @@ def describeRequest(request: Request) -> list[str]:
     voxel = f", voxel {' x '.join(sides)}" if sides else ""
     ranges = (f"{axis} {start}:{stop}" for axis, (start, stop) in zip("xyz", request.region, strict=True))
     shape = describeShape(volume.shape)
-    lines = [f"Input: {volume.path.name} {shape} {volume.dtype.name}{voxel}", f"Region: {' '.join(ranges)}"]
+    lines = [f"Input: {shortName(volume)} {shape} {volume.dtype.name}{voxel}", f"Region: {' '.join(ranges)}"]
     return [*lines, *_doubtVoxelSize(sizeOfVoxel(volume.frame), request.learnt.get("voxelSizes", []))]
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
-from engine.volumes.formats import isVolumeName, openVolume
+from engine.volumes.formats import isVolumeName, nameIn, openVolume
+from engine.volumes.names import splitInner
 from engine.volumes.place import putInPlace
 from engine.volumes.volume import Volume
 
@@ -79,11 +80,15 @@ def explainReadErrors(path: Path) -> Iterator[None]:
 def listVolumes(folder: Path) -> list[Path]:
     """List the volumes of a folder in sorted order: files, and folders of slices.
 
+    What is named in the folder (images::/entry/data) is meant of each of its files that holds several things.
+
     Any other file is an error, not a file to skip.
     """
+    folder, inner = splitInner(folder)
     entries = _listEntries(folder)
     volumes = [path for path in entries if path.is_dir() or isVolumeName(path)]
-    known = {os.path.abspath(file) for path in volumes for file in openVolume(path).files}
+    named = [nameIn(path, inner) for path in volumes]
+    known = {os.path.abspath(file) for path in named for file in openVolume(path).files}
     for path in entries:
         if path not in volumes and os.path.abspath(path) not in known:
             rule = "is no NRRD file (.nrrd, .nhdr) and no TIFF (.tif, .tiff, or a folder of slices)"
@@ -91,7 +96,7 @@ def listVolumes(folder: Path) -> list[Path]:
     if not volumes:
         rule = "the folder holds no NRRD file and no TIFF"
         raise PipelineError(rule, file=folder, remedy="put .nrrd or .tif volumes into it")
-    return volumes
+    return named
 
 
 def _listEntries(folder: Path) -> list[Path]:

@@ -219,12 +219,13 @@ def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
 
     A folder of slices has one digest, of those of its files in order: two thousand would bury the others.
     """
-    inputs, outputs, turned = {}, {}, []
+    inputs, outputs, turned, inner = {}, {}, [], {}
     for part in parts:
         for pair in part.pairs:
             turned += [f"{part.name}Masks/{pair.mask.path.name}"] * isinstance(pair.mask, TurnedVolume)
             for kind, volume in zip(("Images", "Masks"), pair, strict=True):
                 inputs |= {f"{part.name}{kind}/{name}": digest for name, digest in _digestVolume(volume)}
+                inner |= {f"{part.name}{kind}/{volume.path.name}": volume.inner} if volume.inner else {}
         shape = [part.sampleCount, *part.shape, 1]
         outputs[f"{part.name}DataImage.npy"] = {"shape": shape, "dtype": "float32"}
         outputs[f"{part.name}DataMask.npy"] = {"shape": shape, "dtype": "bool"}
@@ -234,6 +235,7 @@ def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
         if name.startswith(("length_", "nb_")) or name in IDENTITY
     }
     parameters |= {"turnedMasks": turned} if turned else {}
+    parameters |= {"inner": inner} if inner else {}  # what is meant in files of several things
     return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
 
 

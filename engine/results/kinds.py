@@ -15,6 +15,7 @@ from engine.base.errors import PipelineError
 from engine.base.files import refuseLongNames
 from engine.volumes.formats import findBeside, stemOf
 from engine.volumes.growing import partialName
+from engine.volumes.names import splitInner
 from engine.volumes.tiff import requireTifffile
 from engine.volumes.volume import Volume
 
@@ -130,7 +131,7 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
         requireTifffile()
     for written in outputs:
         for name, path in inputs.items():
-            if path and path.resolve() == written.resolve():
+            if path and splitInner(path)[0].resolve() == written.resolve():
                 raise PipelineError(f"nameOutput would replace {name}", file=written)
 
 
@@ -147,7 +148,8 @@ def findManualMask(nameInput: Path) -> Path:
 
 def nameProbability(nameInput: Path) -> Path:
     """Name the probability of a volume."""
-    return nameInput.with_name(f"{stemOf(nameInput).removesuffix('_data')}_segmented.nrrd")
+    path, _ = splitInner(nameInput)
+    return path.with_name(f"{stemOf(nameInput).removesuffix('_data')}_segmented.nrrd")
 
 
 def nameInputs(volume: Volume, modelFile: Path) -> dict[str, Path]:

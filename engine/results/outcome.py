@@ -24,6 +24,7 @@ from engine.results.looks import Looks
 from engine.results.ranges import Blocks, Range, Source, walk
 from engine.results.reading import listPairs
 from engine.results.report import describeContent, packVolumes, writeReport
+from engine.volumes.names import shortName
 from engine.volumes.otherValues import OtherValues
 from engine.volumes.targets import Target, describeLabels, parseLabels
 from engine.volumes.volume import Volume
@@ -202,7 +203,7 @@ def describeRegion(settings: dict[str, Any]) -> str:
 def describeCounts(counts: dict[str, float], reference: Volume, threshold: float) -> str:
     """Tell the scores of the voxels in one line."""
     line = "  ".join(f"{name} {counts[name]:.4f}" for name in ("precision", "recall", "dice", "iou"))
-    return f"Scores against {reference.path.name} at threshold {threshold:g}: {line}"
+    return f"Scores against {shortName(reference)} at threshold {threshold:g}: {line}"
 
 
 def listDoubts(
@@ -213,10 +214,10 @@ def listDoubts(
     doubts = []
     if not 0 < share <= 0.5:
         amount = f"{share:.0%} of the voxels are" if share else "no voxel of the region is"
-        rule = f"{amount} positive in {reference.path.name} (label {describeLabels(target.labels)})"
+        rule = f"{amount} positive in {shortName(reference)} (label {describeLabels(target.labels)})"
         doubts.append(f"Warning: {rule}; the scores mean nothing if --positiveLabel is another one")
     if others and (doubt := others.describe()):
-        doubts.append(f"Warning: {reference.path.name}: {doubt}")
+        doubts.append(f"Warning: {shortName(reference)}: {doubt}")
     return doubts
 
 

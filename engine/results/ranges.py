@@ -23,6 +23,7 @@ from engine.base.workers import Processes, Workers, openWorkers
 from engine.measures.labelling import Labels
 from engine.volumes.formats import openVolume
 from engine.volumes.frame import Turn
+from engine.volumes.names import nameOf
 from engine.volumes.turned import TurnedVolume
 from engine.volumes.volume import Region, Volume, chooseSlab
 
@@ -61,7 +62,7 @@ class Source(NamedTuple):
         if reference is None:
             return cls(result, region, slab)
         turn = reference.turn if isinstance(reference, TurnedVolume) else Turn()
-        return cls(result, region, slab, reference.path, turn)
+        return cls(result, region, slab, nameOf(reference), turn)
 
     @property
     def isSeekable(self) -> bool:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from engine.base.errors import PipelineError
-from engine.volumes.names import splitInner, stemFor
+from engine.volumes.names import joinInner, splitInner, stemFor
 from engine.volumes.volume import Volume
 
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
@@ -48,6 +48,11 @@ def _endingOf(path: Path) -> str:
     """Give the ending of a known format; empty for any other name."""
     stem = stemFor(path.name, tuple(FORMATS))
     return "" if stem is None else path.name[len(stem) :].lower()
+
+
+def nameIn(path: Path, inner: str) -> Path:
+    """Name one thing in a file, if files of its format hold several."""
+    return Path(joinInner(path, inner if _moduleOf(path) in INNER else ""))
 
 
 def isVolumeName(path: Path) -> bool:

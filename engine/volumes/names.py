@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.volumes.volume import Volume
 
 MARK = "::"
 
@@ -27,6 +31,16 @@ def splitInner(path: str | Path) -> tuple[Path, str]:
 def joinInner(path: Path, inner: str) -> str:
     """Write file and name in it as a user would type them."""
     return f"{path}{MARK}{inner}" if inner else str(path)
+
+
+def nameOf(volume: "Volume") -> Path:
+    """Give the name under which any process opens a volume."""
+    return Path(joinInner(volume.path, volume.inner))
+
+
+def shortName(volume: "Volume") -> str:
+    """Name a volume for a reader, without its folder."""
+    return joinInner(Path(volume.path.name), volume.inner)
 
 
 def stemFor(name: str, endings: tuple[str, ...]) -> str | None:
