@@ -17,8 +17,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from engine.base.console import showProgress
+from engine.base.errors import PipelineError
 from engine.base.machine import coreCount, freeMemoryGiB
 from engine.base.ranges import cutRanges
+from engine.base.records import sketchFile
 from engine.base.workers import Processes, Workers, openWorkers
 from engine.measures.labelling import Labels
 from engine.volumes.formats import openVolume
@@ -54,6 +56,7 @@ class Source(NamedTuple):
     slab: int  # planes that are read at a time
     reference: Path | None = None
     turn: Turn = Turn()  # of the reference
+    seen: tuple[tuple[Path, dict], ...] = ()  # what other machines must see: a sketch of each file
 
     @classmethod
     def of(cls, result: Path, region: Region, reference: Volume | None, memoryBudget: float) -> "Source":
@@ -71,12 +74,27 @@ class Source(NamedTuple):
         return all(getattr(openVolume(path), "encoding", "raw") == "raw" for path in paths)
 
     def absolute(self) -> "Source":
-        """Give the same with names that mean it on other machines too."""
-        reference = self.reference.resolve() if self.reference else None
-        return self._replace(result=self.result.resolve(), reference=reference)
+        """Give the same with names that mean it on other machines too, which must find the same files."""
+        named = [path.resolve() if path else None for path in (self.result, self.reference)]
+        files = [file for path in named if path for file in openVolume(path).files]
+        seen = tuple((file, sketchFile(file)) for file in files)
+        return self._replace(result=named[0], reference=named[1], seen=seen)
+
+    def _check(self) -> None:
+        """Require that this machine sees the files as the one does that has begun."""
+        for path, sketch in self.seen:
+            try:
+                isSame = sketchFile(path) == sketch
+            except OSError as error:
+                rule = f"a worker cannot read it: {error.strerror}"
+                raise PipelineError(rule, file=path, remedy="all machines need the same paths") from error
+            if not isSame:
+                remedy = "all machines need the same files"
+                raise PipelineError("a worker sees another file than this process", file=path, remedy=remedy)
 
     def open(self, first: int, last: int) -> Blocks:
         """Read planes as blocks (x, y, z) of the result and, with one, of the reference."""
+        self._check()
         results = openVolume(self.result).slabs(((None, None), (None, None), (first, last)), self.slab)
         if self.reference is None:
             yield from ((block, None) for block in results)

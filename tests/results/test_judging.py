@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -267,6 +268,22 @@ def testATruncatedProbabilityIsRefusedAndNothingIsWritten(scan, pools):
 
 def giveRange(place, blocks):
     return place
+
+
+def testAnotherMachineMustSeeTheSameProbabilityAndMask(scan):
+    region = tuple((0, side) for side in SHAPE)
+    for name in ("scan_mask.nrrd", "scan_segmented.nrrd"):
+        source = Source.of(scan / "scan_segmented.nrrd", region, openVolume(scan / "scan_mask.nrrd"), 0)
+        source = pickle.loads(pickle.dumps(source.absolute()))
+        assert sum(block.shape[2] for block, _ in source.open(3, 20)) == 17
+        content = (scan / name).read_bytes()
+        (scan / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(PipelineError, match=f"{name}: a worker sees another file"):
+            next(source.open(0, 1))
+        (scan / name).rename(scan / "hidden")
+        with pytest.raises(PipelineError, match=f"{name}: a worker cannot read it: No such file"):
+            next(source.open(0, 1))
+        (scan / name).write_bytes(content)
 
 
 def testRangesFollowFromTheShapeAlone(monkeypatch):
