@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
-from engine.volumes.formats import isVolumeName, openVolume
+from engine.volumes.formats import isBareName, isVolumeName, openVolume
 from engine.volumes.place import putInPlace
 from engine.volumes.volume import Volume
 
@@ -79,13 +79,21 @@ def explainReadErrors(path: Path) -> Iterator[None]:
 def listVolumes(folder: Path) -> list[Path]:
     """List the volumes of a folder in sorted order: files, and folders of slices.
 
-    Any other file is an error, not a file to skip.
+    Files that belong to a volume, such as scan.raw to scan.mhd, are none of their own. Any other file is an
+    error, not a file to skip.
     """
     entries = _listEntries(folder)
-    volumes = [path for path in entries if path.is_dir() or isVolumeName(path)]
-    known = {os.path.abspath(file) for path in volumes for file in openVolume(path).files}
+    opened, known, claimed = [], set(), set()
+    for path in sorted(entries, key=isBareName):  # first those that may describe others
+        isVolume = path.is_dir() or isVolumeName(path)
+        if isVolume and not (isBareName(path) and os.path.abspath(path) in claimed):
+            files = set(map(os.path.abspath, openVolume(path).files))
+            claimed |= files - {os.path.abspath(path)}
+            known |= files
+            opened.append(path)
+    volumes = sorted(path for path in opened if os.path.abspath(path) not in claimed)
     for path in entries:
-        if path not in volumes and os.path.abspath(path) not in known:
+        if path not in opened and os.path.abspath(path) not in known:
             rule = "is no NRRD file (.nrrd, .nhdr) and no TIFF (.tif, .tiff, or a folder of slices)"
             raise PipelineError(rule, file=path, remedy="move it out of the folder")
     if not volumes:

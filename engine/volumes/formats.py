@@ -9,7 +9,11 @@ from engine.volumes.names import splitInner, stemFor
 from engine.volumes.volume import Volume
 
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
-INNER = ()  # modules whose files hold several things: openVolume(path, inner)
+FORMATS |= {".mhd": "metaImages", ".mha": "metaImages", ".nii": "niftiFiles", ".nii.gz": "niftiFiles"}
+FORMATS |= {".hdr": "niftiFiles", ".img": "niftiFiles", ".vol": "volFiles"}
+FORMATS |= {".raw": "rawFiles", ".dat": "rawFiles", ".bin": "rawFiles"}
+BARE = (".img", ".raw", ".dat", ".bin")  # volumes of their own only where no other file describes them
+INNER = ("volFiles", "rawFiles")  # modules whose files hold several things: openVolume(path, inner)
 FOLDERS = ()  # modules whose volumes are folders with an ending of their own
 STACK = "stacks"  # any other folder: one of slices
 
@@ -53,6 +57,11 @@ def _endingOf(path: Path) -> str:
 def isVolumeName(path: Path) -> bool:
     """Whether a file of this name should be a volume."""
     return bool(_endingOf(path))
+
+
+def isBareName(path: Path) -> bool:
+    """Whether a file of this name may hold no more than the voxels of another one."""
+    return _endingOf(path) in BARE
 
 
 def stemOf(path: Path) -> str:
