@@ -59,13 +59,13 @@ def findInfo(path: Path) -> Path | None:
 
 
 def _readInfo(info: Path) -> dict[str, str]:
-    """Read the fields of a description by their names in capitals; '!' starts a comment."""
+    """Read the fields of a description by their names in capitals; '!' and '#' start comments."""
     try:
         with open(info, "rb") as file:
             text = file.read(INFO_LIMIT_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise PipelineError(f"cannot be read: {error.strerror or error}", file=info) from error
-    lines = (LINE.fullmatch(line.partition("!")[0]) for line in text.splitlines())
+    lines = (LINE.fullmatch(re.split("[!#]", line)[0]) for line in text.splitlines())
     return {match[1].upper(): match[2] for match in lines if match}  # s1 and S1 are of no interest
 
 
@@ -92,12 +92,14 @@ def _readLayout(path: Path, info: Path, fields: dict[str, str]) -> Layout:
 
 
 def _readFrame(fields: dict[str, str], info: Path) -> Frame:
-    """Find the sides of a voxel, in micrometres: one number, or one an axis."""
-    words = fields.get("VOXELSIZE", "").replace(",", " ").split()
-    try:
-        sides = np.array([float(word) for word in words])
-    except ValueError:
-        sides = np.zeros(0)
-    if len(sides) not in (1, 3):
-        return frameOfVoxels(f"{info.name} gives no size of a voxel; --voxelSize does")
-    return readFrame({"spacings": np.resize(sides, 3), "units": ["um"] * 3})
+    """Find the sides of a voxel: of tomoscan in cm along z, y and x, else of PyHST in um."""
+    for name, scale in (("VOXEL_SIZE_CM", 1e4), ("VOXELSIZE", 1.0)):
+        words = re.split(r"[\s,]+", fields.get(name, "").strip("[]() "))
+        try:
+            sides = np.array([float(word) for word in words]) * scale
+        except ValueError:
+            continue
+        if len(sides) in (1, 3):
+            ordered = sides[::-1] if name == "VOXEL_SIZE_CM" else sides
+            return readFrame({"spacings": np.resize(ordered, 3), "units": ["um"] * 3})
+    return frameOfVoxels(f"{info.name} gives no size of a voxel; --voxelSize does")

@@ -12,7 +12,7 @@ from places import SHARED
 from sampleVolumes import sampleArray, writeVolume
 
 from engine.base.errors import PipelineError
-from engine.volumes.formats import openVolume, stemOf
+from engine.volumes.formats import findBeside, openVolume, stemOf
 from engine.volumes.frame import Turn, compareFrames, findTurn
 from engine.volumes.niftiFiles import TYPES
 from engine.volumes.place import describePlaces, putInPlace
@@ -308,6 +308,16 @@ def testRealFileIsReadAsNibabelReadsIt():
     np.testing.assert_allclose(affineOf(volume.frame), image.affine, atol=1e-5)
     other = openVolume(BALL.with_name("BallBinary30x30x30.nrrd"))
     np.testing.assert_array_equal(volume.read(), other.read())
+
+
+def testMaskBesideAScanIsFoundByAnyEnding(tmp_path):
+    scan = tmp_path / "scan.nii.gz"
+    assert findBeside(scan, "scan_mask").name == "scan_mask.nrrd"
+    (tmp_path / "scan_mask.raw").touch()
+    assert findBeside(scan, "scan_mask").name == "scan_mask.raw"
+    for name in ("scan_mask.nii.gz", "scan_mask.mhd"):  # which describes the raw one
+        (tmp_path / name).touch()
+        assert findBeside(scan, f"{stemOf(scan)}_mask").name == name
 
 
 # -------------------------------------------------- bad input

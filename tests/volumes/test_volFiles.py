@@ -78,16 +78,47 @@ def testTypeOfTheDescriptionBeatsThatOfTheLength(tmp_path, dtype):
     assert volume.frame.why == "scan.vol.info gives no size of a voxel; --voxelSize does"
 
 
-def testVolumesOfTomoscanAreRead(tmp_path):
+def writeTomoscan(folder, array, sides=None, **metadata):
+    """Write voxels (x, y, z) as tomoscan does; sides (z, y, x) in metres."""
     tomoscan = pytest.importorskip("tomoscan.esrf.volume.rawvolume")
+    sizes = {f"NUM_{axis}": size for axis, size in zip("XYZ", array.shape, strict=True)}
+    fields = {"path": str(folder / "scan.vol"), "data": np.ascontiguousarray(array.T)}
+    volume = tomoscan.RawVolume(fields["path"], fields["data"], metadata=sizes | metadata)
+    if sides:
+        volume.voxel_size = sides
+    volume.save()
+    assert (folder / "scan.vol.info").is_file()
+    return folder / "scan.vol"
+
+
+def testVolumesOfTomoscanAreRead(tmp_path):
     array = sampleArray("<f4", SHAPE)
-    sides = (1.3e-6, 0.5e-6, 0.65e-6)  # z, y, x in metres
+    volume = openVolume(writeTomoscan(tmp_path, array, voxelSize=0.65, BYTEORDER="LOWBYTEFIRST"))
+    check(volume, array)
+    np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
+    volume = openVolume(writeTomoscan(tmp_path, array, (1.3e-6, 0.5e-6, 0.65e-6)))
+    check(volume, array)
+    np.testing.assert_allclose(volume.frame.sides, (0.65, 0.5, 1.3))
+    assert volume.frame.unit == "um"
+
+
+def testSidesInCentimetresAreThoseOfTomoscan(tmp_path):
+    section = "[processing_options.reconstruction]\nvoxel_size_cm = 0.00013000000000000002, 5e-05, 6.5e-05\n"
+    volume = openVolume(write(tmp_path, sampleArray("<f4", SHAPE), f"{INFO}\n\n{section}"))
+    np.testing.assert_allclose(volume.frame.sides, (0.65, 0.5, 1.3))
+    assert volume.frame.unit == "um"
+
+
+def testVolumesOfNabuAreRead(tmp_path):
+    writer = pytest.importorskip("nabu.io.writer")
+    array = sampleArray("<f4", SHAPE)
     path = tmp_path / "scan.vol"
-    tomoscan.RawVolume(file_path=str(path), data=np.ascontiguousarray(array.T), metadata={}).save()
+    writer.HSTVolWriter(str(path), hst_metadata={"voxelSize": 0.65}).write(np.ascontiguousarray(array.T))
+    names = ("scan.vol", "scan.vol.info", "scan.vol.xml")
     volume = openVolume(path)
     check(volume, array)
-    assert sides  # their description holds no more than the sides in voxels
-    assert volume.frame.unit in ("um", "voxel")
+    assert volume.files == tuple(tmp_path / name for name in names)
+    np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
 
 
 def testRawFileWithADescriptionOfPymicroIsRead(tmp_path):
@@ -100,7 +131,7 @@ def testRawFileWithADescriptionOfPymicroIsRead(tmp_path):
 
 
 def testCommentsAndSpacesAreNoFields(tmp_path):
-    info = "! NUM_X = 99\n\n  num_x=7   ! across\nNUM_Y=5\nNUM_Z =4\nnonsense\n"
+    info = "! NUM_X = 99\n\n  num_x=7   ! across\nNUM_Y=5 # NUM_Y = 6\nNUM_Z =4\nnonsense\n"
     info += "voxelSize = 0.5 0.6 0.7 ! NUM_Z = 3\n"
     volume = openVolume(write(tmp_path, sampleArray("<f4", SHAPE), info))
     check(volume, sampleArray("<f4", SHAPE))
