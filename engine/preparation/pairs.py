@@ -9,10 +9,21 @@ from typing import NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
-from engine.volumes.formats import isVolumeName, nameIn, openVolume
+from engine.volumes.formats import (
+    isBareName,
+    isVolumeName,
+    listCompanions,
+    nameIn,
+    openMask,
+    openVolume,
+    stemOf,
+)
 from engine.volumes.names import splitInner
 from engine.volumes.place import putInPlace
 from engine.volumes.volume import Volume
+
+SHOWN = (".nrrd", ".tif", ".h5", ".zarr", ".mhd", ".nii", ".vol", ".raw")  # of formats, in a message
+BOX = re.compile(r".*_box\d+_x\d+_y\d+_z\d+")  # what predictData.py --suggest calls its files
 
 
 class Pair(NamedTuple):
@@ -23,7 +34,7 @@ class Pair(NamedTuple):
 
 
 def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
-    """Pair images and masks by sorted order."""
+    """Pair images and masks by sorted order; boxes that were suggested to be labelled, by their names."""
     images, masks = listVolumes(imageFolder), listVolumes(maskFolder)
     if len(images) != len(masks):
         raise PipelineError(
@@ -32,7 +43,18 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
             expected=f"{len(images)} masks for {imageFolder.name}",
             received=len(masks),
         )
-    return list(zip(images, masks, strict=True))
+    byName = {name: mask for mask in masks if (name := _nameBox(mask))}
+    same = {image: byName[name] for image in images if (name := _nameBox(image)) in byName}
+    if len(set(same.values())) < len(same):
+        same = {}  # several images of one name
+    others = iter([mask for mask in masks if mask not in same.values()])
+    return [(image, same.get(image) or next(others)) for image in images]
+
+
+def _nameBox(path: Path) -> str:
+    """Give the name of a suggested box, be it that of a segmentation; empty for any other volume."""
+    name = stemOf(path).removesuffix(".seg")
+    return name if BOX.fullmatch(name) else ""
 
 
 def openPairs(paths: list[tuple[Path, Path]]) -> list[Pair]:
@@ -47,7 +69,10 @@ def doubtNames(pairs: list[tuple[Path, Path]]) -> list[str]:
 
     Also where sorted names (scan10, scan2) pair other files than their numbers (scan2, scan10) would.
     """
-    images, masks = zip(*pairs, strict=True)
+    pairs = [
+        (image, mask) for image, mask in pairs if not _nameBox(image) or _nameBox(image) != _nameBox(mask)
+    ]
+    images, masks = ([pair[part] for pair in pairs] for part in (0, 1))
     byNumber = dict(zip(sorted(images, key=splitNumbers), sorted(masks, key=splitNumbers), strict=True))
     for image, mask in pairs:
         other = byNumber[image]
@@ -77,26 +102,32 @@ def explainReadErrors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def listVolumes(folder: Path) -> list[Path]:
-    """List the volumes of a folder in sorted order: files, and folders of slices.
+def listVolumes(folder: Path, areMasks: bool = False) -> list[Path]:
+    """List the volumes, or masks, of a folder in sorted order: files, and folders of slices.
 
     What is named in the folder (images::/entry/data) is meant of each of its files that holds several things.
-
-    Any other file is an error, not a file to skip.
+    Files that belong to a volume, such as scan.raw to scan.mhd, are none of their own. Any other file is an
+    error, not one to skip.
     """
     folder, inner = splitInner(folder)
-    entries = _listEntries(folder)
-    volumes = [path for path in entries if path.is_dir() or isVolumeName(path)]
-    named = [nameIn(path, inner) for path in volumes]
-    known = {os.path.abspath(file) for path in named for file in openVolume(path).files}
+    entries, openFile = _listEntries(folder), openMask if areMasks else openVolume
+    opened, known, claimed = [], set(), set()
+    for path in sorted(entries, key=isBareName):  # first those that may describe others
+        isVolume = path.is_dir() or isVolumeName(path)
+        if isVolume and os.path.abspath(path) not in claimed:
+            files = set(map(os.path.abspath, openFile(nameIn(path, inner)).files))
+            claimed |= files - {os.path.abspath(path)}
+            known |= files | set(map(os.path.abspath, listCompanions(path)))
+            opened.append(path)
     for path in entries:
-        if path not in volumes and os.path.abspath(path) not in known:
-            rule = "is no NRRD file (.nrrd, .nhdr) and no TIFF (.tif, .tiff, or a folder of slices)"
+        if path not in opened and os.path.abspath(path) not in known:
+            rule = f"is no volume of a known format ({', '.join(SHOWN)}, or a folder of slices)"
             raise PipelineError(rule, file=path, remedy="move it out of the folder")
+    volumes = sorted(path for path in opened if os.path.abspath(path) not in claimed)
     if not volumes:
-        rule = "the folder holds no NRRD file and no TIFF"
-        raise PipelineError(rule, file=folder, remedy="put .nrrd or .tif volumes into it")
-    return named
+        remedy = "put .nrrd or .tif volumes into it, or others that docs/formats.md lists"
+        raise PipelineError("the folder holds no volume", file=folder, remedy=remedy)
+    return [nameIn(path, inner) for path in volumes]
 
 
 def _listEntries(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from pathlib import Path
 
 from engine.base.errors import PipelineError
@@ -9,9 +10,19 @@ from engine.volumes.names import joinInner, splitInner, stemFor
 from engine.volumes.volume import Volume
 
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
-INNER = ()  # modules whose files hold several things: openVolume(path, inner)
-FOLDERS = ()  # modules whose volumes are folders with an ending of their own
+FORMATS |= dict.fromkeys((".h5", ".hdf5", ".hdf", ".nxs", ".nx"), "hdf5Files")
+FORMATS |= dict.fromkeys((".zarr", ".ome.zarr", ".zarr.zip", ".ome.zarr.zip"), "zarrFolders")
+FORMATS |= {".mhd": "metaImages", ".mha": "metaImages", ".nii": "niftiFiles", ".nii.gz": "niftiFiles"}
+FORMATS |= {".hdr": "niftiFiles", ".img": "niftiFiles", ".vol": "volFiles"}
+FORMATS |= {".raw": "rawFiles", ".dat": "rawFiles", ".bin": "rawFiles"}
+FORMATS |= {".seg.nrrd": "nrrdFiles"}  # last: of two masks beside a volume the plain one is meant
+BARE = (".img", ".raw", ".dat", ".bin")  # volumes of their own only where no other file describes them
+INNER = ("hdf5Files", "zarrFolders", "volFiles", "rawFiles")  # of things in a file: openVolume(path, inner)
+FOLDERS = ("zarrFolders",)  # modules whose volumes are folders with an ending of their own
+MARKS = dict.fromkeys(("zarr.json", ".zgroup", ".zarray"), "zarrFolders")  # files that tell what a folder is
 STACK = "stacks"  # any other folder: one of slices
+COMPANIONS = ("_infos.txt",)  # what programs write beside a volume of this name, needed or not: nabu
+ADDRESS = re.compile("[a-zA-Z][a-zA-Z0-9+.-]+:/")  # s3://..., of which a Path keeps one slash
 
 
 def openVolume(path: str | Path) -> Volume:
@@ -28,20 +39,39 @@ def openVolume(path: str | Path) -> Volume:
     PipelineError
         It is missing, damaged or no 3D volume with one number a voxel.
     """
+    return _open(path, "openVolume")
+
+
+def openMask(path: str | Path) -> Volume:
+    """Open a manual mask as `openVolume`; in one of 3D Slicer segments may overlap.
+
+    Then its voxels are records with a number for each layer: see `segments.decodeLayers`.
+    """
+    return _open(path, "openMask")
+
+
+def _open(path: str | Path, function: str) -> Volume:
+    """Call a function of the module of a format, or its openVolume where it has no such one."""
     path, inner = splitInner(path)
+    if ADDRESS.match(str(path)) and not os.path.exists(path):
+        remedy = "copy it to this computer, or mount it as a folder"
+        raise PipelineError("is an address, no file or folder", file=path, remedy=remedy)
     name = _moduleOf(path)
     module = importlib.import_module(f"engine.volumes.{name}")  # libraries load slowly
+    opener = getattr(module, function, module.openVolume)
     if name in INNER:
-        return module.openVolume(path, inner)
+        return opener(path, inner)
     if inner:
         raise PipelineError("holds one volume, without names in it", file=path, received=inner)
-    return module.openVolume(path)
+    return opener(path)
 
 
 def _moduleOf(path: Path) -> str:
     """Name the module that opens a file or folder."""
     name = FORMATS.get(_endingOf(path), "nrrdFiles")
-    return STACK if path.is_dir() and name not in FOLDERS else name
+    if name in FOLDERS or not path.is_dir():
+        return name
+    return next((module for mark, module in MARKS.items() if (path / mark).is_file()), STACK)
 
 
 def _endingOf(path: Path) -> str:
@@ -60,11 +90,21 @@ def isVolumeName(path: Path) -> bool:
     return bool(_endingOf(path))
 
 
+def isBareName(path: Path) -> bool:
+    """Whether a file of this name may hold no more than the voxels of another one."""
+    return _endingOf(path) in BARE
+
+
 def stemOf(path: Path) -> str:
     """Name of a volume without its ending; a folder has none, a dot in its name is one."""
     path, _ = splitInner(path)
     stem = stemFor(path.name, tuple(FORMATS))
     return (path.name if path.is_dir() else path.stem) if stem is None else stem
+
+
+def listCompanions(path: Path) -> list[Path]:
+    """List the texts that belong to a volume by their names; they need not be there."""
+    return [path.with_name(stemOf(path) + ending) for ending in COMPANIONS]
 
 
 def findBeside(path: Path, name: str) -> Path:

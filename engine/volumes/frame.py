@@ -191,14 +191,17 @@ def _commonSigns(first: str | None, second: str | None) -> np.ndarray | None:
     """
     if first is None or second is None:
         return None
-    signs = [_patientSigns(space) for space in (first, second)]
+    signs = [patientSigns(space) for space in (first, second)]
     if signs[0] is not None and signs[1] is not None:
         return signs[0] * signs[1]
     return np.ones(3) if first.lower() == second.lower() or not (first and second) else None
 
 
-def _patientSigns(space: str) -> np.ndarray | None:
-    """Signs (3,) that bring a space such as right-anterior-superior or RAS into left-posterior-superior."""
+def patientSigns(space: str) -> np.ndarray | None:
+    """Signs (3,) that bring a space such as right-anterior-superior or RAS into left-posterior-superior.
+
+    None where a space is none of a patient.
+    """
     match = PATIENT.fullmatch(space.strip())
     return np.array([1.0 if side.lower() in "lps" else -1.0 for side in match.groups()]) if match else None
 

@@ -5,21 +5,16 @@ follow the header, or lie in a file of their own or in several; rawData.py reads
 """
 
 import logging
-import os
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from engine.base.errors import PipelineError
+from engine.volumes.dataFiles import LIKE_NUMBERED, findDataFile, measureSurplus, numberNames
 from engine.volumes.nrrdHeaders import ENCODINGS, readHeader, voxelType
 from engine.volumes.rawData import CHUNK_BYTES, COMPRESSED, SKIP_REMEDY, RawVolume
 
 LOGGER = logging.getLogger(__name__)
-EXPANSION = {"gzip": 1032, "bzip2": 2_000_000}  # most bytes that one compressed byte can stand for
-INTEGER = r"[+-]?[0-9]{1,9}"
-NUMBERED = rf"([^%\s]*)%(0?(?:[1-9][0-9]?)?)d([^%\s]*)\s+({INTEGER})\s+({INTEGER})\s+({INTEGER})(?:\s+(\S+))?"
-LIKE_NUMBERED = r".*%\S*\s+[+-]?[0-9]+(\s.*)?"  # meant as the form above, if not right
 
 # -------------------------------------------------- open: everything is checked, no voxel is read
 
@@ -86,25 +81,12 @@ def _findDataFiles(path: Path, header: dict) -> tuple[Path, ...]:
         names, subDimension = field[1:], field[0].removeprefix("LIST").strip()
         _checkFileCount(path, header, len(names), subDimension or "2")
     elif re.fullmatch(LIKE_NUMBERED, field):
-        names = _numberNames(path, header, field)
+        numbers, nameOf, subDimension = numberNames(path, field)
+        _checkFileCount(path, header, len(numbers), subDimension or "2")
+        names = map(nameOf, numbers)
     else:
         names = [field]
-    return tuple(_findDataFile(path, name) for name in names)
-
-
-def _numberNames(path: Path, header: dict, field: str) -> Iterable[str]:
-    """Names by '<name with %d or %03d> <min> <max> <step> [<sub-dimension>]', the last number included."""
-    match = re.fullmatch(NUMBERED, field)
-    if match is None:
-        rule, expected = "the numbered data files cannot be understood", "like slice%03d.raw 1 60 1"
-        raise PipelineError(rule, file=path, expected=expected, received=field)
-    before, width, after, *limits, subDimension = match.groups()
-    first, last, step = map(int, limits)
-    if step == 0:
-        raise PipelineError("the step of the numbered data files is 0", file=path, received=field)
-    numbers = range(first, last + (1 if step > 0 else -1), step)
-    _checkFileCount(path, header, len(numbers), subDimension or "2")
-    return (f"{before}{number:{width}d}{after}" for number in numbers)
+    return tuple(findDataFile(path, name) for name in names)
 
 
 def _checkFileCount(path: Path, header: dict, count: int, subDimension: str) -> None:
@@ -121,17 +103,6 @@ def _checkFileCount(path: Path, header: dict, count: int, subDimension: str) -> 
     if not fits:
         rule = "the number of data files does not fit the sizes"
         raise PipelineError(rule, file=path, expected=expected, received=count)
-
-
-def _findDataFile(path: Path, name: str) -> Path:
-    """Path of a data file; a header must not make the program read files elsewhere on the computer."""
-    folder = os.path.abspath(path.parent)
-    target = os.path.normpath(os.path.join(folder, name))
-    if os.path.commonpath((folder, target)) != folder:
-        raise PipelineError("the data file must lie in the folder of its header", file=path, received=name)
-    if not os.path.isfile(target):
-        raise PipelineError("the data file is missing", file=path, received=name)
-    return Path(target)
 
 
 # -------------------------------------------------- open: the place of the voxels in them
@@ -158,7 +129,7 @@ def _locateData(volume: RawVolume, start: int) -> tuple[int, ...]:
             skip = volume.header.get("byte skip", 0)
             skip = available - volume.fileByteCount if skip == -1 else skip
             offset, available = offset + skip, available - max(skip, 0)
-        surplus += _judgeLength(volume, dataPath, available * EXPANSION.get(volume.encoding, 1))
+        surplus += _judgeLength(volume, dataPath, available)
         offsets.append(offset)
     if surplus > 0:
         place = volume.dataPath if len(volume.dataPaths) == 1 else volume.path
@@ -168,16 +139,9 @@ def _locateData(volume: RawVolume, start: int) -> tuple[int, ...]:
 
 def _judgeLength(volume: RawVolume, dataPath: Path, available: int) -> int:
     """Refuse a data file that is too short; return surplus of raw data whose header says where they start."""
-    needed = volume.fileByteCount
-    if volume.encoding == "text":
-        needed = 2 * (needed // volume.dtype.itemsize) - 1
-    if available < needed:
-        part = f"1/{len(volume.dataPaths)} of " if len(volume.dataPaths) > 1 else ""
-        rule = f"the data are truncated: too few bytes for {part}{' x '.join(map(str, volume.shape))} voxels"
-        raise PipelineError(rule, file=dataPath, expected=f"{needed} or more", received=max(available, 0))
-    surplus = available - needed if volume.encoding == "raw" else 0
+    surplus = measureSurplus(volume, dataPath, available)
     if surplus > 0 and "data file" in volume.header and not {"byte skip", "line skip"} & volume.header.keys():
-        rule, expected = "the data file is longer than the sizes say", f"{needed} bytes"
+        rule, expected = "the data file is longer than the sizes say", f"{volume.fileByteCount} bytes"
         remedy = f"{SKIP_REMEDY}, 'byte skip: 0' if they are the first"
         raise PipelineError(rule, file=dataPath, expected=expected, received=available, remedy=remedy)
     return surplus

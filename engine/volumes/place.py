@@ -1,6 +1,9 @@
 """Whether a mask lies on its image: turned into place where its axes run another way, refused elsewhere."""
 
+import dataclasses
 from collections.abc import Iterable
+
+import numpy as np
 
 from engine.base.errors import PipelineError
 from engine.volumes.frame import Turn, compareFrames, findTurn, listAssumptions
@@ -28,6 +31,7 @@ def putInPlace(image: Volume, mask: Volume, remedy: str) -> Volume:
     PipelineError
         Shape or, as far as both files say, place of the mask is another one than that of its image.
     """
+    mask = _leaveUnitOfItk(image, mask)
     turn = findTurn(image.frame, mask.frame)
     if turn != Turn():
         turned = TurnedVolume(mask, turn)
@@ -42,6 +46,15 @@ def putInPlace(image: Volume, mask: Volume, remedy: str) -> Volume:
         rule = f"mask and image {image.path.name} differ in the {what}"
         raise PipelineError(rule, file=mask.path, expected=expected, received=received, remedy=remedy)
     return mask
+
+
+def _leaveUnitOfItk(image: Volume, mask: Volume) -> Volume:
+    """Leave out the mm of a mask with the numbers of its image: ITK keeps these and calls all lengths mm."""
+    frame, sides = mask.frame, (np.sort(volume.frame.sides) for volume in (image, mask))
+    differ = frame.unit == "mm" and image.frame.unit not in ("mm", "", "voxel")
+    if not differ or not np.allclose(*sides, rtol=1e-3, atol=0):
+        return mask
+    return dataclasses.replace(mask, place=frame._replace(unit=""))
 
 
 def describePlaces(pairs: Iterable[tuple[Volume, Volume]]) -> list[str]:

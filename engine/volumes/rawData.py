@@ -28,7 +28,7 @@ from engine.volumes.nrrdGeometry import readFrame
 from engine.volumes.volume import Region, checkRegion
 
 CHUNK_BYTES = 1 << 20
-COMPRESSED = ("gzip", "bzip2")
+COMPRESSED = ("gzip", "bzip2", "zlib")
 SKIP_REMEDY = "correct the sizes, or write 'byte skip: -1' into the header if the voxels are the last bytes"
 READ_ERRORS = (MemoryError, OSError, EOFError, zlib.error, ValueError, OverflowError)
 
@@ -51,7 +51,7 @@ class RawVolume:
     dtype : np.dtype
         Type of a voxel, with the byte order of the file.
     encoding : str
-        'raw', 'gzip', 'bzip2' or 'text'.
+        'raw', 'gzip', 'bzip2', 'zlib' or 'text'.
     dataPaths : tuple of Path
         Files with the voxels, as many in each, in the order of the voxels; `path` if the header is attached.
     offsets : tuple of int
@@ -62,6 +62,8 @@ class RawVolume:
         Where the voxels lie in space; without it, as the header tells.
     inner : str
         As of every `Volume`.
+    beside : tuple of Path
+        Files without voxels that say what the others hold.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class RawVolume:
     byteSkip: int = 0
     place: Frame | None = None
     inner: str = ""
+    beside: tuple[Path, ...] = ()
 
     @functools.cached_property
     def frame(self) -> Frame:
@@ -82,9 +85,9 @@ class RawVolume:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The header's file, and those with the voxels."""
+        """The header's file, those with the voxels, and those that say what these hold."""
         own = () if self.path.is_dir() else (self.path,)
-        return tuple(dict.fromkeys((*own, *self.dataPaths)))
+        return tuple(dict.fromkeys((*own, *self.dataPaths, *self.beside)))
 
     @property
     def dataPath(self) -> Path:
@@ -268,9 +271,8 @@ class _VoxelStream:
         if self.stream is not None and self.volume.encoding in COMPRESSED:
             _discard(self.stream, self.volume.fileByteCount - self.position)
             if self.stream.read(1):
-                raise PipelineError(
-                    "the data are longer than the sizes say", file=self.path, remedy=SKIP_REMEDY
-                )
+                remedy = SKIP_REMEDY if self.volume.header else "correct the sizes in the header"
+                raise PipelineError("the data are longer than the sizes say", file=self.path, remedy=remedy)
         self.close()
 
     def close(self) -> None:
@@ -299,8 +301,38 @@ def _openEncoded(volume: RawVolume, index: int) -> Iterator[BinaryIO]:
         if volume.encoding not in COMPRESSED:
             yield file
             return
-        with gzip.GzipFile(fileobj=file) if volume.encoding == "gzip" else bz2.BZ2File(file) as stream:
+        with _decode(file, volume.encoding) as stream:
             yield stream
+
+
+def _decode(file: BinaryIO, encoding: str) -> BinaryIO:
+    """Stream of what a compressed file holds from here on."""
+    if encoding == "zlib":
+        return io.BufferedReader(_Inflated(file), CHUNK_BYTES)
+    return gzip.GzipFile(fileobj=file) if encoding == "gzip" else bz2.BZ2File(file)
+
+
+class _Inflated(io.RawIOBase):
+    """What one zlib or gzip stream holds; memory does not follow how far it expands."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._decoder = file, zlib.decompressobj(wbits=47)  # takes both, as MetaIO does
+
+    def readable(self) -> bool:
+        """Whether this can be read, which it can."""
+        return True
+
+    def readinto(self, target: memoryview) -> int:
+        """Fill a part of a buffer; 0 bytes at the end of the stream, whatever follows it in the file."""
+        while not self._decoder.eof:
+            encoded = self._decoder.unconsumed_tail or self._file.read(CHUNK_BYTES)
+            part = self._decoder.decompress(encoded, len(target))
+            if part:
+                target[: len(part)] = part
+                return len(part)
+            if not encoded and not self._decoder.eof:
+                raise EOFError("the compressed data end too early")
+        return 0
 
 
 def _parseText(volume: RawVolume, file: BinaryIO) -> bytes:

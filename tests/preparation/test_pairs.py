@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from sampleVolumes import writeVolume
 import prepareData
 from engine.base.errors import PipelineError
 from engine.preparation.pairs import listVolumes
+from engine.volumes.formats import openVolume
+from engine.volumes.metaWriter import writeMetaHeader
 
 GREY = {"photometric": "minisblack"}
+META = "ObjectType = Image\nNDims = 3\nDimSize = {}\nElementType = MET_USHORT\nElementSpacing = 1 1 1\n"
 
 
 def makePair(seed):
@@ -86,3 +90,60 @@ def testSlicesOfAVolumeNeedAFolderOfTheirOwn(tmp_path):
     (tmp_path / "images" / "empty").mkdir(parents=True)
     with pytest.raises(PipelineError, match="empty: the folder holds no TIFF slices"):
         listVolumes(tmp_path / "images")
+
+
+def testFilesThatBelongToAVolumeAreNoneOfTheirOwn(tmp_path):
+    array = makePair(1)[0]
+    data, sides = array.tobytes("F"), " ".join(map(str, array.shape))
+    for name in ("a.raw", "c.raw", "d.vol", "f.raw"):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "b.zraw").write_bytes(zlib.compress(data))
+    (tmp_path / "a.mhd").write_text(META.format(sides) + "ElementDataFile = a.raw\n")
+    (tmp_path / "b.mhd").write_text(META.format(sides) + "CompressedData = True\nElementDataFile = b.zraw\n")
+    header = f"NRRD0004\ntype: uint16\ndimension: 3\nsizes: {sides}\nendian: little\nencoding: raw\n"
+    (tmp_path / "c.nhdr").write_text(f"{header}data file: c.raw\n\n")
+    sides = "".join(f"NUM_{axis} = {size}\n" for axis, size in zip("XYZ", array.shape, strict=True))
+    (tmp_path / "d.vol.info").write_text(sides)
+    (tmp_path / "d.vol.xml").write_text("<tomodb2/>")
+    (tmp_path / "f.raw.info").write_text(f"{sides}DATA_TYPE = uint16\n")
+    volumes = listVolumes(tmp_path)
+    assert [path.name for path in volumes] == ["a.mhd", "b.mhd", "c.nhdr", "d.vol", "f.raw"]
+    for path in volumes:
+        np.testing.assert_array_equal(openVolume(path).read(), array)
+
+
+def testPairsOfNiftiAreOneVolume(tmp_path):
+    nib = pytest.importorskip("nibabel")
+    array = makePair(1)[0]
+    nib.save(nib.Nifti1Pair(array, np.eye(4)), tmp_path / "a.hdr")
+    assert [path.name for path in listVolumes(tmp_path)] == ["a.hdr"]
+
+
+def testHeaderBesideAResultIsNoSecondVolume(tmp_path):
+    writeVolume(tmp_path / "a.nrrd", makePair(1)[0], {})
+    assert [path.name for path in listVolumes(tmp_path)] == ["a.nrrd"]
+    writeMetaHeader(tmp_path / "a.nrrd")
+    assert [path.name for path in listVolumes(tmp_path)] == ["a.mhd"]
+
+
+def testRawFilesThatNothingDescribesAreRefused(tmp_path):
+    writeVolume(tmp_path / "a.nrrd", makePair(1)[0], {})
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    with pytest.raises(PipelineError, match="a.raw: a raw file does not tell its sides and type"):
+        listVolumes(tmp_path)
+    (tmp_path / "a.raw").rename(tmp_path / "a.zraw")
+    with pytest.raises(PipelineError, match="a.zraw: is no .*; move it out of the folder"):
+        listVolumes(tmp_path)
+
+
+def testAnyFormatOfItkGivesTheSameSubVolumes(tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+
+    def writerOf(ending):
+        return lambda path, array: sitk.WriteImage(
+            sitk.GetImageFromArray(array.T), str(path.with_suffix(ending)), ending == ".mhd"
+        )
+
+    expected = prepare(tmp_path / "nrrd", WRITERS[:1])
+    writers = [writerOf(ending) for ending in (".mhd", ".nii.gz", ".mha", ".nii")]
+    assert prepare(tmp_path / "itk", writers) == expected

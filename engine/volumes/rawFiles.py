@@ -1,0 +1,58 @@
+"""Raw files without a header: their sides and type come as a layout, `scan.raw::512x512x300 uint16`.
+
+A layout is never guessed: where a name and the length of a file tell one, it is proposed in the message.
+"""
+
+from pathlib import Path
+
+from engine.base.errors import PipelineError
+from engine.volumes import volFiles
+from engine.volumes.layouts import WAY, openByLayout, proposeLayout
+from engine.volumes.names import joinInner
+from engine.volumes.rawData import RawVolume
+
+HEADERS = (".mhd", ".nhdr", ".hdr")  # of files that may describe a raw one
+
+
+def openVolume(path: str | Path, inner: str = "") -> RawVolume:
+    """Open a raw file by a layout, without reading voxels.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    inner : str
+        Its layout, such as "512x512x300 uint16 little 1024"; without one a description beside the file
+        (scan.raw.info, as PyHST and pymicro write it) is taken.
+
+    Raises
+    ------
+    PipelineError
+        The file is missing, its layout is missing or no such text, or the file has another length.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PipelineError("is a folder, no file" if path.is_dir() else "there is no such file", file=path)
+    if inner:
+        return openByLayout(path, inner)
+    if volFiles.findInfo(path) is not None:
+        return volFiles.openVolume(path)
+    raise _refuseUndescribed(path)
+
+
+def withLayout(path: str | Path, layout: str) -> str:
+    """Name a raw file with its layout, as `openVolume` of formats takes it; as it is where none is given."""
+    return joinInner(Path(path), layout.strip())
+
+
+def _refuseUndescribed(path: Path) -> PipelineError:
+    """Say how a layout is written, and which one is likely."""
+    owners = [path.with_suffix(ending) for ending in HEADERS]
+    owner = next((owner for owner in owners if owner.is_file()), None)
+    proposal, remedy = proposeLayout(path), None
+    if owner is not None:
+        remedy = f"give {owner.name}, which describes it"
+    elif proposal is not None:
+        remedy = f"by its name and length it may be '{path.name}::{proposal}'"
+    rule = "a raw file does not tell its sides and type: write them behind its name"
+    return PipelineError(rule, file=path, expected=f"'{path.name}::{WAY}", remedy=remedy)

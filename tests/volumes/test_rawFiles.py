@@ -1,0 +1,166 @@
+"""Raw files by their layout: values, and what a user is told who has given none or a wrong one."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sampleVolumes import sampleArray
+
+from engine.base.errors import PipelineError
+from engine.volumes.formats import openVolume, stemOf
+from engine.volumes.layouts import TYPES
+from engine.volumes.nrrdGeometry import withVoxelSize
+from engine.volumes.rawData import RawVolume
+from engine.volumes.rawFiles import withLayout
+
+SHAPE = (7, 5, 4)  # (x, y, z)
+WAY = "512x512x300 uint16 little 0': sides x y z, type, byte order and bytes to skip, preset little 0"
+
+
+def write(folder, array, name="scan.raw", before=b""):
+    (folder / name).write_bytes(before + array.tobytes("F"))
+    return folder / name
+
+
+def check(volume, expected):
+    """Compare a volume with its voxels (x, y, z): whole, in part, slab by slab, in another process."""
+    assert volume.shape == expected.shape and volume.dtype == expected.dtype
+    region = (1, 6), (0, 3), (1, 4)
+    for opened in (volume, pickle.loads(pickle.dumps(volume))):
+        np.testing.assert_array_equal(opened.read(), expected)
+        np.testing.assert_array_equal(opened.read(region), expected[1:6, 0:3, 1:4])
+        blocks = list(opened.slabs(region, 2))
+        np.testing.assert_array_equal(np.concatenate(blocks, axis=2), expected[1:6, 0:3, 1:4])
+
+
+def refusal(path):
+    """Give the whole line with which a file is refused."""
+    with pytest.raises(PipelineError) as caught:
+        openVolume(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("order", "word"), [("<", ""), ("<", " little"), (">", " big")])
+@pytest.mark.parametrize("skip", [0, 13])
+def testFileIsReadByItsLayout(tmp_path, dtype, order, word, skip):
+    array = sampleArray(np.dtype(dtype).newbyteorder(order), SHAPE)
+    path = write(tmp_path, array, before=bytes(range(skip)))
+    layout = f"7x5x4 {dtype}{word}{f' {skip}' if skip else ''}"
+    volume = openVolume(withLayout(path, layout))
+    check(volume, array)
+    assert isinstance(volume, RawVolume) and volume.header == {} and volume.files == (path,)
+    assert (volume.path, volume.inner) == (path, layout) and stemOf(f"{path}::{layout}") == "scan"
+    assert volume.frame.why == "a raw file gives no size of a voxel; --voxelSize does"
+    assert withVoxelSize(volume, "0.65 um").frame.unit == "um"
+
+
+@pytest.mark.parametrize(
+    "layout", ["7 x 5 x 4, uint16, little, 0", "7X5X4 UINT16 Little", " 7x5x4  uint16 0", "7×5×4 uint16"]
+)
+@pytest.mark.parametrize("name", ["scan.raw", "scan.dat", "scan.bin", "SCAN.RAW"])
+def testLayoutsMayBeWrittenLoosely(tmp_path, layout, name):
+    path = write(tmp_path, sampleArray("<u2", SHAPE), name)
+    check(openVolume(f"{path}::{layout}"), sampleArray("<u2", SHAPE))
+
+
+def testNoLayoutLeavesAName(tmp_path):
+    assert withLayout(tmp_path / "scan.nrrd", "") == str(tmp_path / "scan.nrrd")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "7x5 uint16",
+        "7x5x4",
+        "7x5x4 uint17",
+        "7x5x4 uint16 middle",
+        "0x5x4 uint8",
+        "7x5x4 float",
+        "7x5x4 uint16 little -1",
+        "uint16 7x5x4",
+    ],
+)
+def testNonsenseIsNoLayout(tmp_path, layout):
+    path = write(tmp_path, sampleArray("<u2", SHAPE))
+    words = f"the layout cannot be read (expected '{WAY}, received '{layout}'); types are {', '.join(TYPES)}"
+    assert refusal(f"{path}::{layout}") == f"{path}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("layout", "fitting"),
+    [
+        ("7x5x4 uint8", "'7x5x4 uint16' or '7x5x8 uint8' or '7x5x4 uint8 little 140'"),
+        ("7x5x4 float32", "'7x5x4 uint16' or '7x5x2 float32'"),
+        ("7x5x4 uint16 big 20", "'7x5x4 uint16 big'"),
+        ("7x5x3 uint16", "'7x5x4 uint16' or '7x5x3 uint16 little 70'"),
+        ("7x5x9 int16", "'7x5x4 int16'"),
+        ("100x100x100 uint16", ""),
+    ],
+)
+def testOtherLengthsAreRefusedWithLayoutsThatFit(tmp_path, layout, fitting):
+    path = write(tmp_path, sampleArray("<u2", SHAPE))
+    line = refusal(f"{path}::{layout}")
+    assert line.startswith(f"{path}: the length of the file does not fit its layout (expected ")
+    assert ", received 280 bytes)" in line
+    if layout == "7x5x4 uint16 big 20":
+        assert "(expected 280 bytes of voxels and 20 that are skipped by 7x5x4 uint16 big 20," in line
+    assert line.endswith(f"received 280 bytes); {fitting} would fit" if fitting else "received 280 bytes)")
+    for other in fitting.split(" or ") if fitting else []:
+        openVolume(f"{path}::{other[1:-1]}")
+
+
+def testMissingLayoutIsExplained(tmp_path):
+    path = write(tmp_path, sampleArray("<u2", SHAPE))
+    words = "a raw file does not tell its sides and type: write them behind its name "
+    assert refusal(path) == f"{path}: {words}(expected 'scan.raw::{WAY})"
+    assert refusal(tmp_path / "b.raw") == f"{tmp_path / 'b.raw'}: there is no such file"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "proposal"),
+    [
+        ("scan_7x5x4_16bit_unsigned.raw", "<u2", "7x5x4 uint16"),
+        ("scan_7x5x4_16bit_signed.raw", "<u2", "7x5x4 int16"),
+        ("scan-7x5x4-uint16.raw", "<u2", "7x5x4 uint16"),
+        ("scan_7x5x4_8bit.raw", "u1", "7x5x4 uint8"),
+        ("scan_7x5x4_32-bit_real.raw", "<f4", "7x5x4 float32"),
+        ("scan_7x5x4_32bit.raw", "<f4", "7x5x4 float32"),
+        ("scan_7x5x4_float32_BE.raw", "<f4", "7x5x4 float32 big"),
+        ("scan_7x5x4.raw", "<u2", "7x5x4 uint16"),
+        ("scan_0.65um_7x5x4.dat", "u1", "7x5x4 uint8"),
+    ],
+)
+def testLayoutInANameIsProposedButNotTaken(tmp_path, name, dtype, proposal):
+    path = write(tmp_path, sampleArray(dtype, SHAPE), name)
+    assert refusal(path).endswith(f"; by its name and length it may be '{name}::{proposal}'")
+    assert openVolume(f"{path}::{proposal}").shape == SHAPE
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["scan_7x5x3_16bit.raw", "scan_7x5.raw", "scan_8x5x4_16bit.raw", "scan.raw", "scan_0x5x4_8bit.raw"],
+)
+def testNamesThatDoNotFitTheLengthProposeNothing(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(279))
+    assert refusal(tmp_path / name).endswith("preset little 0)")
+
+
+@pytest.mark.parametrize("ending", ["mhd", "nhdr"])
+def testHeaderBesideARawFileIsNamed(tmp_path, ending):
+    path = write(tmp_path, sampleArray("<u2", SHAPE))
+    (tmp_path / f"scan.{ending}").touch()
+    assert refusal(path).endswith(f"; give scan.{ending}, which describes it")
+
+
+def testEmptyFilesAreRefused(tmp_path):
+    (tmp_path / "scan.raw").touch()
+    assert "received 0 bytes" in refusal(f"{tmp_path / 'scan.raw'}::7x5x4 uint8")
+    (tmp_path / "scan_7x5x4.raw").touch()
+    assert "by its name" not in refusal(tmp_path / "scan_7x5x4.raw")
+
+
+def testOtherFormatsTakeNoLayout(tmp_path):
+    (tmp_path / "a.mhd").touch()
+    assert refusal(f"{tmp_path / 'a.mhd'}::7x5x4 uint8").startswith(f"{tmp_path / 'a.mhd'}: holds one volume")
