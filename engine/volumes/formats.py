@@ -9,7 +9,8 @@ from engine.volumes.names import splitInner, stemFor
 from engine.volumes.volume import Volume
 
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
-INNER = ()  # modules whose files hold several things: openVolume(path, inner)
+FORMATS |= dict.fromkeys((".h5", ".hdf5", ".hdf", ".nxs", ".nx"), "hdf5Files")
+INNER = ("hdf5Files",)  # modules whose files hold several things: openVolume(path, inner)
 FOLDERS = ()  # modules whose volumes are folders with an ending of their own
 STACK = "stacks"  # any other folder: one of slices
 
