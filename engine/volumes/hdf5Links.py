@@ -3,8 +3,10 @@
 HDF5 itself follows a link to any place of the computer.
 """
 
+import contextlib
 import os
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,12 +75,20 @@ def follow(place: Place, top: Path) -> Place | None:
     PipelineError
         A link leads out of the folder, to a file that is missing or unreadable, or in a circle.
     """
+    with reach(place, top) as (found, _):
+        return found
+
+
+@contextlib.contextmanager
+def reach(place: Place, top: Path) -> Iterator[tuple[Place | None, h5py.Group | h5py.Dataset | None]]:
+    """Open what a name means, as of `follow`: its place and the thing itself; None and None for nothing."""
     files, name = place
     for _ in range(MOST_LINKS):
         with openForReading(files[-1]) as file:
             target = _followInside(file, name)
-        if target is None or isinstance(target, str):
-            return None if target is None else Place(files, target)
+            if target is None or isinstance(target, str):
+                yield (None, None) if target is None else (Place(files, target), file[target])
+                return
         what = f"the file of the link {name}"
         files, name = (*files, requireFile(target[0], files[-1], top, what)), target[1]
     raise PipelineError("its links lead in a circle", file=top, received=name)

@@ -16,7 +16,7 @@ import numpy as np
 from engine.base.errors import PipelineError
 from engine.base.hdf5 import openForReading
 from engine.volumes.hdf5Kinds import requireFilters, requireInside
-from engine.volumes.hdf5Links import COPIED, MOST_LINKS, Place, findFile, follow
+from engine.volumes.hdf5Links import COPIED, MOST_LINKS, Place, findFile, reach
 
 MOST_SOURCES = 100_000  # that a pattern of names stands for
 GAP = 100  # names of such a pattern that are looked for behind the last one that is there
@@ -131,15 +131,15 @@ class _Checking:
             path = self._place.path
             if fileName != ".":
                 path = findFile(fileName, path, self._top, f"a part of {self._place.name}")
-            found = follow(Place((path,), name), self._top) if path else None
-            self.known[key] = self._check(found) if found else None
+            self.known[key] = self._check(Place((path,), name)) if path else None
         return self.known[key]
 
-    def _check(self, place: Place) -> _Part:
-        """Check a source that is there."""
-        what = f"{place.name}, a part of {self._place.name}"
-        with openForReading(place.path) as file:
-            dataset = file[place.name]
+    def _check(self, named: Place) -> _Part | None:
+        """Check a source; None where its file holds nothing of this name."""
+        with reach(named, self._top) as (place, dataset):
+            if place is None:
+                return None
+            what = f"{place.name}, a part of {self._place.name}"
             if not isinstance(dataset, h5py.Dataset):
                 raise PipelineError(f"{what}, is no dataset", file=place.path)
             requireInside(dataset, place.path)

@@ -290,8 +290,8 @@ def testNumberedPartsAreFoundToTheLast(tmp_path, caplog):
     refuse(tmp_path / "scan.h5")
 
 
-def testPartsThatGrewUnequallyAreTold(tmp_path, caplog):
-    counts = (4, 3)  # of planes; every second one is of either part
+@pytest.mark.parametrize("counts", [(4, 3), (4, 2)])  # planes of either part, of which every second one is
+def testPartsThatGrewUnequallyAreTold(tmp_path, caplog, counts):
     layout = h5py.VirtualLayout((8, *SHAPE[1:]), "u2", maxshape=(None, *SHAPE[1:]))
     for number, count in enumerate(counts):
         with h5py.File(tmp_path / f"p{number}.h5", "w") as file:
@@ -302,8 +302,11 @@ def testPartsThatGrewUnequallyAreTold(tmp_path, caplog):
         file.create_virtual_dataset("data", layout)
     with caplog.at_level(logging.WARNING):
         volume = openVolume(tmp_path / "scan.h5")
-    np.testing.assert_array_equal(volume.read(), makePlanes()[:7].T)
-    assert not caplog.records
+    expected = makePlanes()[:7]
+    expected[5] *= counts[1] == 3
+    np.testing.assert_array_equal(volume.read(), expected.T)
+    told = "56 voxels of /data are in none of its parts (indices 5:6 of its first axis); they read as 0"
+    assert (told in caplog.text) == (counts[1] == 2) and len(caplog.records) == (counts[1] == 2)
 
 
 # ------------------------------------------------------------------------------------- links and raw files
