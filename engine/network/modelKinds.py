@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.base.errors import PipelineError
+from engine.base.hdf5 import LOCK_WORDS, isHdf5, openUnlocked
 
 if TYPE_CHECKING:  # it loads slowly
     import h5py
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # at byte 0, 512, 1024, 2048, ...
 HEAD_BYTES = 64
 SAVE = "model.save('name.h5') of Keras writes what is needed"
 UNPACKED = {"config.json", "model.weights.h5"}  # entries of a .keras archive
@@ -33,7 +33,6 @@ FOREIGN = {  # by the ending of a file that is neither HDF5 nor a .keras archive
     ".json": "a text without weights",
 }
 MODELS = ("Functional", "Model", "Sequential")  # classes of Keras 2 and 3
-LOCK_WORDS = "unable to lock file"  # of HDF5
 HELD = (errno.EAGAIN, errno.EACCES)  # by another process; any other number: nothing can be locked there
 
 
@@ -91,7 +90,9 @@ def refuseOtherArchives(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def refuseUnknown(path: Path) -> None:
-    """Refuse a file that is neither HDF5 nor an archive, by what its ending says."""
+    """Refuse a file that is no HDF5 and was no archive, by what its ending says."""
+    if isHdf5(path):
+        return
     if kind := FOREIGN.get(path.suffix.lower()):
         _refuseForeign(kind, path)
     raise PipelineError("is neither an HDF5 file (.h5) nor a .keras archive", file=path, remedy=SAVE)
@@ -102,18 +103,6 @@ def _refuseForeign(kind: str, path: Path) -> None:
     raise PipelineError(
         f"is {kind}, no model file of Keras", file=path, expected=".h5 or .keras", remedy=SAVE
     )
-
-
-def isHdf5(path: Path) -> bool:
-    """Whether a file has the signature of HDF5; no lock is asked for."""
-    with open(path, "rb") as file:
-        place, size = 0, path.stat().st_size
-        while place < size:
-            file.seek(place)
-            if file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE:
-                return True
-            place = max(512, 2 * place)
-    return False
 
 
 @contextlib.contextmanager
@@ -137,20 +126,9 @@ def openHdf5(path: Path) -> Iterator["h5py.File"]:
             raise PipelineError(
                 "is locked: another program writes to it", file=path, remedy=remedy
             ) from error
-        file = _openUnlocked(path)
+        file = openUnlocked(path)
     with file:
         yield file
-
-
-def _openUnlocked(path: Path) -> "h5py.File":
-    """Open an HDF5 file on a file system that cannot lock: what is only read needs no lock."""
-    import h5py
-
-    try:
-        return h5py.File(path, "r", locking=False)
-    except (OSError, ValueError) as error:  # or an h5py that cannot do without
-        rule, remedy = "its file system cannot lock files", "set HDF5_USE_FILE_LOCKING=FALSE and repeat"
-        raise PipelineError(rule, file=path, remedy=remedy) from error
 
 
 # ---------------------------------------------------------------------------------------------- from inside

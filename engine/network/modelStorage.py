@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.network.modelKinds import (
-    isHdf5,
     openHdf5,
     refuseNestedWeights,
     refuseOtherArchives,
@@ -68,13 +67,12 @@ def openStored(path: str | Path) -> Iterator[Stored]:
             _refuseEndlessHeap(content, path)
             with h5py.File(io.BytesIO(content), "r") as file:
                 yield _storedContent(file, configText, path)
-        elif isHdf5(path):
+        else:
+            refuseUnknown(path)
             with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 _refuseEndlessHeap(content, path)
             with openHdf5(path) as file:
                 yield _storedContent(file, file.attrs.get("model_config"), path)
-        else:
-            refuseUnknown(path)
     except PipelineError:
         raise
     except PermissionError as error:

@@ -12,6 +12,7 @@ from engine.volumes.frame import Frame
 from engine.volumes.volume import SLAB, Region, checkRegion
 
 LAYER_BYTES = 1 << 28  # of a layer of chunks that is held; thicker ones are decoded more than once
+GROUP_BYTES = 1 << 25  # thin layers are read together up to this: every reading opens the file anew
 
 Ranges = tuple[tuple[int, int], ...]  # half-open, along x, y, z
 
@@ -25,7 +26,7 @@ class ChunkedVolume:
     path, files, shape, dtype, place, header, inner
         As of every `Volume`; place is its frame.
     depth : int
-        Planes along z of a chunk; walks read as many at a time.
+        Planes along z of a chunk; walks read whole chunks as far as memory allows it.
     readBlock : callable
         Ranges along x, y, z -> voxels (z, y, x) of any memory order. A function of a module, or a `partial`
         of one: the volume travels to other processes.
@@ -53,6 +54,8 @@ class ChunkedVolume:
 
     def slabs(self, region: Region | None = None, planeCount: int = SLAB) -> Iterator[np.ndarray]:
         """Read a region as blocks (x, y, planes) in Fortran order; a block and a layer of chunks are held."""
+        if planeCount < 1:
+            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
         return self._slabs(checkRegion(self, region), planeCount)
 
     def _slabs(self, region: Ranges, planeCount: int) -> Iterator[np.ndarray]:
@@ -67,29 +70,40 @@ class ChunkedVolume:
                 remedy = "choose a smaller region"
                 raise PipelineError("does not fit in memory", file=self.path, remedy=remedy) from error
             yield block
+            del block  # before the next one is made
 
 
 class _Layers:
-    """The layer of chunks in hand, of a walk along z."""
+    """The planes in hand, of a walk along z: a layer of chunks, a part of it, or several thin ones."""
 
     def __init__(self, volume: ChunkedVolume, region: Ranges) -> None:
         self._volume, self._across, self._last = volume, region[:2], region[2][1]
         planeBytes = math.prod(stop - start for start, stop in self._across) * volume.dtype.itemsize
-        self._step = max(1, min(volume.depth, LAYER_BYTES // planeBytes))
+        depth = max(1, min(volume.depth, volume.shape[2]))
+        parts = math.ceil(depth / max(1, min(depth, LAYER_BYTES // planeBytes)))
+        # a seam of chunks at every multiple of _depth; what is too thick to hold is read in parts
+        self._depth = depth * max(1, GROUP_BYTES // (depth * planeBytes))
+        self._step = math.ceil(self._depth / parts)  # parts as equal as possible
         self._held, self._start = None, 0  # planes (z, y, x) from a number on
 
     def copyInto(self, block: np.ndarray, z: int) -> None:
         """Fill a block (x, y, planes) with the planes from z on."""
         planes, done = block.T, 0
         while done < len(planes):
-            part = self._layerAt(z + done)[: len(planes) - done]
-            planes[done : done + len(part)] = part
-            done += len(part)
+            self._load(z + done)
+            start = z + done - self._start
+            count = min(len(planes) - done, len(self._held) - start)
+            planes[done : done + count] = self._held[start : start + count]
+            done += count
 
-    def _layerAt(self, z: int) -> np.ndarray:
-        """Give the planes (z, y, x) from z to the end of its layer."""
-        if self._held is None or not self._start <= z < self._start + len(self._held):
-            stop = min((z // self._step + 1) * self._step, self._last)
-            self._held = None  # before the next one is read
-            self._held, self._start = self._volume.readBlock((*self._across, (z, stop))), z
-        return self._held[z - self._start :]
+    def _load(self, z: int) -> None:
+        """Have the plane z in hand, and those up to the end of its layer."""
+        if self._held is not None and self._start <= z < self._start + len(self._held):
+            return
+        layer = z // self._depth * self._depth
+        seam = layer + ((z - layer) // self._step + 1) * self._step
+        stop = min(seam, layer + self._depth, self._last)
+        self._held = None  # before the next one is read
+        held = self._volume.readBlock((*self._across, (z, stop)))
+        assert held.shape[0] == stop - z
+        self._held, self._start = held, z
