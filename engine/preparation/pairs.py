@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
-from engine.volumes.formats import isVolumeName, openVolume
+from engine.volumes.formats import isVolumeName, listCompanions, openVolume
 from engine.volumes.place import putInPlace
 from engine.volumes.volume import Volume
 
@@ -79,11 +79,14 @@ def explainReadErrors(path: Path) -> Iterator[None]:
 def listVolumes(folder: Path) -> list[Path]:
     """List the volumes of a folder in sorted order: files, and folders of slices.
 
-    Any other file is an error, not a file to skip.
+    A file that belongs to a volume before it is none of its own. Any other file is an error, not one to skip.
     """
-    entries = _listEntries(folder)
-    volumes = [path for path in entries if path.is_dir() or isVolumeName(path)]
-    known = {os.path.abspath(file) for path in volumes for file in openVolume(path).files}
+    entries, volumes, known = _listEntries(folder), [], set()
+    for path in entries:
+        isNew = os.path.abspath(path) not in known
+        if isNew and (path.is_dir() or isVolumeName(path)):
+            volumes.append(path)
+            known |= {os.path.abspath(file) for file in (*openVolume(path).files, *listCompanions(path))}
     for path in entries:
         if path not in volumes and os.path.abspath(path) not in known:
             rule = "is no NRRD file (.nrrd, .nhdr) and no TIFF (.tif, .tiff, or a folder of slices)"

@@ -11,6 +11,7 @@ from engine.volumes.volume import Volume
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
 INNER = ()  # modules whose files hold several things: openVolume(path, inner)
 FOLDERS = ()  # modules whose volumes are folders with an ending of their own
+COMPANIONS = ("_infos.txt",)  # what programs write beside a volume of this name, needed or not: nabu
 STACK = "stacks"  # any other folder: one of slices
 
 
@@ -60,6 +61,11 @@ def stemOf(path: Path) -> str:
     path, _ = splitInner(path)
     stem = stemFor(path.name, tuple(FORMATS))
     return (path.name if path.is_dir() else path.stem) if stem is None else stem
+
+
+def listCompanions(path: Path) -> list[Path]:
+    """List the texts that belong to a volume by their names; they need not be there."""
+    return [path.with_name(stemOf(path) + ending) for ending in COMPANIONS]
 
 
 def findBeside(path: Path, name: str) -> Path:

@@ -62,6 +62,8 @@ class RawVolume:
         Where the voxels lie in space; without it, as the header tells.
     inner : str
         As of every `Volume`.
+    notes : tuple of Path
+        Files without voxels that its place follows from.
     """
 
     path: Path
@@ -74,6 +76,7 @@ class RawVolume:
     byteSkip: int = 0
     place: Frame | None = None
     inner: str = ""
+    notes: tuple[Path, ...] = ()
 
     @functools.cached_property
     def frame(self) -> Frame:
@@ -82,9 +85,9 @@ class RawVolume:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The header's file, and those with the voxels."""
+        """The header's file, those with the voxels, and those that tell where they lie."""
         own = () if self.path.is_dir() else (self.path,)
-        return tuple(dict.fromkeys((*own, *self.dataPaths)))
+        return tuple(dict.fromkeys((*own, *self.dataPaths, *self.notes)))
 
     @property
     def dataPath(self) -> Path:
