@@ -461,6 +461,19 @@ def testPartsThatWereNeverWrittenAreNoZeros(tmp_path):
     assert str(caught.value) == f"{path}: the data are damaged: parts of page 4 were never written"
 
 
+@pytest.mark.parametrize(("compression", "predictor"), [("lzw", 2), ("zstd", None), ("lzma", 2), ("zlib", 3)])
+def testCompressionsOfImagecodecsAreRead(tmp_path, compression, predictor):
+    pytest.importorskip("imagecodecs")
+    planes = makePlanes("float32" if predictor == 3 else "uint16")
+    options = {"compression": compression, "predictor": predictor, **GREY}
+    tifffile.imwrite(tmp_path / "a.tif", planes, **options)
+    (tmp_path / "scan").mkdir()
+    for z, plane in enumerate(planes):
+        tifffile.imwrite(tmp_path / "scan" / f"s{z}.tif", plane, **options)
+    for name in ("a.tif", "scan"):
+        check(openVolume(tmp_path / name), planes)
+
+
 # ------------------------------------------------------------------------------------------ napari
 
 
