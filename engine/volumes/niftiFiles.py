@@ -124,7 +124,7 @@ def _open(path: Path, headerPath: Path, dataPath: Path, header: np.void) -> Volu
         (0 if isPacked else start,),
         byteSkip=start if isPacked else 0,
         place=place,
-        beside=(headerPath,),
+        notes=(headerPath,),
     )
     surplus = measureSurplus(volume, dataPath, dataPath.stat().st_size - volume.offsets[0])
     if surplus:

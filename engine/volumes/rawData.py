@@ -62,8 +62,8 @@ class RawVolume:
         Where the voxels lie in space; without it, as the header tells.
     inner : str
         As of every `Volume`.
-    beside : tuple of Path
-        Files without voxels that say what the others hold.
+    notes : tuple of Path
+        Files without voxels that say what the others hold, or where.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class RawVolume:
     byteSkip: int = 0
     place: Frame | None = None
     inner: str = ""
-    beside: tuple[Path, ...] = ()
+    notes: tuple[Path, ...] = ()
 
     @functools.cached_property
     def frame(self) -> Frame:
@@ -85,9 +85,9 @@ class RawVolume:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The header's file, those with the voxels, and those that say what these hold."""
+        """The header's file, those with the voxels, and those that say what these hold, or where they lie."""
         own = () if self.path.is_dir() else (self.path,)
-        return tuple(dict.fromkeys((*own, *self.dataPaths, *self.beside)))
+        return tuple(dict.fromkeys((*own, *self.dataPaths, *self.notes)))
 
     @property
     def dataPath(self) -> Path:

@@ -49,7 +49,7 @@ def openVolume(path: str | Path, inner: str = "") -> RawVolume:
     beside = (info, *(other for other in others if other.is_file()))
     place = _readFrame(fields, info)
     where = (path,), (layout.skip,)
-    return RawVolume(path, {}, layout.shape, layout.dtype, "raw", *where, place=place, beside=beside)
+    return RawVolume(path, {}, layout.shape, layout.dtype, "raw", *where, place=place, notes=beside)
 
 
 def findInfo(path: Path) -> Path | None:

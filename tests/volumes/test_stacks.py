@@ -248,9 +248,9 @@ BAD = {
         "is a single slice, no volume; put the slices of a volume into a folder of their own",
     ),
     "bits": (
-        lambda p: tifffile.imwrite(p, makePlanes() > 50, **GREY),
+        lambda p: writeClaim(p, "BitsPerSample", 12),
         "this type of voxel cannot be read (expected integers or floats of 8 to 64 bits, "
-        "received 1 bits, bool)",
+        "received 12 bits, uint16); save it with 8 or 16 bits",
     ),
     "complex": (
         lambda p: tifffile.imwrite(p, makePlanes("complex64"), **GREY),
