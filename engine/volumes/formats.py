@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 from pathlib import Path
 
 from engine.base.errors import PipelineError
@@ -9,9 +10,12 @@ from engine.volumes.names import splitInner, stemFor
 from engine.volumes.volume import Volume
 
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
-INNER = ()  # modules whose files hold several things: openVolume(path, inner)
-FOLDERS = ()  # modules whose volumes are folders with an ending of their own
+FORMATS |= dict.fromkeys((".zarr", ".ome.zarr", ".zarr.zip", ".ome.zarr.zip"), "zarrFolders")
+INNER = ("zarrFolders",)  # modules whose files hold several things: openVolume(path, inner)
+FOLDERS = ("zarrFolders",)  # modules whose volumes are folders with an ending of their own
+MARKS = dict.fromkeys(("zarr.json", ".zgroup", ".zarray"), "zarrFolders")  # files that tell what a folder is
 STACK = "stacks"  # any other folder: one of slices
+ADDRESS = re.compile("[a-zA-Z][a-zA-Z0-9+.-]+:/")  # s3://..., of which a Path keeps one slash
 
 
 def openVolume(path: str | Path) -> Volume:
@@ -29,6 +33,9 @@ def openVolume(path: str | Path) -> Volume:
         It is missing, damaged or no 3D volume with one number a voxel.
     """
     path, inner = splitInner(path)
+    if ADDRESS.match(str(path)) and not os.path.exists(path):
+        remedy = "copy it to this computer, or mount it as a folder"
+        raise PipelineError("is an address, no file or folder", file=path, remedy=remedy)
     name = _moduleOf(path)
     module = importlib.import_module(f"engine.volumes.{name}")  # libraries load slowly
     if name in INNER:
@@ -41,7 +48,9 @@ def openVolume(path: str | Path) -> Volume:
 def _moduleOf(path: Path) -> str:
     """Name the module that opens a file or folder."""
     name = FORMATS.get(_endingOf(path), "nrrdFiles")
-    return STACK if path.is_dir() and name not in FOLDERS else name
+    if name in FOLDERS or not path.is_dir():
+        return name
+    return next((module for mark, module in MARKS.items() if (path / mark).is_file()), STACK)
 
 
 def _endingOf(path: Path) -> str:
