@@ -9,7 +9,15 @@ from typing import NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
-from engine.volumes.formats import isBareName, isVolumeName, listCompanions, nameIn, openMask, openVolume, stemOf
+from engine.volumes.formats import (
+    isBareName,
+    isVolumeName,
+    listCompanions,
+    nameIn,
+    openMask,
+    openVolume,
+    stemOf,
+)
 from engine.volumes.names import splitInner
 from engine.volumes.place import putInPlace
 from engine.volumes.volume import Volume

@@ -1,0 +1,181 @@
+"""OME-Zarr that is written plane by plane, read back by ome-zarr-py, by zarr and by the engine."""
+
+import hashlib
+import logging
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from engine.base.errors import PipelineError
+from engine.volumes import zarrWriter
+from engine.volumes.formats import openVolume
+from engine.volumes.frame import Frame, compareFrames, frameOfVoxels
+from engine.volumes.zarrWriter import halve, openZarr
+
+zarr = pytest.importorskip("zarr")
+SHAPE = (13, 10, 7)  # (x, y, z)
+FRAME = Frame(np.diag([0.65, 0.5, -1.3]), np.array([7.0, -3.0, 20.0]), "um", space="", hasOrigin=True)
+
+
+def makePlanes(dtype="uint16", shape=SHAPE):
+    return np.random.default_rng(5).integers(0, 200, shape[::-1]).astype(dtype)
+
+
+def write(path, planes, frame=FRAME, step=3, **options):
+    with openZarr(path, planes.shape[::-1], str(planes.dtype), frame, **options) as append:
+        for z in range(0, len(planes), step):
+            append(planes[z : z + step])
+    return path
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Several levels, chunks and files of a small volume."""
+    for name, value in {"COARSEST": 4, "CHUNK": 4, "SHARD": 8, "DEPTH": 4}.items():
+        monkeypatch.setattr(zarrWriter, name, value)
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+@pytest.mark.parametrize("encoding", ["zstd", "raw"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "float32"])
+def testVoxelsAndPlaceComeBack(tmp_path, small, dtype, encoding, step):
+    planes = makePlanes(dtype)
+    volume = openVolume(write(tmp_path / "a.ome.zarr", planes, step=step, encoding=encoding))
+    assert volume.dtype == dtype and volume.shape == SHAPE
+    np.testing.assert_array_equal(volume.read(), planes.T)
+    np.testing.assert_allclose(volume.frame.directions, FRAME.directions)
+    assert (volume.frame.unit, volume.frame.hasOrigin) == ("um", True)
+    assert compareFrames(FRAME, volume.frame, SHAPE) is None
+    array = zarr.open_array(tmp_path / "a.ome.zarr" / "0", mode="r")
+    assert array.shards == (4, 8, 8) and array.chunks == (4, 4, 4)
+    assert array.metadata.dimension_names == ("z", "y", "x")
+
+
+def shrink(planes, isLabels):
+    """Join eight voxels, slow and obvious."""
+    sides = [(side + 1) // 2 for side in planes.shape]
+    result = np.empty(sides, planes.dtype)
+    for place in np.ndindex(*sides):
+        pick = [np.minimum([2 * i, 2 * i + 1], n - 1) for i, n in zip(place, planes.shape, strict=True)]
+        values = planes[np.ix_(*pick)].astype(float)
+        mean = values.mean() if planes.dtype.kind == "f" else np.floor(values.mean() + 0.5)
+        result[place] = values.max() if isLabels else mean
+    return result
+
+
+@pytest.mark.parametrize("isLabels", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def testCoarserLevelsJoinEightVoxelsAndLieOnTheFinest(tmp_path, small, dtype, isLabels):
+    planes = makePlanes(dtype) - (100 if dtype == "int16" else 0)
+    path = write(tmp_path / "a.zarr", planes, isLabels=isLabels)
+    assert sorted(entry.name for entry in path.iterdir()) == ["0", "1", "2", "zarr.json"]
+    expected = planes
+    for level in (1, 2):
+        expected = shrink(expected, isLabels)
+        volume = openVolume(f"{path}::{level}")
+        np.testing.assert_allclose(volume.read(), expected.T, rtol=1e-6)
+        np.testing.assert_allclose(volume.frame.sides, FRAME.sides * 2**level)
+        middle = FRAME.origin + (2**level - 1) / 2 * np.diag(FRAME.directions)
+        np.testing.assert_allclose(volume.frame.origin, middle)
+
+
+def testMeansOfLargeWholeNumbersAreExact():
+    block = np.full((2, 2, 2), np.iinfo("uint32").max, "uint32")
+    assert halve(block, False).tolist() == [[[np.iinfo("uint32").max]]]
+
+
+@pytest.mark.parametrize("isLabels", [False, True])
+def testOmeZarrPyReadsWhatIsWritten(tmp_path, small, isLabels):
+    pytest.importorskip("ome_zarr")
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    planes = makePlanes()
+    path = write(tmp_path / "a.ome.zarr", planes, isLabels=isLabels)
+    node = next(iter(Reader(parse_url(str(path), mode="r"))()))
+    assert [level.shape for level in node.data] == [(7, 10, 13), (4, 5, 7), (2, 3, 4)]
+    np.testing.assert_array_equal(np.asarray(node.data[0]), planes)
+    assert [(axis["name"], axis["unit"]) for axis in node.metadata["axes"]] == [
+        (n, "micrometer") for n in "zyx"
+    ]
+    scale, shift = node.metadata["coordinateTransformations"][0]
+    assert scale["scale"] == [-1.3, 0.5, 0.65] and shift["translation"] == [20, -3, 7]
+
+
+def testOmeZarrModelsAcceptTheMetadata(tmp_path, small):
+    models = pytest.importorskip("ome_zarr_models.v05")
+    frame = FRAME._replace(directions=np.abs(FRAME.directions))  # they take a level below 0 for a finer one
+    group = zarr.open_group(write(tmp_path / "a.zarr", makePlanes(), frame), mode="r")
+    assert len(models.Image.from_zarr(group).ome_attributes.multiscales[0].datasets) == 3
+
+
+def digest(path):
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def testEqualVoxelsGiveEqualFiles(tmp_path, small):
+    one = digest(write(tmp_path / "a.zarr", makePlanes(), step=1))
+    assert one == digest(write(tmp_path / "b.zarr", makePlanes(), step=5)) and len(one) > 8
+    assert one != digest(write(tmp_path / "c.zarr", makePlanes() + 1))
+
+
+def testNoChunkIsLeftOut(tmp_path, small, caplog):
+    with caplog.at_level(logging.WARNING):
+        volume = openVolume(write(tmp_path / "a.zarr", np.zeros(SHAPE[::-1], "uint8")))
+    assert not caplog.records and not volume.read().any()
+
+
+@pytest.mark.parametrize("unit", ["nm", "µm", "mm", "cm", "m", "", "parrot"])
+def testUnitIsThatOfOmeZarr(tmp_path, unit):
+    frame = openVolume(write(tmp_path / "a.zarr", makePlanes(), FRAME._replace(unit=unit))).frame
+    assert frame.unit == {"µm": "um", "parrot": ""}.get(unit, unit)
+
+
+def testVolumeInVoxelsGivesNoSize(tmp_path):
+    frame = openVolume(write(tmp_path / "a.zarr", makePlanes(), frameOfVoxels("nobody knows"))).frame
+    assert frame.unit == "voxel"
+
+
+def testObliqueAxesKeepTheSidesAlone(tmp_path, caplog):
+    turned = np.array([[0.0, 0.5, 0.0], [-0.3, 0.0, 0.4], [0.4, 0.0, 0.3]])
+    frame = openVolume(write(tmp_path / "a.zarr", makePlanes(), FRAME._replace(directions=turned))).frame
+    np.testing.assert_allclose(frame.directions, np.diag([0.5, 0.5, 0.5]))
+    assert not frame.hasOrigin and "knows no oblique axes" in caplog.text
+
+
+def testFolderAppearsWhenItIsWholeAndReplacesAnOlderZarrAlone(tmp_path, small):
+    path = write(tmp_path / "a.zarr", makePlanes())
+    old = digest(path)
+    with pytest.raises(KeyboardInterrupt), openZarr(path, SHAPE, "uint16", FRAME) as append:
+        append(makePlanes()[:5])
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="5 planes were written of 7"):
+        with openZarr(path, SHAPE, "uint16", FRAME) as append:
+            append(makePlanes()[:5])
+    assert digest(path) == old and [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+    write(path, makePlanes("uint8"))
+    assert openVolume(path).dtype == "uint8" and [entry.name for entry in tmp_path.iterdir()] == ["a.zarr"]
+    (tmp_path / "b.zarr").mkdir()
+    (tmp_path / "b.zarr" / "thesis.txt").write_text("years of work")
+    with pytest.raises(PipelineError, match="is there, and no Zarr that could be replaced; move it away"):
+        write(tmp_path / "b.zarr", makePlanes())
+    assert (tmp_path / "b.zarr" / "thesis.txt").exists()
+
+
+def testMemoryHoldsALayerOfChunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(zarrWriter, "DEPTH", 8)
+    plane = np.random.default_rng(0).integers(0, 99, (1, 300, 300)).astype("uint16")
+    peaks = []
+    for depth in (32, 256):
+        tracemalloc.start()
+        with openZarr(tmp_path / f"{depth}.zarr", (300, 300, depth), "uint16", FRAME) as append:
+            for _ in range(depth):
+                append(plane)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] and peaks[1] < 256 * plane.nbytes / 2
