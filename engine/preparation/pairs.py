@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
-from engine.volumes.formats import isVolumeName, openVolume
-from engine.volumes.place import putInPlace
+from engine.volumes.formats import isVolumeName, openMask, openVolume
+from engine.volumes.place import openOnto
+from engine.volumes.targets import PUBLISHED, Labels
 from engine.volumes.volume import Volume
 
 
@@ -23,7 +24,7 @@ class Pair(NamedTuple):
 
 def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
     """Pair images and masks by sorted order."""
-    images, masks = listVolumes(imageFolder), listVolumes(maskFolder)
+    images, masks = listVolumes(imageFolder), listVolumes(maskFolder, areMasks=True)
     if len(images) != len(masks):
         raise PipelineError(
             "every image needs one mask, in the same sorted order",
@@ -34,11 +35,24 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
     return list(zip(images, masks, strict=True))
 
 
-def openPairs(paths: list[tuple[Path, Path]]) -> list[Pair]:
-    """Open images and masks; masks turned into the places of their images, as far as their files say."""
+def openPairs(
+    paths: list[tuple[Path, Path]], labels: Labels = PUBLISHED.labels, ignoreLabel: Labels = ()
+) -> list[Pair]:
+    """Open images and masks; masks put into the places of their images, as far as their files say.
+
+    Parameters
+    ----------
+    paths : list of (Path, Path)
+        Images and their masks.
+    labels, ignoreLabel : sequence of int or str
+        Positive ones, and those that count nowhere: numbers or names of segments.
+    """
     remedy = "take the mask that was drawn on this image, with its geometry"
-    opened = [(openVolume(image), openVolume(mask)) for image, mask in paths]
-    return [Pair(image, putInPlace(image, mask, remedy)) for image, mask in opened]
+    images = [openVolume(image) for image, _ in paths]
+    return [
+        Pair(image, openOnto(mask, image, labels, remedy, ignoreLabel))
+        for image, (_, mask) in zip(images, paths, strict=True)
+    ]
 
 
 def doubtNames(pairs: list[tuple[Path, Path]]) -> list[str]:
@@ -76,14 +90,15 @@ def explainReadErrors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def listVolumes(folder: Path) -> list[Path]:
-    """List the volumes of a folder in sorted order: files, and folders of slices.
+def listVolumes(folder: Path, areMasks: bool = False) -> list[Path]:
+    """List the volumes, or masks, of a folder in sorted order: files, and folders of slices.
 
     Any other file is an error, not a file to skip.
     """
     entries = _listEntries(folder)
     volumes = [path for path in entries if path.is_dir() or isVolumeName(path)]
-    known = {os.path.abspath(file) for path in volumes for file in openVolume(path).files}
+    openFile = openMask if areMasks else openVolume
+    known = {os.path.abspath(file) for path in volumes for file in openFile(path).files}
     for path in entries:
         if path not in volumes and os.path.abspath(path) not in known:
             rule = "is no NRRD file (.nrrd, .nhdr) and no TIFF (.tif, .tiff, or a folder of slices)"

@@ -9,6 +9,7 @@ from engine.volumes.names import splitInner, stemFor
 from engine.volumes.volume import Volume
 
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
+FORMATS |= {".seg.nrrd": "nrrdFiles"}  # last: of two masks beside a volume the plain one is meant
 INNER = ()  # modules whose files hold several things: openVolume(path, inner)
 FOLDERS = ()  # modules whose volumes are folders with an ending of their own
 STACK = "stacks"  # any other folder: one of slices
@@ -28,14 +29,28 @@ def openVolume(path: str | Path) -> Volume:
     PipelineError
         It is missing, damaged or no 3D volume with one number a voxel.
     """
+    return _open(path, "openVolume")
+
+
+def openMask(path: str | Path) -> Volume:
+    """Open a manual mask as `openVolume`; in one of 3D Slicer segments may overlap.
+
+    Then its voxels are records with a number for each layer: see `segments.decodeLayers`.
+    """
+    return _open(path, "openMask")
+
+
+def _open(path: str | Path, function: str) -> Volume:
+    """Call a function of the module of a format, or its openVolume where it has no such one."""
     path, inner = splitInner(path)
     name = _moduleOf(path)
     module = importlib.import_module(f"engine.volumes.{name}")  # libraries load slowly
+    opener = getattr(module, function, module.openVolume)
     if name in INNER:
-        return module.openVolume(path, inner)
+        return opener(path, inner)
     if inner:
         raise PipelineError("holds one volume, without names in it", file=path, received=inner)
-    return module.openVolume(path)
+    return opener(path)
 
 
 def _moduleOf(path: Path) -> str:
