@@ -172,7 +172,7 @@ def testMasksThatMeanTheSameGiveTheSameScores(predict, mask, flags):
 def testSegmentationsOfSlicerGiveTheScoresOfTheWholeMask(predict, mask, flag):
     _, expected = predict("scan_data", "scan_mask")
     text, scores = predict("scan_data", mask, "--positiveLabel", flag)
-    assert scores == expected and abs(scores["dice"] - 0.947) < 0.0005 and "Warning" not in text
+    assert scores == expected and scores["dice"] > 0.94 and "Warning" not in text
     assert ("covers x " in text) == (mask == "cropped.seg")
 
 
