@@ -35,13 +35,12 @@ from engine.prediction.spread import checkWorkers, chooseMachine
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.results import kinds
-from engine.results.evaluation import Criteria, Evaluation, Page, Written, describePlace, openReference
+from engine.results.evaluation import Criteria, Evaluation, Page, Written, describePlace, openTargets
 from engine.results.looks import Looks
 from engine.results.ranges import openHands
 from engine.volumes.formats import openVolume
 from engine.volumes.names import shortName
 from engine.volumes.nrrdGeometry import withVoxelSize
-from engine.volumes.targets import chooseTargets
 from engine.volumes.volume import Volume, checkRegion
 from functions import predictProbability, readModel
 
@@ -55,7 +54,7 @@ y2: int | None = None  # the same along y
 z1: int | None = None  # the same along z
 z2: int | None = None  # the same along z
 nameReference: Path | None = None  # its manual mask; without it one called *_mask beside it; none = no scores
-positiveLabel: str = ""  # value of the reference, or 1,2 or 1-30 or '!0' (all but 0); empty: as trained
+positiveLabel: str = ""  # labels in the reference: 1,2, 1-30, '!0' or names of segments; empty: as trained
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
 moments: Literal["", "plain", "robust"] = ""  # of the z-score; empty: as in the training, else robust
@@ -127,10 +126,11 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     weights = arguments.weightFile or arguments.modelFile
     contract = contracts.findContract(weights)
     request = checkRequest(arguments, volume, contract, weights)
-    reference = openReference(arguments.nameReference, volume)
+    known = contract.positiveLabel if contract else None
+    sought = openTargets(arguments.positiveLabel, known, arguments.nameReference, volume)
+    reference = sought[0][1]  # the same file for all of them
     threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
-    targets = chooseTargets(arguments.positiveLabel, contract.positiveLabel if contract else None)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
@@ -160,7 +160,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
             return
         looks = Looks(request.shape, results, hasReference)
         page = Page(shortName(volume), run.madeBy, plainSettings(arguments))
-        evaluations = [Evaluation(part, criteria, reference, results, looks, page) for part in targets]
+        evaluations = [Evaluation(part, criteria, mask, results, looks, page) for part, mask in sought]
         if arguments.part:
             carryOutPart(run, evaluations, clock)
         else:

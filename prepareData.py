@@ -31,6 +31,7 @@ from engine.preparation.sets import describeSets, doubtSets
 from engine.volumes.names import shortName
 from engine.volumes.place import describePlaces
 from engine.volumes.scale import Finding, Scale, Statistics, measureKept
+from engine.volumes.segments import resolveLabels
 from engine.volumes.targets import Labels, parseLabels, selectPositive
 from functions import (
     ROTATION_AXES,
@@ -46,7 +47,7 @@ FOLDER = Path(__file__).resolve().parent
 
 # ----------------------------------------------------------------------------------------------- parameters
 # data
-positiveLabel: str = "0"  # mask value of precipitates and pores, or 1,2 or 1-30 or '!0' (all but 0)
+positiveLabel: str = "0"  # positive mask value, or 1,2 or 1-30 or '!0' (all but 0), or names of segments
 normalization: Literal["subVolume", "volume"] = "subVolume"  # z-score over each (published) or whole volumes
 moments: Literal["plain", "robust"] = "robust"  # of all voxels (published), or without hot ones
 noData: str = "auto"  # grey value that means none; auto: recognised; none: all are values
@@ -114,7 +115,7 @@ def main(arguments: argparse.Namespace) -> None:
     for name, images in folders.items():
         paths = listPairs(*images)
         say(*doubtNames(paths))
-        pairs[name] = openPairs(paths)
+        pairs[name] = openPairs(paths, labels)
         say(*describePlaces(pairs[name]))
     parts = [planPart(name, part, cutting) for name, part in pairs.items()]
     requireMemory(parts, arguments.workerCount)
@@ -227,6 +228,7 @@ def cutPair(
     """Write normalised sub-volumes and their masks (x, y, z, 1) of a volume; gives warnings."""
     warnings = []
     image, mask = (volume.read() for volume in cut.pair)
+    meant = resolveLabels(labels, cut.pair.mask)
     places = cutSubVolumes(cut.starts, cut.shape, cut.rotationCount)
     for index, (place, axes) in enumerate(places, cut.first):
         grey = copyInOrder(image[place])  # from the file's order to that of .npy, once
@@ -234,7 +236,7 @@ def cutPair(
         if std == 0:
             name, corner = printable(cut.pair.image.path), ", ".join(str(axis.start) for axis in place)
             warnings.append(f"Warning: {name}: sub-volume at ({corner}) is constant; it becomes zeros")
-        both = prep_img(cut.scale.mend(grey), mean, std), selectPositive(copyInOrder(mask[place]), labels)
+        both = prep_img(cut.scale.mend(grey), mean, std), selectPositive(copyInOrder(mask[place]), meant)
         voxel = cut.pair.image.frame.sides
         for writer, array in zip(writers, both, strict=True):
             writer.write(index, rotateSubVolume(array, axes, voxel)[..., np.newaxis])

@@ -167,6 +167,15 @@ def testMasksThatMeanTheSameGiveTheSameScores(predict, mask, flags):
     assert ("turned into place" in text) == (mask != "instances_mask")
 
 
+@pytest.mark.parametrize("flag", ["1", "!0", "particles", " Particles "])
+@pytest.mark.parametrize("mask", ["cropped.seg", "layers.seg"])
+def testSegmentationsOfSlicerGiveTheScoresOfTheWholeMask(predict, mask, flag):
+    _, expected = predict("scan_data", "scan_mask")
+    text, scores = predict("scan_data", mask, "--positiveLabel", flag)
+    assert scores == expected and scores["dice"] > 0.94 and "Warning" not in text
+    assert ("covers x " in text) == (mask == "cropped.seg")
+
+
 def testAnInterpolatedMaskIsWarnedOfWithShareAndCount(predict, cases):
     mask, _ = nrrd.read(str(cases / "interpolated_mask.nrrd"))
     between = int(((mask != 0) & (mask != 255)).sum())

@@ -67,7 +67,7 @@ def testLabelsAreParsed(text, labels):
     assert parseLabels(text) == labels
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,", "0.5"])
+@pytest.mark.parametrize("text", ["", "a,", "1,", "0.5"])
 def testOtherLabelsAreRefused(text):
     with pytest.raises(PipelineError, match="positiveLabel cannot be read"):
         parseLabels(text)

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import SimpleITK
 from places import ROOT, SHARED
-from predictions import OBLIQUE, REGION, SHAPE, predict, writeReference
+from predictions import OBLIQUE, REGION, SHAPE, predict, refused, writeReference
+from segmentations import writeSegmentation
 
+import predictData
+from engine.base.console import runScript
 from engine.base.records import digestFile
 from engine.volumes.formats import openVolume
 
 QUIET = ("--threshold", 0.4, "--no-report", "--no-overview")
 CASES = SHARED / "cases" / "make.py"
+KNOWN = "precipitate = 1, Pore = 2, thin = 1"
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,112 @@ def testLabelsOfAContractMayBeARangeOrAComplement(copy, capfd, tmp_path):
         assert scores["voxels"]["tp"] + scores["voxels"]["fn"] == (mask == 0).sum()
 
 
+# ------------------------------------------------------------------------------------------- segments by name
+
+
+def drawReference(folder, mask):
+    """Draw what a mask holds as two segments, and a third over them; none touches the border.
+
+    Gives them, and writes the plain masks `both.nrrd` and `thin.nrrd` of the first two and of the third.
+    """
+    positive = mask == 0
+    for axis in range(3):
+        positive = np.moveaxis(positive, axis, 0)
+        positive[:2] = positive[-3:] = False
+        positive = np.moveaxis(positive, 0, axis)
+    upper = np.indices(SHAPE)[2] > 17
+    drawn = {"precipitate": positive & upper, "Pore": positive & ~upper}
+    drawn["thin"] = positive & (np.indices(SHAPE)[0] % 2 == 0)
+    for name, part in (("both", positive), ("thin", drawn["thin"])):
+        nrrd.write(str(folder / f"{name}.nrrd"), np.where(part, 0, 255).astype(np.uint8), OBLIQUE)
+    return drawn
+
+
+@pytest.mark.parametrize("isOverlapping", [False, True], ids=["apart", "overlapping"])
+def testCroppedSegmentationScoresAsTheWholeMask(copy, capfd, isOverlapping):
+    drawn = drawReference(copy, nrrd.read(str(copy / "scan_mask.nrrd"))[0])
+    if not isOverlapping:
+        del drawn["thin"]
+    place = OBLIQUE["space directions"], OBLIQUE["space origin"]
+    extent = writeSegmentation(copy / "a.seg.nrrd", drawn, *place, isCropped=True)
+    cases = [("both", "precipitate,PORE")] + [("thin", "thin")] * isOverlapping
+    for mask, flag in cases:
+        for flags in ((), ("--x1", 13, "--x2", 72, "--y1", 16, "--z2", 24)):
+            _, expected, table = score(copy, capfd, f"{mask}.nrrd", *flags)
+            text, scores, errors = score(copy, capfd, "a.seg.nrrd", "--positiveLabel", flag, *flags)
+            assert scores["settings"]["positiveLabel"] == flag and 0 < scores["voxels"]["dice"] < 1
+            for found in (expected, scores):
+                del found["settings"]
+            assert scores == expected and errors == table
+            x, y, z = (f"{part.start}:{part.stop}" for part in extent)
+            assert f"Mask a.seg.nrrd covers x {x} y {y} z {z} of scan_data.nrrd: the rest" in text
+            assert "hold neither" not in text
+
+
+def testDiceOfASegmentIsThatByHand(copy, capfd):
+    drawn = drawReference(copy, nrrd.read(str(copy / "scan_mask.nrrd"))[0])
+    place = OBLIQUE["space directions"], OBLIQUE["space origin"]
+    writeSegmentation(copy / "a.seg.nrrd", drawn, *place, isCropped=True)
+    _, scores, _ = score(copy, capfd, "a.seg.nrrd", "--positiveLabel", "pore")
+    found = nrrd.read(str(copy / "scan_segmented.nrrd"))[0] >= 0.4
+    tp, both = (found & drawn["Pore"]).sum(), found.sum() + drawn["Pore"].sum()
+    assert scores["voxels"]["tp"] == tp and abs(scores["voxels"]["dice"] - 2 * tp / both) < 1e-12
+
+
+def testSegmentationBesideTheVolumeIsFoundAndItsNamesAreThoseOfTheContract(copy, capfd, tmp_path):
+    drawn = drawReference(copy, nrrd.read(str(copy / "scan_mask.nrrd"))[0])
+    (copy / "scan_mask.nrrd").unlink()
+    place = OBLIQUE["space directions"], OBLIQUE["space origin"]
+    writeSegmentation(copy / "scan_mask.seg.nrrd", drawn, *place, isCropped=True)
+    model = tmp_path / "net.h5"
+    shutil.copy(ROOT / "modelAndWeights" / "final-trained-weights.h5", model)
+    contract = json.loads((ROOT / "modelAndWeights" / "final-uNet_model.json").read_text())
+    content = contract | {"positiveLabel": "pore", "files": {"net.h5": digestFile(model)}, "thresholds": {}}
+    (tmp_path / "net.json").write_text(json.dumps(content))
+    capfd.readouterr()
+    words = ["--nameInput", str(copy / "scan_data.nrrd"), *map(str, QUIET), "--weightFile", str(model)]
+    runScript(predictData.main, lambda: predictData.parseArguments(words))
+    assert "Scores against scan_mask.seg.nrrd at" in capfd.readouterr().out
+    scores = json.loads((copy / "scan_segmented_scores.json").read_text())
+    assert scores["voxels"]["tp"] + scores["voxels"]["fn"] == drawn["Pore"].sum()
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        (
+            "pores",
+            "no segment has this name (expected precipitate = 1, Pore = 2, thin = 1, received 'pores')",
+        ),
+        (
+            "0",
+            "positiveLabel is that of no segment (expected precipitate = 1, Pore = 2, thin = 1, received 0)",
+        ),
+        (
+            "1",
+            "2 segments that overlap have the label 1 (received precipitate = 1, thin = 1); give their names",
+        ),
+    ],
+)
+def testLabelsThatMeanNoSegmentAreRefused(copy, capfd, flag, words):
+    drawn = drawReference(copy, nrrd.read(str(copy / "scan_mask.nrrd"))[0])
+    writeSegmentation(copy / "a.seg.nrrd", drawn, OBLIQUE["space directions"], OBLIQUE["space origin"])
+    scan, reference = copy / "scan_data.nrrd", copy / "a.seg.nrrd"
+    line = refused(capfd, scan, *QUIET, "--nameReference", reference, "--positiveLabel", flag)
+    assert f"Error: {reference}: {words}" in line
+
+
+@pytest.mark.parametrize("isGiven", [True, False])
+def testNamesNeedAMaskWithSegments(copy, capfd, isGiven):
+    reference = copy / "scan_mask.nrrd" if isGiven else "none"
+    line = refused(
+        capfd, copy / "scan_data.nrrd", "--nameReference", reference, "--positiveLabel", "pore", *QUIET
+    )
+    assert "positiveLabel cannot be read (expected whole numbers or ranges" in line and "'pore'" in line
+    remedy = "this mask has no named segments" if isGiven else "names are those of the segments of a mask"
+    assert f"; {remedy}" in line
+
+
 @pytest.mark.skipif(not CASES.is_file(), reason="the shared data are absent")
 def testReportedMasksAndHeadersGiveTheScoresOfThePlainPair(tmp_path, monkeypatch, capfd):
     import runpy
@@ -127,6 +237,8 @@ def testReportedMasksAndHeadersGiveTheScoresOfThePlainPair(tmp_path, monkeypatch
         ("scan_data", "instances_mask", ("--positiveLabel", "!0")),
         ("twice_same", "scan_mask", ()),
         ("onechannel", "scan_mask", ()),
+        ("scan_data", "cropped.seg", ("--positiveLabel", "1")),
+        ("scan_data", "layers.seg", ("--positiveLabel", "particles")),
     ):
         names = ("--nameReference", tmp_path / f"{mask}.nrrd", "--nameOutput", tmp_path / "out.nrrd")
         predict(tmp_path / f"{source}.nrrd", "--no-report", "--no-overview", *names, *flags)

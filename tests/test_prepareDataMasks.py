@@ -2,14 +2,18 @@
 
 import json
 import re
+from pathlib import Path
 
 import nrrd
 import numpy as np
 import pytest
 import SimpleITK
+import tifffile
 from projects import callMain, refusal
+from segmentations import drawSegments, writeSegmentation
 
 import prepareData
+from engine.volumes.formats import isVolumeName
 
 SHAPE = (24, 16, 8)
 PLACE = {
@@ -195,3 +199,150 @@ def testImageAndMaskWithOneChannelAreCutAsVolumes(data, capfd, encoding):
     assert "Nothing changed" not in text and "taken to be" not in text
     np.testing.assert_array_equal(mask, expected)
     np.testing.assert_array_equal(np.load(data / "pythonFiles" / "trainingDataImage.npy"), before)
+
+
+# -------------------------------------------------- segments
+
+DRAWN = drawSegments(SHAPE)
+APART = {name: DRAWN[name] for name in ("Precipitate", "pore")}
+
+
+def writeSegments(folder, segments=DRAWN, isCropped=True, name="mask"):
+    """Write segmentations in place of both masks."""
+    for part in ("training", "validation"):
+        for path in (folder / f"{part}Masks").iterdir():
+            path.unlink()
+        path = folder / f"{part}Masks" / f"{name}.seg.nrrd"
+        writeSegmentation(path, segments, PLACE["space directions"], PLACE["space origin"], isCropped)
+
+
+@pytest.mark.parametrize("isCropped", [True, False])
+@pytest.mark.parametrize(
+    ("segments", "flag", "names"),
+    [
+        (APART, "pore", ["pore"]),
+        (APART, "PORE,precipitate", ["pore", "Precipitate"]),
+        (APART, "2", ["pore"]),
+        (APART, "!0", ["pore", "Precipitate"]),
+        (DRAWN, "halo", ["halo"]),
+        (DRAWN, "halo,pore", ["halo", "pore"]),
+    ],
+)
+def testSegmentsAreCutWhereTheyWereDrawn(data, capfd, segments, flag, names, isCropped):
+    writeSegments(data, segments, isCropped)
+    text, mask = prepare(capfd, data, "--positiveLabel", flag)
+    expected = np.any([segments[name] for name in names], axis=0)
+    expected &= ~segments.get("IGNORE", np.zeros(SHAPE, bool))
+    np.testing.assert_array_equal(mask, expected)
+    assert f"{expected.mean():.3%} positive" in text and "Warning" not in text
+    assert text.count("Mask mask.seg.nrrd covers x ") == 2 * isCropped
+    assert ("placedMasks" in recorded(data)) == isCropped
+    assert recorded(data)["positiveLabel"] == ([2] if flag == "2" else flag)
+    assert "Nothing changed" in prepare(capfd, data, "--positiveLabel", flag)[0]
+
+
+def testSubVolumesOfACroppedSegmentationHoldItsVoxels(data, capfd):
+    writeSegments(data)
+    sides = ["--length_subVol_x=8", "--length_subVol_y=8", "--length_subVol_z=8"]
+    for workers in ("0", "2"):
+        callMain(
+            prepareData, flagsOf(data, *sides, "--positiveLabel=halo", "--force", "--workerCount", workers)
+        )
+        samples = np.load(data / "pythonFiles" / "trainingDataMask.npy")[..., 0]
+        positive = DRAWN["halo"] & ~DRAWN["IGNORE"]
+        blocks = [positive[x : x + 8, y : y + 8] for x in (0, 8, 16) for y in (0, 8)]
+        assert [int(part.sum()) for part in samples] == [int(part.sum()) for part in blocks]
+        assert {part.tobytes() for part in samples} == {np.ascontiguousarray(b).tobytes() for b in blocks}
+
+
+def testPlainMasksAndSegmentationsMix(data, capfd):
+    """A number means the same in a plain mask and in a segmentation."""
+    writeSegments(data, APART)
+    (data / "trainingMasks" / "mask.seg.nrrd").unlink()
+    writeMask(data, LABELS)
+    _, mask = prepare(capfd, data, "--positiveLabel", "2")
+    np.testing.assert_array_equal(mask, LABELS == 2)
+    validation = np.load(data / "pythonFiles" / "validationDataMask.npy")[0, ..., 0]
+    np.testing.assert_array_equal(validation, APART["pore"])
+    line = refusal(capfd, prepareData, flagsOf(data, "--positiveLabel=pore"), "positiveLabel cannot be read")
+    assert f"{data / 'trainingMasks' / 'mask.nrrd'}: " in line and "has no named segments" in line
+
+
+def testAValueThatNoSegmentHasIsWarnedOfAndOtherSegmentsAreNot(data, capfd):
+    writeSegments(data, APART)
+    assert "hold neither" not in prepare(capfd, data, "--positiveLabel", "pore")[0]
+    path = data / "trainingMasks" / "mask.seg.nrrd"
+    voxels, header = nrrd.read(str(path))
+    background = np.argwhere(voxels == 0)[:5]
+    voxels[tuple(background.T)] = 9
+    nrrd.write(str(path), voxels, header)
+    text, _ = prepare(capfd, data, "--positiveLabel", "pore")
+    assert re.search(r"Warning: .*mask.seg.nrrd: 5 voxels \(0.16%\) hold neither .* such as 9, ", text)
+
+
+def testNothingLabelledIsAWarning(data, capfd):
+    writeSegments(data, {**APART, "scratch": np.zeros(SHAPE, bool)})
+    text, mask = prepare(capfd, data, "--positiveLabel", "scratch")
+    assert not mask.any()
+    assert text.count("mask.seg.nrrd: no positive voxel (positiveLabel scratch)") == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("pores", "no segment has this name (expected Precipitate = 1, pore = 2, received 'pores')"),
+        ("0", "positiveLabel is that of no segment (expected Precipitate = 1, pore = 2, received 0)"),
+        ("", "positiveLabel cannot be read"),
+        ("pore,", "positiveLabel cannot be read"),
+    ],
+)
+def testLabelsThatMeanNoSegmentAreRefusedBeforeAnyWork(data, capfd, flag, words):
+    writeSegments(data, APART)
+    refusal(capfd, prepareData, flagsOf(data, f"--positiveLabel={flag}"), words)
+    assert list((data / "pythonFiles").iterdir()) == []
+
+
+def testSegmentationCroppedBetweenTheVoxelsIsRefused(data, capfd):
+    writeSegments(data)
+    path = data / "trainingMasks" / "mask.seg.nrrd"
+    voxels, header = nrrd.read(str(path))
+    header["space origin"] = header["space origin"] + [0, 0.3, 0]
+    nrrd.write(str(path), voxels, header)
+    line = refusal(capfd, prepareData, flagsOf(data, "--positiveLabel=pore"), "differ in the space origin")
+    assert "take the mask that was drawn on this image" in line
+
+
+# -------------------------------------------------- as other tools save them
+
+
+def testLabelsOfNapariLieOnTheirImage(data, capfd):
+    """A stack of 32 bits without geometry, written by the function behind File > Save Selected Layers."""
+    write = pytest.importorskip("napari_builtins.io._write").napari_write_labels
+    for part in ("training", "validation"):
+        (data / f"{part}Masks" / "mask.nrrd").unlink()
+        path = data / f"{part}Masks" / "mask.tif"
+        assert write(str(path), LABELS.T.astype(np.uint8), {"name": "mask"}) == str(path)
+    assert tifffile.imread(path).dtype == np.uint32
+    text, mask = prepare(capfd, data, "--positiveLabel", "1")
+    np.testing.assert_array_equal(mask, LABELS == 1)
+    line = "Mask mask.tif gives no usable size of a voxel, unlike its image: taken to be the same"
+    assert text.count(line) == 2
+    line = refusal(
+        capfd, prepareData, flagsOf(data, "--positiveLabel=pore"), "mask.tif: positiveLabel cannot"
+    )
+    assert "give numbers" in line
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".nii.gz"])
+def testLabelsOfItkSnapLieOnTheirImage(data, capfd, ending):
+    """Written by ITK as ITK-SNAP does: unsigned short; LPS, so nothing is turned."""
+    if not isVolumeName(Path(f"mask{ending}")):
+        pytest.skip("this format is not known yet")
+    for part in ("training", "validation"):
+        (data / f"{part}Masks" / "mask.nrrd").unlink()
+        picture = SimpleITK.GetImageFromArray(LABELS.T.astype(np.uint16))
+        picture.CopyInformation(SimpleITK.ReadImage(str(data / f"{part}Images" / "scan.nrrd")))
+        SimpleITK.WriteImage(picture, str(data / f"{part}Masks" / f"mask{ending}"), True)
+    text, mask = prepare(capfd, data, "--positiveLabel", "1")
+    np.testing.assert_array_equal(mask, LABELS == 1)
+    assert "turned into place" not in text and "covers" not in text

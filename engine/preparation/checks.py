@@ -17,8 +17,10 @@ from engine.preparation.samples import Part
 from engine.volumes.otherValues import OtherValues
 from engine.volumes.rawData import isHeld
 from engine.volumes.scale import Finding, Statistics, describeFinding, measureVolume
+from engine.volumes.segments import namedLabels, resolveLabels
 from engine.volumes.targets import Labels, describeLabels, selectPositive
-from engine.volumes.volume import Volume
+from engine.volumes.turned import TurnedVolume
+from engine.volumes.volume import Volume, listSources
 
 BLOCK_VOXELS = 1 << 22  # looked at together, so that memory stays small
 WORKER_BYTES = 200 << 20  # that a worker takes besides volume and sub-volume
@@ -49,9 +51,9 @@ def requireMemory(parts: list[Part], workerCount: int) -> None:
 
 def _memoryOf(pair: Pair, shape: tuple[int, int, int]) -> int:
     """Bytes that a worker takes to cut a pair: what of it is not mapped, a sub-volume and its copies."""
-    sources = [getattr(volume, "source", volume) for volume in pair]
-    held = sum(math.prod(volume.shape) * volume.dtype.itemsize for volume in sources if isHeld(volume))
-    voxelBytes = sum(volume.dtype.itemsize for volume in sources) + np.dtype(np.float32).itemsize + 3  # bool
+    sources = [part for volume in pair for part in listSources(volume) if not isinstance(part, TurnedVolume)]
+    held = sum(math.prod(part.shape) * part.dtype.itemsize for part in sources if isHeld(part))
+    voxelBytes = sum(volume.dtype.itemsize for volume in pair) + np.dtype(np.float32).itemsize + 3  # bool
     return held + voxelBytes * math.prod(shape) + WORKER_BYTES
 
 
@@ -73,7 +75,7 @@ def inspectPair(
     item : tuple
         Image and mask; list of (side,) bool along x, y and z: the voxels that lie in a sub-volume.
     labels : sequence of int or str
-        Positive ones of the mask.
+        Positive ones of the mask: numbers, or names of its segments.
     asked : Statistics
         What of the image counts in mean and standard deviation.
 
@@ -84,7 +86,8 @@ def inspectPair(
     """
     pair, used = item
     found = measureVolume(lambda: listBlocks(pair.image), pair.image, asked)
-    unlabelled, positives = NonFinite(), Positives(used, labels)
+    meant = resolveLabels(labels, pair.mask)
+    unlabelled, positives = NonFinite(), Positives(used, meant, namedLabels(pair.mask))
     passOver(listBlocks(pair.mask), positives, unlabelled)
     unlabelled.refuse(pair.mask.path, "a label")
     fraction = positives.count / math.prod(pair.mask.shape)
@@ -107,10 +110,10 @@ def _doubtPositives(positives: "Positives", fraction: float, labels: Labels) -> 
 class Positives:
     """Counts the positive voxels of a mask, those of them that lie in a sub-volume, and unclear values."""
 
-    def __init__(self, used: list[np.ndarray], labels: Labels) -> None:
+    def __init__(self, used: list[np.ndarray], labels: Labels, named: Labels = ()) -> None:
         self._isUsed, self._usedPlanes = used[0] & used[1][:, np.newaxis], used[2]  # (y, x), (z,)
         self._labels, self.count, self.usedCount = labels, 0, 0
-        self.others = OtherValues(labels)
+        self.others = OtherValues(labels, named)
 
     def add(self, z: int, block: np.ndarray) -> None:
         """Take labels (z, y, x)."""

@@ -19,7 +19,8 @@ from engine.volumes.formats import (
     stemOf,
 )
 from engine.volumes.names import splitInner
-from engine.volumes.place import putInPlace
+from engine.volumes.place import openOnto
+from engine.volumes.targets import PUBLISHED, Labels
 from engine.volumes.volume import Volume
 
 SHOWN = (".nrrd", ".tif", ".h5", ".zarr", ".mhd", ".nii", ".vol", ".raw")  # of formats, in a message
@@ -35,7 +36,7 @@ class Pair(NamedTuple):
 
 def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
     """Pair images and masks by sorted order; boxes that were suggested to be labelled, by their names."""
-    images, masks = listVolumes(imageFolder), listVolumes(maskFolder)
+    images, masks = listVolumes(imageFolder), listVolumes(maskFolder, areMasks=True)
     if len(images) != len(masks):
         raise PipelineError(
             "every image needs one mask, in the same sorted order",
@@ -53,15 +54,28 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
 
 def _nameBox(path: Path) -> str:
     """Give the name of a suggested box, be it that of a segmentation; empty for any other volume."""
-    name = stemOf(path).removesuffix(".seg")
+    name = stemOf(path)
     return name if BOX.fullmatch(name) else ""
 
 
-def openPairs(paths: list[tuple[Path, Path]]) -> list[Pair]:
-    """Open images and masks; masks turned into the places of their images, as far as their files say."""
+def openPairs(
+    paths: list[tuple[Path, Path]], labels: Labels = PUBLISHED.labels, ignoreLabel: Labels = ()
+) -> list[Pair]:
+    """Open images and masks; masks put into the places of their images, as far as their files say.
+
+    Parameters
+    ----------
+    paths : list of (Path, Path)
+        Images and their masks.
+    labels, ignoreLabel : sequence of int or str
+        Positive ones, and those that count nowhere: numbers or names of segments.
+    """
     remedy = "take the mask that was drawn on this image, with its geometry"
-    opened = [(openVolume(image), openVolume(mask)) for image, mask in paths]
-    return [Pair(image, putInPlace(image, mask, remedy)) for image, mask in opened]
+    images = [openVolume(image) for image, _ in paths]
+    return [
+        Pair(image, openOnto(mask, image, labels, remedy, ignoreLabel))
+        for image, (_, mask) in zip(images, paths, strict=True)
+    ]
 
 
 def doubtNames(pairs: list[tuple[Path, Path]]) -> list[str]:

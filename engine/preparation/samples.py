@@ -15,7 +15,8 @@ from engine.base.errors import PipelineError
 from engine.base.files import flushToDisk, lockName, reserveSpace, writeAtomically
 from engine.base.records import changedNames, digestFile, packageVersions, readJson, writeJson
 from engine.preparation.pairs import Pair, explainReadErrors
-from engine.volumes.turned import TurnedVolume
+from engine.volumes.frame import Turn
+from engine.volumes.place import viewOf
 from engine.volumes.volume import Volume
 
 Place = Sequence[slice]
@@ -219,10 +220,12 @@ def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
 
     A folder of slices has one digest, of those of its files in order: two thousand would bury the others.
     """
-    inputs, outputs, turned, inner = {}, {}, [], {}
+    inputs, outputs, turned, placed, inner = {}, {}, [], {}, {}
     for part in parts:
         for pair in part.pairs:
-            turned += [f"{part.name}Masks/{pair.mask.path.name}"] * isinstance(pair.mask, TurnedVolume)
+            name, view = f"{part.name}Masks/{pair.mask.path.name}", viewOf(pair.mask)
+            turned += [name] * (view.turn != Turn())
+            placed |= {name: list(view.window.corner)} if view.window else {}
             for kind, volume in zip(("Images", "Masks"), pair, strict=True):
                 inputs |= {f"{part.name}{kind}/{name}": digest for name, digest in _digestVolume(volume)}
                 inner |= {f"{part.name}{kind}/{volume.path.name}": volume.inner} if volume.inner else {}
@@ -236,6 +239,7 @@ def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
     }
     parameters |= {"turnedMasks": turned} if turned else {}
     parameters |= {"inner": inner} if inner else {}  # what is meant in files of several things
+    parameters |= {"placedMasks": placed} if placed else {}  # voxel of the image at which each begins
     return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.base.parameters import NOTHING
 from engine.base.ranges import Store
 from engine.results.looks import Looks
-from engine.volumes.formats import openVolume
-from engine.volumes.place import describePlaces, putInPlace
-from engine.volumes.targets import Target
+from engine.volumes.place import describePlaces, openOnto
+from engine.volumes.targets import PUBLISHED, Labels, Target, chooseTargets
 from engine.volumes.volume import Region, Volume
 
 
@@ -61,15 +61,42 @@ class Evaluation(NamedTuple):
     page: Page
 
 
-def openReference(nameReference: Path, volume: Volume) -> Volume | None:
-    """Open the manual mask of a volume, if there is one, with its voxels in the order of the volume."""
-    if str(nameReference) == "none":
+def openTargets(
+    positiveLabel: Labels, known: Labels | int | None, nameReference: Path, volume: Volume
+) -> list[tuple[Target, Volume | None]]:
+    """Choose what is looked for, and open the manual mask to see it there; None where there is no mask.
+
+    Parameters
+    ----------
+    positiveLabel, known
+        As of `targets.chooseTargets`.
+    nameReference, volume
+        As of `openReference`.
+    """
+    targets = chooseTargets(positiveLabel, known, str(nameReference) != NOTHING)
+    return [(target, openReference(nameReference, volume, target.labels)) for target in targets]
+
+
+def openReference(
+    nameReference: Path, volume: Volume, labels: Labels = PUBLISHED.labels, ignoreLabel: Labels = ()
+) -> Volume | None:
+    """Open the manual mask of a volume, if there is one, with its voxels in the places of the volume.
+
+    Parameters
+    ----------
+    nameReference : Path
+        The mask; "none" where there is none.
+    volume : Volume
+        What it was drawn on.
+    labels, ignoreLabel : sequence of int or str
+        Positive ones, and those that count nowhere: numbers or names of segments.
+    """
+    if str(nameReference) == NOTHING:
         return None
-    reference = openVolume(nameReference)
     remedy = "give it the geometry of its volume, or predict without it (--nameReference none)"
-    return putInPlace(volume, reference, remedy)
+    return openOnto(nameReference, volume, labels, remedy, ignoreLabel)
 
 
 def describePlace(volume: Volume, reference: Volume | None) -> list[str]:
-    """Tell whether the manual mask was turned, and what was assumed of its place."""
+    """Tell how the manual mask was put into place, and what was assumed of its place."""
     return describePlaces([(volume, reference)]) if reference else []

@@ -16,6 +16,9 @@ from engine.results.reading import SHOWN, Question, Reading, leaveRanges, readAl
 from engine.volumes.frame import Frame
 from engine.volumes.growing import partialName
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf
+from engine.volumes.segments import namedLabels, resolveLabels
+from engine.volumes.targets import Labels, Target
+from engine.volumes.volume import Volume
 
 
 def evaluate(
@@ -112,8 +115,14 @@ def _ask(written: Written, evaluation: Evaluation, frame: Frame) -> Question:
     target, criteria, reference, paths, looks, _ = evaluation
     hasReference = reference is not None
     isMeasured = needParticles(paths) or (hasReference and criteria.minimumVoxels > 1)
-    asked = criteria, frame, target.labels, written.learnt, hasReference, isMeasured
-    return Question(written.shape, *asked, looks.part(0, written.shape[2], *SHOWN))
+    labels, named = ((), ()) if reference is None else _readLabels(reference, target)
+    asked = criteria, frame, labels, written.learnt, hasReference, isMeasured
+    return Question(written.shape, *asked, looks.part(0, written.shape[2], *SHOWN), named)
+
+
+def _readLabels(reference: Volume, target: Target) -> tuple[Labels, Labels]:
+    """Give the numbers of a mask that are positive, and those that have a name."""
+    return resolveLabels(target.labels, reference), namedLabels(reference)
 
 
 def _judge(

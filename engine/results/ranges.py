@@ -23,10 +23,9 @@ from engine.base.ranges import cutRanges
 from engine.base.records import sketchFile
 from engine.base.workers import Processes, Workers, openWorkers
 from engine.measures.labelling import Labels
-from engine.volumes.formats import openVolume
-from engine.volumes.frame import Turn
+from engine.volumes.formats import openMask, openVolume
 from engine.volumes.names import nameOf
-from engine.volumes.turned import TurnedVolume
+from engine.volumes.place import View, openView, viewOf
 from engine.volumes.volume import Region, Volume, chooseSlab
 
 LOGGER = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Source(NamedTuple):
     region: Region  # of the volume, which the mask has the shape of
     slab: int  # planes that are read at a time
     reference: Path | None = None
-    turn: Turn = Turn()  # of the reference
+    view: View = View()  # of the reference
     seen: tuple[tuple[Path, dict], ...] = ()  # what other machines must see: a sketch of each file
 
     @classmethod
@@ -64,19 +63,18 @@ class Source(NamedTuple):
         slab = chooseSlab([stop - start for start, stop in region], memoryBudget)
         if reference is None:
             return cls(result, region, slab)
-        turn = reference.turn if isinstance(reference, TurnedVolume) else Turn()
-        return cls(result, region, slab, nameOf(reference), turn)
+        return cls(result, region, slab, nameOf(reference), viewOf(reference))
 
     @property
     def isSeekable(self) -> bool:
         """Whether a part can be read without all that lies before it."""
-        paths = [path for path in (self.result, self.reference) if path]
-        return all(getattr(openVolume(path), "encoding", "raw") == "raw" for path in paths)
+        volumes = [openVolume(self.result)] + ([openMask(self.reference)] if self.reference else [])
+        return all(getattr(volume, "encoding", "raw") == "raw" for volume in volumes)
 
     def absolute(self) -> "Source":
         """Give the same with names that mean it on other machines too, which must find the same files."""
         named = [path.resolve() if path else None for path in (self.result, self.reference)]
-        files = [file for path in named if path for file in openVolume(path).files]
+        files = openVolume(named[0]).files + (openMask(named[1]).files if named[1] else ())
         seen = tuple((file, sketchFile(file)) for file in files)
         return self._replace(result=named[0], reference=named[1], seen=seen)
 
@@ -99,9 +97,7 @@ class Source(NamedTuple):
         if self.reference is None:
             yield from ((block, None) for block in results)
             return
-        reference = openVolume(self.reference)
-        if self.turn != Turn():
-            reference = TurnedVolume(reference, self.turn)
+        reference = openView(self.reference, self.view)
         across, start = self.region[:2], self.region[2][0]
         masks = reference.slabs((*across, (start + first, start + last)), self.slab)
         yield from zip(results, masks, strict=True)  # both to their ends

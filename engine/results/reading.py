@@ -36,6 +36,7 @@ class Question(NamedTuple):
     hasReference: bool
     isMeasured: bool  # whether particles are looked for
     looks: Looks  # empty: what is to be shown
+    named: Labels = ()  # of the reference, that mean something else
 
 
 class JoinedValues(OtherValues):
@@ -68,7 +69,7 @@ class Reading(NamedTuple):
         judged = Judged(question.shape, threshold, connectivity, question.frame, *kinds, first)
         scores = VoxelScores(threshold) if question.hasReference else None
         sureness = Sureness(threshold, question.learnt)
-        return cls(judged, sureness, scores, JoinedValues(question.labels), looks)
+        return cls(judged, sureness, scores, JoinedValues(question.labels, question.named), looks)
 
     def join(self, other: "Reading") -> None:
         """Add what was seen of the next range."""
@@ -189,4 +190,4 @@ def _nameOf(question: Question, source: Source) -> str:
     looks, reference = question.looks, source.reference
     shown = sorted(looks.slices), sorted(looks.previews)
     sketch = sketchFile(reference) if reference and reference.is_file() else str(reference)
-    return f"{question._replace(looks=None)} {shown} {source.region} {source.slab} {source.turn} {sketch}"
+    return f"{question._replace(looks=None)} {shown} {source.region} {source.slab} {source.view} {sketch}"

@@ -10,6 +10,7 @@ METRES = {"nm": 1e-9, "um": 1e-6, "µm": 1e-6, "μm": 1e-6, "microns": 1e-6, "mm
 SAME_SIZE = 0.05  # relative difference that sizes of voxels may have
 
 MOST_APART = 0.1  # of a voxel side: what float32 makes of directions and origins stays below it
+FAR = 1e9  # voxels between two volumes that have nothing in common
 PATIENT = re.compile(
     "(r|l)(?:ight|eft)?-?(a|p)(?:nterior|osterior)?-?(s|i)(?:uperior|nferior)?(?:-time|t)?", re.IGNORECASE
 )
@@ -105,6 +106,27 @@ def findTurn(first: Frame, second: Frame) -> Turn:
     if sorted(axes) != [0, 1, 2] or np.abs(np.abs(along) - 1).max() > MOST_APART:
         return Turn()
     return Turn(tuple(axes.tolist()), tuple((along < 0).tolist()))
+
+
+def cutFrame(frame: Frame, corner: tuple[int, ...]) -> Frame:
+    """Give the frame of a part of a volume that begins at a voxel of it, or before it."""
+    return frame._replace(origin=frame.origin + np.array(corner, float) @ frame.directions)
+
+
+def findCorner(first: Frame, second: Frame) -> tuple[int, ...] | None:
+    """Find the voxel of a first volume, or beyond it, that is nearest to the first one of a second volume.
+
+    Returns
+    -------
+    tuple or None
+        Whole numbers along (x, y, z); None where one of both does not say where it lies.
+    """
+    signs, scale = _commonSigns(first.space, second.space), _scaleBetween(first, second)
+    if signs is None or scale is None or not (first.hasOrigin and second.hasOrigin):
+        return None
+    apart = (second.origin * signs * scale - first.origin) @ np.linalg.inv(first.directions)
+    isSmall = np.isfinite(apart).all() and np.abs(apart).max() < FAR
+    return tuple(np.rint(apart).astype(int).tolist()) if isSmall else None
 
 
 def compareFrames(

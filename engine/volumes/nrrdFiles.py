@@ -9,12 +9,15 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from engine.base.errors import PipelineError
 from engine.volumes.dataFiles import LIKE_NUMBERED, findDataFile, measureSurplus, numberNames
 from engine.volumes.nrrdHeaders import ENCODINGS, readHeader, voxelType
 from engine.volumes.rawData import CHUNK_BYTES, COMPRESSED, SKIP_REMEDY, RawVolume
 
 LOGGER = logging.getLogger(__name__)
+MOST_LAYERS = 1000  # of overlapping segments
 
 # -------------------------------------------------- open: everything is checked, no voxel is read
 
@@ -38,11 +41,25 @@ def openVolume(path: str | Path) -> RawVolume:
         The file is missing, no NRRD or no 3D volume with one number a voxel, its header contradicts itself,
         or its data are missing, too short, in an encoding that cannot be read or in another folder.
     """
-    path = Path(path)
+    return _open(Path(path))
+
+
+def openMask(path: str | Path) -> RawVolume:
+    """Open an NRRD file as `openVolume`; a segmentation of 3D Slicer may have layers.
+
+    Then a voxel is a record with a field for each layer, `layer0` and so on: see `segments.LayeredVolume`.
+    """
+    return _open(Path(path), mayHaveLayers=True)
+
+
+def _open(path: Path, mayHaveLayers: bool = False) -> RawVolume:
+    """Open a file and check it."""
     try:
-        header, headerBytes = readHeader(path)
+        header, headerBytes = readHeader(path, mayHaveLayers)
         shape, dtype = tuple(header["sizes"].tolist()), voxelType(path, header)
         encoding = _checkEncoding(path, header)
+        if isinstance(header.get("layers"), int):  # a key/value of that name is text
+            dtype = _recordType(path, header, dtype, encoding)
         byteSkip = header.get("byte skip", 0) if encoding in COMPRESSED else 0
         volume = RawVolume(
             path, header, shape, dtype, encoding, _findDataFiles(path, header), offsets=(), byteSkip=byteSkip
@@ -53,6 +70,16 @@ def openVolume(path: str | Path) -> RawVolume:
         raise PipelineError(
             f"cannot be read: {error.strerror or error}", file=error.filename or path
         ) from error
+
+
+def _recordType(path: Path, header: dict, dtype: np.dtype, encoding: str) -> np.dtype:
+    """Give the type of a voxel with several numbers: the layers lie side by side in the file."""
+    count = header.pop("layers")
+    if not 1 <= count <= MOST_LAYERS:
+        raise PipelineError("has too many layers", file=path, expected=f"1 to {MOST_LAYERS}", received=count)
+    if encoding == "text":
+        raise PipelineError("layers in text cannot be read", file=path, remedy="save it as raw or gzip")
+    return np.dtype([(f"layer{number}", dtype) for number in range(count)]) if count > 1 else dtype
 
 
 def _checkEncoding(path: Path, header: dict) -> str:

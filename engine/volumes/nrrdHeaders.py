@@ -85,13 +85,16 @@ FORMATS = {  # field: how its value is written; the order is that of the header
 # -------------------------------------------------- from text to a checked header
 
 
-def readHeader(path: Path) -> tuple[OrderedDict, int]:
+def readHeader(path: Path, mayHaveLayers: bool = False) -> tuple[OrderedDict, int]:
     """Parse the header of a 3D volume with one number a voxel.
 
     Parameters
     ----------
     path : Path
         An .nrrd or .nhdr file.
+    mayHaveLayers : bool
+        Whether a segmentation of 3D Slicer may hold several numbers a voxel, on a first axis that is none of
+        space; `layers` of the header tells how many.
 
     Returns
     -------
@@ -123,7 +126,8 @@ def readHeader(path: Path) -> tuple[OrderedDict, int]:
     if listed:
         header["data file"] = fields["data file"].split("\n")
     header.update((key, value) for key, value in keyValues.items() if key not in header)
-    _dropSingleAxis(header)
+    if not (mayHaveLayers and _dropLayers(header)):
+        _dropSingleAxis(header)
     _checkScalarVolume(path, header)
     _checkGeometry(path, header)
     return header, byteCount
@@ -200,8 +204,23 @@ def _closeVectors(value: str) -> str:
 def _dropSingleAxis(header: dict) -> None:
     """Leave out a fourth axis of one voxel: the only channel, or the only moment, of a 3D volume."""
     axis = _findSingleAxis(header)
-    if axis is None:
-        return
+    if axis is not None:
+        _dropAxis(header, axis)
+
+
+def _dropLayers(header: dict) -> bool:
+    """Leave out the axis of the layers of a segmentation, which comes first; tells whether there is one."""
+    isSegmentation = any(re.match("Segment[0-9]+_", name) for name in header)
+    isFirst = "".join(header.get("kinds", ())[:1]).lower() in ("list", "vector")  # the second as ITK writes
+    if header["dimension"] != 4 or len(header["sizes"]) != 4 or not (isSegmentation and isFirst):
+        return False
+    header["layers"] = int(header["sizes"][0])
+    _dropAxis(header, 0)
+    return True
+
+
+def _dropAxis(header: dict, axis: int) -> None:
+    """Leave out one of four axes."""
     header["dimension"], header["sizes"] = 3, np.delete(header["sizes"], axis)
     for name in AXIS_FIELDS:
         if name in header and len(header[name]) == 4:

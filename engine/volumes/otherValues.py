@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from engine.volumes.targets import Labels, describeLabels, meansAllBut
+from engine.volumes.targets import Labels, describeLabels, meansAllBut, selectPositive
 
 MOST_VALUES = 4096  # that are told apart; an interpolated mask of floats holds millions
 EXAMPLES = 3
@@ -20,16 +20,20 @@ class OtherValues:
     Parameters
     ----------
     labels : sequence of int or str
-        The positive ones, as `targets.parseLabels` gives them.
+        The positive ones, as `segments.resolveLabels` gives them.
+    named : sequence of int or str
+        Others that mean something, such as segments with a name, and are not counted.
     """
 
-    def __init__(self, labels: Labels) -> None:
-        self._labels, self._isRestNamed = labels, meansAllBut(labels)
+    def __init__(self, labels: Labels, named: Labels = ()) -> None:
+        self._labels, self._named, self._isRestNamed = labels, named, meansAllBut(labels)
         self._size, self._rare, self._counts = 0, 0, Counter()
 
     def add(self, mask: np.ndarray, positive: np.ndarray) -> None:
         """Take a block of a mask, and which of its voxels are positive."""
         self._size += mask.size
+        if np.size(self._named):
+            positive = positive | selectPositive(mask, self._named)
         if self._isRestNamed:
             if mask.dtype.kind == "f":
                 self._take(mask[positive & (mask != np.rint(mask))])

@@ -4,12 +4,11 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from engine.volumes.frame import Frame, Turn, turnFrame
-from engine.volumes.volume import SLAB, Region, Volume, checkRegion
+from engine.volumes.volume import SLAB, Region, VolumeView, checkRegion
 
 GROUP_BYTES = (
     1 << 26
@@ -17,7 +16,7 @@ GROUP_BYTES = (
 
 
 @dataclass(frozen=True, eq=False)
-class TurnedVolume:
+class TurnedVolume(VolumeView):
     """A volume with its axes flipped or in another order; as every `Volume` otherwise.
 
     Parameters
@@ -28,38 +27,12 @@ class TurnedVolume:
         For every axis that of the source, and whether it runs the other way.
     """
 
-    source: Volume
     turn: Turn
-
-    @property
-    def path(self) -> Path:
-        """What was asked for."""
-        return self.source.path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All that the voxels follow from."""
-        return self.source.files
-
-    @property
-    def inner(self) -> str:
-        """Which of the things in the file is meant."""
-        return self.source.inner
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels along (x, y, z)."""
         return tuple(self.source.shape[axis] for axis in self.turn.axes)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of a voxel."""
-        return self.source.dtype
-
-    @property
-    def header(self) -> dict:
-        """Empty: that of the file tells where its own first voxel lies."""
-        return {}
 
     @functools.cached_property
     def frame(self) -> Frame:

@@ -6,6 +6,7 @@ Arrays are (x, y, z), the first axis changes fastest in the files; slabs are blo
 import math
 import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +55,62 @@ class Volume(Protocol):
 
     def slabs(self, region: Region | None = None, planeCount: int = SLAB) -> Iterator[np.ndarray]:
         """Read a region as consecutive blocks (x, y, planes) in Fortran order, each an array of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeView:
+    """What every volume is that is read from another one.
+
+    Parameters
+    ----------
+    source : Volume
+        As it lies in its file, or a view on that.
+    """
+
+    source: Volume
+
+    @property
+    def path(self) -> Path:
+        """What was asked for."""
+        return self.source.path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that the voxels follow from."""
+        return self.source.files
+
+    @property
+    def inner(self) -> str:
+        """Which of the things in the file is meant."""
+        return self.source.inner
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along (x, y, z)."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of a voxel."""
+        return self.source.dtype
+
+    @property
+    def frame(self) -> Frame:
+        """Where the voxels lie in space."""
+        return self.source.frame
+
+    @property
+    def header(self) -> dict:
+        """Empty: that of the file tells where its own first voxel lies."""
+        return {}
+
+
+def listSources(volume: Volume) -> list[Volume]:
+    """List a volume and all that it is a view on; the last one is the file."""
+    found = [volume]
+    while isinstance(found[-1], VolumeView):
+        found.append(found[-1].source)
+    return found
 
 
 def completeRegion(shape: tuple[int, ...], region: Region | None) -> tuple[tuple[int, int], ...]:

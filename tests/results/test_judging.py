@@ -80,7 +80,7 @@ def prepare(
 ):
     """Describe the probability, and all results of it."""
     volume = openVolume(folder / "scan_data.nrrd")
-    reference = openReference(folder / f"{mask}.nrrd" if mask else "none", volume)
+    reference = openReference(folder / f"{mask}.nrrd" if mask else "none", volume, labels)
     region = tuple((0, side) for side in SHAPE)
     written = Written(folder / "scan_segmented.nrrd", volume, region, LEARNT, 0, {}, store)
     paths = kinds.chooseResults(written.path, outputFormat, SWITCHES, reference is not None)
@@ -245,6 +245,35 @@ def testATurnedMaskIsReadByEveryProcess(scan, pools):
     mask = np.isin(mask, (1, 2))
     positive = nrrd.read(str(scan / "scan_segmented.nrrd"))[0] >= 0.5
     assert (scores["tp"], scores["fn"]) == ((positive & mask).sum(), (~positive & mask).sum())
+
+
+@pytest.mark.parametrize("isOverlapping", [False, True])
+@pytest.mark.parametrize("encoding", ["raw", "gzip"])
+def testACroppedSegmentationIsReadByEveryProcess(scan, pools, encoding, isOverlapping):
+    header = {"space": "left-posterior-superior", "space units": ["um"] * 3, "encoding": encoding}
+    steps, corner = np.diag([0.5, 0.7, 1.1]), np.array([2, 1, 3])
+    mask = nrrd.read(str(scan / "scan_mask.nrrd"))[0]
+    place = {"space directions": steps, "space origin": np.zeros(3)}
+    nrrd.write(str(scan / "scan_data.nrrd"), mask, header | place)
+    part = mask[2:-1, 1:-4, 3:-2]
+    place = {"space directions": steps, "space origin": corner @ steps}
+    place |= {"Segment0_Name": "one", "Segment0_LabelValue": "1", "Segment0_Layer": "0"}
+    if isOverlapping:
+        other = (part == 2) | (np.indices(part.shape)[0] == 4)
+        part, place["kinds"] = np.stack([part == 1, other]).astype(np.uint8), ["list", *["domain"] * 3]
+        place["space directions"] = np.vstack([np.full((1, 3), np.nan), steps])
+        place |= {"Segment1_Name": "two", "Segment1_LabelValue": "1", "Segment1_Layer": "1"}
+        positive = np.pad((part[0] == 1) | other, [(2, 1), (1, 4), (3, 2)])
+    else:
+        place |= {"Segment1_Name": "two", "Segment1_LabelValue": "2", "Segment1_Layer": "0"}
+        positive = np.pad(np.isin(part, (1, 2)), [(2, 1), (1, 4), (3, 2)])
+    nrrd.write(str(scan / "part.seg.nrrd"), np.asfortranarray(part), header | place)
+    one, two, _ = (judge(scan, workers, labels="one,two", mask="part.seg")[0] for workers in pools)
+    assert one == two
+    scores = json.loads(one["scan_segmented_scores.json"])["voxels"]
+    found = nrrd.read(str(scan / "scan_segmented.nrrd"))[0] >= 0.5
+    assert (scores["tp"], scores["fn"]) == ((found & positive).sum(), (~found & positive).sum())
+    assert 0 < scores["tp"] < found.sum()
 
 
 def testATruncatedProbabilityIsRefusedAndNothingIsWritten(scan, pools):

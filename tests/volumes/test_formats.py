@@ -96,3 +96,10 @@ def testADotInTheNameOfAFolderIsNoEnding(tmp_path):
     (tmp_path / "a_mask.tiff").touch()
     assert findBeside(tmp_path / "a", "a_mask").name == "a_mask.tiff"
     assert nameProbability(tmp_path / "scan_0.65um").name == "scan_0.65um_segmented.nrrd"
+
+
+def testSegmentationBesideAVolumeIsFoundAfterPlainMasks(tmp_path):
+    assert stemOf(tmp_path / "scan.seg.nrrd") == "scan" and isVolumeName(Path("scan.SEG.nrrd"))
+    for name in ("scan_mask.seg.nrrd", "scan_mask.tif", "scan_mask.nrrd"):
+        (tmp_path / name).touch()
+        assert findBeside(tmp_path / "scan.nrrd", "scan_mask") == tmp_path / name

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from engine.base.errors import PipelineError
-from engine.volumes.targets import PUBLISHED, chooseTargets, describeLabels, parseLabels, selectPositive
+from engine.volumes.targets import (
+    PUBLISHED,
+    chooseTargets,
+    describeLabels,
+    joinValues,
+    parseLabels,
+    selectPositive,
+)
 
 MASK = np.random.default_rng(3).integers(0, 5, (7, 5, 6))
 SIGNED = np.random.default_rng(4).integers(-6, 7, (5, 7, 6))
@@ -90,6 +97,11 @@ def testPositiveIsZeroAsPublished():
         ("!0", "!0"),
         ("! 0 , 255", "!0,255"),
         ("!1-3", "!1-3"),
+        (" Pore ", "Pore"),
+        ("pore , large  grain", "pore,large  grain"),
+        ("1,Segment_2,4-5", "1,Segment_2,4-5"),
+        ("! wall,3", "!wall,3"),
+        ("\xe9tain", "\xe9tain"),
     ],
 )
 def testLabelsAreReadAsJsonHoldsThem(text, labels):
@@ -99,7 +111,7 @@ def testLabelsAreReadAsJsonHoldsThem(text, labels):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "1,", "1.5", "0 1", "1;2", "!", "!!0", "1,!2", "1-", "1-2-3", "--1", "1-a", "1" * 5000]
+    "text", ["", "a,", "1,", "1.5", "0 1", "1;2", "!", "!!0", "1,!2", "1-", "1-2-3", "--1", "1-a", "1" * 5000]
 )
 def testOtherTextIsRefusedWithTheTextItself(text):
     with pytest.raises(PipelineError) as caught:
@@ -117,6 +129,37 @@ def testRangeThatEndsBeforeItBeginsIsRefused(text, part, remedy):
         parseLabels(text)
     rule = f"the range {part} of positiveLabel ends before it begins"
     assert str(caught.value) == f"{rule} (received {text!r}); write {remedy}"
+
+
+@pytest.mark.parametrize("text", ["pore", "1,pore", "!wall"])
+def testNamesSelectNothingWhereTheyHaveNoMeaning(text):
+    with pytest.raises(PipelineError) as caught:
+        selectPositive(MASK, text)
+    line = str(caught.value)
+    assert line.startswith("positiveLabel cannot be read (expected whole numbers or ranges separated by")
+    assert "or names" not in line and f"received {text!r}); names have a meaning in segmentations of" in line
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [([], ()), ([3], (3,)), ([5, 1, 3], (1, 3, 5)), ([4, 2, 3, 9], "2-4,9"), ([-2, -1, 7, 8], "-2--1,7-8")],
+)
+def testValuesAreWrittenAsFewRanges(values, labels):
+    assert joinValues(values) == labels
+    np.testing.assert_array_equal(selectPositive(SIGNED, labels), np.isin(SIGNED, values))
+
+
+def testNoLabelsSelectNothing():
+    for order in "CF":
+        positive = selectPositive(np.asarray(MASK, order=order), ())
+        assert positive.dtype == bool and not positive.any() and positive.shape == MASK.shape
+
+
+def testNamesOfTheUserNeedAMaskThoseOfTheTrainingDoNot():
+    assert chooseTargets("pore", None)[0].labels == "pore"
+    assert chooseTargets("", "pore", hasReference=False)[0].labels == "pore"
+    with pytest.raises(PipelineError, match="names are those of the segments of a mask, and there is none"):
+        chooseTargets("pore", None, hasReference=False)
 
 
 @pytest.mark.parametrize(
