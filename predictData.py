@@ -39,6 +39,7 @@ from engine.results.evaluation import Criteria, Evaluation, Page, Written, descr
 from engine.results.looks import Looks
 from engine.results.ranges import openHands
 from engine.volumes.formats import openVolume
+from engine.volumes.ignored import chooseIgnored
 from engine.volumes.nrrdGeometry import withVoxelSize
 from engine.volumes.targets import chooseTargets
 from engine.volumes.volume import Volume, checkRegion
@@ -55,6 +56,7 @@ z1: int | None = None  # the same along z
 z2: int | None = None  # the same along z
 nameReference: Path | None = None  # its manual mask; without it one called *_mask beside it; none = no scores
 positiveLabel: str = ""  # value of the reference, or 1,2 or 1-30 or '!0' (all but 0); empty: as trained
+ignoreLabel: str = ""  # its values that count in no score, such as 255; empty: as trained; none: all count
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
 moments: Literal["", "plain", "robust"] = ""  # of the z-score; empty: as in the training, else robust
@@ -130,6 +132,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
     targets = chooseTargets(arguments.positiveLabel, contract.positiveLabel if contract else None)
+    ignored = chooseIgnored(arguments.ignoreLabel, contract and contract.ignoreLabel, targets[0].labels)
     switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
     results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
@@ -157,9 +160,9 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
         if arguments.dryRun:
             say(told.estimateDuration(runs.openNetwork(run), run))
             return
-        looks = Looks(request.shape, results, hasReference)
         page = Page(volume.path.name, run.madeBy, plainSettings(arguments))
-        evaluations = [Evaluation(part, criteria, reference, results, looks, page) for part in targets]
+        judged = criteria, reference, results, Looks(request.shape, results, hasReference), page, ignored
+        evaluations = [Evaluation(part, *judged) for part in targets]
         if arguments.part:
             carryOutPart(run, evaluations, clock)
         else:
@@ -189,7 +192,7 @@ def carryOut(
     run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch, workers: DaskWorkers | None, count: int
 ) -> None:
     """Predict what is not predicted yet, make the results of every target, and tell of them."""
-    request, (_, criteria, _, paths, looks, page) = run.request, evaluations[0]
+    request, (_, criteria, _, paths, looks, page, _) = run.request, evaluations[0]
     if run.isFinished:
         say(*describeGreys(run))
         if looks.areWanted:
@@ -222,9 +225,8 @@ def carryOut(
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
     run.forgetSeen()
-    say(told.describeEnd(request, clock))
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
-    say(*(f"  {relativePath(path)}" for path in written))
+    say(told.describeEnd(request, clock), *(f"  {relativePath(path)}" for path in written))
 
 
 def carryOutPart(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.base.errors import PipelineError
-from engine.volumes.targets import Labels, describeLabels, parseLabels, selectPositive
+from engine.volumes.ignored import parseIgnored, refuseBoth, selectIgnored
+from engine.volumes.targets import Labels
 from engine.volumes.volume import Volume
 
 EVERY = "all"  # in place of slices: every one is labelled
@@ -75,11 +76,6 @@ class Labelled(NamedTuple):
 EVERYTHING = Labelled()
 
 
-def selectIgnored(mask: np.ndarray, ignored: Labels) -> np.ndarray:
-    """Select the voxels that count nowhere: bool of the mask's shape."""
-    return selectPositive(mask, ignored)
-
-
 # ----------------------------------------------------------------------------------------- from what is typed
 
 
@@ -103,23 +99,10 @@ def parseLabelled(
         A text that cannot be read, or a label that is to be positive and ignored.
     """
     ignored = parseIgnored(ignoreLabel)
-    both = set(ignored) & set(positive) if not isinstance(ignored, str) | isinstance(positive, str) else ()
-    if both:
-        rule = f"{describeLabels(sorted(both))} is in ignoreLabel and in positiveLabel"
-        raise PipelineError(rule, remedy="a voxel counts as positive or not at all")
+    refuseBoth(ignored, positive)
     training = parseSlices(labelledSlices, "labelledSlices")
     validation = parseSlices(validationSlices, "validationSlices") if validationSlices else training
     return {"training": Labelled(ignored, training), "validation": Labelled(ignored, validation)}
-
-
-def parseIgnored(ignoreLabel: Labels | int) -> Labels:
-    """Read the values of a mask that count nowhere, as `parseLabels` does; () where there are none."""
-    if ignoreLabel == () or not str(ignoreLabel).strip():
-        return ()
-    try:
-        return parseLabels(ignoreLabel)
-    except PipelineError as error:
-        raise PipelineError(str(error).replace("positiveLabel", "ignoreLabel")) from error
 
 
 def parseSlices(text: str, name: str) -> tuple[tuple[range, ...], ...]:

@@ -7,7 +7,7 @@ from engine.base.ranges import Store
 from engine.results.looks import Looks
 from engine.volumes.formats import openVolume
 from engine.volumes.place import describePlaces, putInPlace
-from engine.volumes.targets import Target
+from engine.volumes.targets import Labels, Target
 from engine.volumes.volume import Region, Volume
 
 
@@ -59,6 +59,7 @@ class Evaluation(NamedTuple):
     paths: dict[str, Path]  # {kind of result: file}
     looks: Looks
     page: Page
+    ignored: Labels = ()  # values of the reference that count in no score
 
 
 def openReference(nameReference: Path, volume: Volume) -> Volume | None:

@@ -7,7 +7,8 @@ import pytest
 
 from engine.base.errors import PipelineError
 from engine.preparation.checks import Tally
-from engine.preparation.labelled import Labelled, parseIgnored, parseLabelled, parseSlices
+from engine.preparation.labelled import Labelled, parseLabelled, parseSlices
+from engine.volumes.ignored import parseIgnored
 
 SHAPE = (5, 7, 11)
 MASK = np.random.default_rng(0).choice([0, 3, 4, 255], SHAPE).astype(np.uint8)
@@ -68,7 +69,9 @@ def testValidationFollowsTheTrainingUnlessItIsTold():
     assert slicesOf("z:10", "x:5") == (ten, five)
     assert slicesOf("z:10", "all") == (ten, ())
     assert slicesOf("", "x:5") == ((), five)
-    assert parseIgnored(255) == [255] and parseIgnored(" ") == ()  # an edited constant may be a number
+    assert (
+        parseIgnored(255) == [255] and parseIgnored(" ") == parseIgnored("none") == ()
+    )  # an edited constant may be a number
 
 
 @pytest.mark.parametrize(
