@@ -260,6 +260,8 @@ def placePatch(
 ) -> tuple[int, tuple[slice, slice, slice]]:
     """Choose where a patch is cut: anywhere, or around a positive voxel, each of them equally often.
 
+    Where not all voxels are labelled, a labelled one takes the place of any.
+
     Parameters
     ----------
     generator, samples : Generator, Samples
@@ -268,7 +270,7 @@ def placePatch(
         Sides of the patch, voxels, at most those of a sub-volume.
     isPositive : bool
         Whether a positive voxel has to lie in the middle half of the patch, or as near to it as the edge
-        allows. Without any positive voxel the patch lies anywhere.
+        allows. Without any positive voxel the patch lies anywhere (labelled).
     index : int, optional
         The sub-volume; default: any.
 
@@ -278,11 +280,14 @@ def placePatch(
         Number of the sub-volume, and the patch in it.
     """
     candidates = np.arange(samples.count) if index is None else np.array([index])
-    counts = samples.positives[candidates].sum(axis=1)
+    planes, find, isAround = samples.positives, samples.positiveVoxel, isPositive
+    if samples.labels is not None and not (isPositive and planes[candidates].any()):
+        planes, find, isAround = samples.labels, samples.labelledVoxel, True
+    counts = planes[candidates].sum(axis=1)
     sides, patch = np.array(samples.sides), np.array(patch)
-    if isPositive and counts.any():
+    if isAround and counts.any():
         index = int(generator.choice(candidates, p=counts / counts.sum()))
-        voxel = samples.positiveVoxel(index, int(generator.integers(samples.positives[index].sum())))
+        voxel = find(index, int(generator.integers(planes[index].sum())))
         corner = voxel - generator.integers(patch // 4, -(-3 * patch // 4))
     else:
         index = int(generator.choice(candidates))
@@ -328,7 +333,7 @@ def drawBatch(
     Returns
     -------
     list of (array, array)
-        Grey values (x, y, z) float32 and mask bool.
+        Grey values (x, y, z) float32 and mask, as `Samples.read` gives it.
     """
     generator = np.random.default_rng((drawing.seed, epoch, step))
     first, indices = step * drawing.batchSize, [None] * drawing.batchSize

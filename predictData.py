@@ -55,6 +55,7 @@ z1: int | None = None  # the same along z
 z2: int | None = None  # the same along z
 nameReference: Path | None = None  # its manual mask; without it one called *_mask beside it; none = no scores
 positiveLabel: str = ""  # labels in the reference: 1,2, 1-30, '!0' or names of segments; empty: as trained
+ignoreLabel: str = ""  # its values that count in no score, such as 255; empty: as trained; none: all count
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
 moments: Literal["", "plain", "robust"] = ""  # of the z-score; empty: as in the training, else robust
@@ -126,8 +127,9 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     weights = arguments.weightFile or arguments.modelFile
     contract = contracts.findContract(weights)
     request = checkRequest(arguments, volume, contract, weights)
-    known = contract.positiveLabel if contract else None
-    sought = openTargets(arguments.positiveLabel, known, arguments.nameReference, volume)
+    positive = arguments.positiveLabel, contract and contract.positiveLabel
+    ignored = arguments.ignoreLabel, contract and contract.ignoreLabel
+    sought = openTargets(positive, ignored, arguments.nameReference, volume)
     reference = sought[0][1]  # the same file for all of them
     threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
@@ -158,9 +160,9 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
         if arguments.dryRun:
             say(told.estimateDuration(runs.openNetwork(run), run))
             return
-        looks = Looks(request.shape, results, hasReference)
         page = Page(shortName(volume), run.madeBy, plainSettings(arguments))
-        evaluations = [Evaluation(part, criteria, mask, results, looks, page) for part, mask in sought]
+        shown = results, Looks(request.shape, results, hasReference), page
+        evaluations = [Evaluation(part, criteria, mask, *shown, left) for part, mask, left in sought]
         if arguments.part:
             carryOutPart(run, evaluations, clock)
         else:
@@ -190,7 +192,7 @@ def carryOut(
     run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch, workers: DaskWorkers | None, count: int
 ) -> None:
     """Predict what is not predicted yet, make the results of every target, and tell of them."""
-    request, (_, criteria, _, paths, looks, page) = run.request, evaluations[0]
+    request, (_, criteria, _, paths, looks, page, _) = run.request, evaluations[0]
     if run.isFinished:
         say(*describeGreys(run))
         if looks.areWanted:
@@ -223,9 +225,8 @@ def carryOut(
         say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
     run.forgetSeen()
-    say(told.describeEnd(request, clock))
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
-    say(*(f"  {relativePath(path)}" for path in written))
+    say(told.describeEnd(request, clock), *(f"  {relativePath(path)}" for path in written))
 
 
 def carryOutPart(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> None:

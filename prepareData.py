@@ -3,7 +3,8 @@
 In:  trainingImages/ and validationImages/ (grey values: .nrrd, .nhdr, .tif, .tiff, or a folder of TIFF slices
      a volume), trainingMasks/ and validationMasks/; in sorted order image i belongs to mask i.
 Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDataMask.npy bool (True =
-     precipitate or pore), the two validation twins and parameters.json.
+     precipitate or pore), the two validation twins and parameters.json; where not every voxel is labelled
+     also trainingDataLabelled.npy bool (True = labelled) or its twin.
 
     python3 prepareData.py
 """
@@ -24,13 +25,22 @@ from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
 from engine.base.words import joinWords, printable
 from engine.base.workers import Workers, openWorkers
-from engine.preparation.checks import coverAxis, findLeaks, inspectPair, requireMemory
+from engine.preparation.checks import findLeaks, inspectPair, requireMemory
+from engine.preparation.cuts import Cut, keepLabelled, listCuts
+from engine.preparation.labelled import Labelled, parseLabelled
 from engine.preparation.pairs import Pair, doubtNames, listPairs, openPairs
-from engine.preparation.samples import Part, SampleWriter, describeRun, isUpToDate, openParts
+from engine.preparation.samples import (
+    Part,
+    SampleWriter,
+    describeOutputs,
+    describeRun,
+    isUpToDate,
+    openParts,
+)
 from engine.preparation.sets import describeSets, doubtSets
 from engine.volumes.names import shortName
 from engine.volumes.place import describePlaces
-from engine.volumes.scale import Finding, Scale, Statistics, measureKept
+from engine.volumes.scale import Finding, Statistics, measureKept
 from engine.volumes.segments import resolveLabels
 from engine.volumes.targets import Labels, parseLabels, selectPositive
 from functions import (
@@ -48,6 +58,9 @@ FOLDER = Path(__file__).resolve().parent
 # ----------------------------------------------------------------------------------------------- parameters
 # data
 positiveLabel: str = "0"  # positive mask value, or 1,2 or 1-30 or '!0' (all but 0), or names of segments
+ignoreLabel: str = ""  # mask values that count nowhere, such as 255 or 3,4; empty: none
+labelledSlices: str = ""  # z:10,40,70 or "z:0-190:8 x:64": all that is labelled; empty: every voxel
+validationSlices: str = ""  # the same of the validation masks; empty: as labelledSlices; all: every voxel
 normalization: Literal["subVolume", "volume"] = "subVolume"  # z-score over each (published) or whole volumes
 moments: Literal["plain", "robust"] = "robust"  # of all voxels (published), or without hot ones
 noData: str = "auto"  # grey value that means none; auto: recognised; none: all are values
@@ -103,6 +116,8 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Check every pair, plan the sub-volumes, normalise, cut, write."""
     labels, cutting = parseLabels(arguments.positiveLabel), pick(Cutting, arguments)
+    texts = arguments.ignoreLabel, arguments.labelledSlices, arguments.validationSlices
+    labelled = parseLabelled(*texts, labels)
     folder, scheme = arguments.learningData, arguments.normalization
     if not folder.is_dir():
         raise PipelineError("no such folder", file=folder)
@@ -115,19 +130,21 @@ def main(arguments: argparse.Namespace) -> None:
     for name, images in folders.items():
         paths = listPairs(*images)
         say(*doubtNames(paths))
-        pairs[name] = openPairs(paths, labels)
+        pairs[name] = openPairs(paths, labels, labelled[name].ignored)
         say(*describePlaces(pairs[name]))
-    parts = [planPart(name, part, cutting) for name, part in pairs.items()]
+    parts = [planPart(name, part, cutting, labelled[name]) for name, part in pairs.items()]
     requireMemory(parts, arguments.workerCount)
     record = describeRun(parts, plainSettings(arguments) | {"positiveLabel": labels})
-    say(*findLeaks(*pairs.values()))
+    say(*findLeaks(*parts))
     if not arguments.force and isUpToDate(record, folder):
         say(f"Nothing changed since the last run: {relativePath(folder)} is kept (--force repeats).")
         return
     asked = Statistics.parse(arguments.moments, arguments.noData)
     with openWorkers(min(arguments.workerCount, sum(map(len, pairs.values())))) as workers:
         inspect = partial(inspectPart, rotationCount=cutting.nb_rotation, labels=labels, asked=asked)
-        findings = {part.name: inspect(part, workers) for part in parts}
+        parts, found = zip(*(inspect(part, workers) for part in parts), strict=True)
+        findings = {part.name: scales for part, scales in zip(parts, found, strict=True)}
+        record["outputs"] = describeOutputs(parts)
         record["greys"] = describeSets(parts, findings)
         say(*doubtSets(record["greys"]))
         total = sum(part.sampleCount * math.prod(part.shape) for part in parts)
@@ -148,8 +165,10 @@ def main(arguments: argparse.Namespace) -> None:
     say(f"Next: {joinWords(['python3', 'trainingAndValidation.py', *flags])}")
 
 
-def planPart(name: str, pairs: list[Pair], cutting: Cutting) -> Part:
+def planPart(name: str, pairs: list[Pair], cutting: Cutting, labelled: Labelled) -> Part:
     """Choose one shape for all sub-volumes of a set and where they lie in each volume."""
+    for pair in pairs:
+        labelled.requireInside(pair.image)
     sides = list(zip(*(pair.image.shape for pair in pairs), strict=True))  # along x, y, z
     try:
         shape = tuple(map(chooseSubVolumeSide, sides, cutting.lengths))
@@ -163,82 +182,62 @@ def planPart(name: str, pairs: list[Pair], cutting: Cutting) -> Part:
     except PipelineError as error:
         raise PipelineError(f"{name} volumes: {error}") from error
     count = sum(len(x) * len(y) * len(z) for x, y, z in starts)
-    return Part(name, pairs, shape, starts, count * cutting.nb_rotation)
+    labelled = labelled.lookAt(pair.mask for pair in pairs)
+    return Part(name, pairs, shape, starts, count * cutting.nb_rotation, labelled)
 
 
 def inspectPart(
     part: Part, workers: Workers, rotationCount: int, labels: Labels, asked: Statistics
-) -> list[Finding]:
+) -> tuple[Part, list[Finding]]:
     """Tell what belongs to what, and how much of it is used; look at every voxel once."""
     say(f"{part.name.capitalize()}: {len(part.pairs)} pairs")
-    findings = []
-    covered = [
-        [coverAxis(*axis) for axis in zip(pair.image.shape, starts, part.shape, strict=True)]
-        for pair, starts in zip(part.pairs, part.starts, strict=True)
-    ]
-    items = list(zip(part.pairs, covered, strict=True))
-    inspected = workers.map(partial(inspectPair, labels=labels, asked=asked), items)
-    for (pair, used), (positive, found, lines) in zip(items, inspected, strict=True):
-        findings.append(found)
+    seen = []
+    options = {"shape": part.shape, "labels": labels, "labelled": part.labelled, "asked": asked}
+    items = list(zip(part.pairs, part.starts, strict=True))
+    for pair, found in zip(part.pairs, workers.map(partial(inspectPair, **options), items), strict=True):
+        seen.append(found)
+        labelled = "" if part.labelled.isDense else f"{found.labelled:.2%} labelled, of that "
         say(
-            *lines,
+            *found.warnings,
             f"  {shortName(pair.image)}  <->  {shortName(pair.mask)}  {describeShape(pair.image.shape)} "
-            f"{pair.image.dtype.name}, {positive:.3%} positive, "
-            f"{math.prod(axis.mean() for axis in used):.1%} of the voxels used",
+            f"{pair.image.dtype.name}, {labelled}{found.positive:.3%} positive, "
+            f"{found.used:.1%} of the voxels used",
         )
-    say(f"  {part.sampleCount} sub-volumes of {describeShape(part.shape)} voxels")
+    kept = keepLabelled(part, [found.counts for found in seen], rotationCount)
+    left = part.sampleCount - kept.sampleCount
+    note = f" ({left} without a labelled voxel are left out)" if left else ""
+    say(f"  {kept.sampleCount} sub-volumes of {describeShape(part.shape)} voxels{note}")
     for axes in ROTATION_AXES[: rotationCount - 1]:
         if any(quarterTurns(part.shape, axes, pair.image.frame.sides) == 2 for pair in part.pairs):
             say(f"  axes {axes}: the sides differ, so the copy is turned by 180 degrees instead of 90")
-    return findings
-
-
-class Cut(NamedTuple):
-    """The sub-volumes of one volume."""
-
-    pair: Pair
-    scale: Scale
-    starts: tuple[list[int], ...]  # along x, y and z
-    shape: tuple[int, int, int]
-    rotationCount: int
-    first: int  # number of its first sample in the set
-
-    @property
-    def sampleCount(self) -> int:
-        """Samples, with turned copies."""
-        return math.prod(map(len, self.starts)) * self.rotationCount
-
-
-def listCuts(part: Part, scales: list[Scale], rotationCount: int) -> list[Cut]:
-    """List what is cut from every volume of a set, and where it goes."""
-    cuts, first = [], 0
-    for pair, starts, scale in zip(part.pairs, part.starts, scales, strict=True):
-        cuts.append(Cut(pair, scale, starts, part.shape, rotationCount, first))
-        first += cuts[-1].sampleCount
-    return cuts
+    return kept, [found.found for found in seen]
 
 
 def cutPair(
     cut: Cut,
     labels: Labels,
     scheme: str,
-    writers: tuple[SampleWriter, SampleWriter],
+    writers: list[SampleWriter],
     watch: Callable[[float], None] | None,
 ) -> list[str]:
-    """Write normalised sub-volumes and their masks (x, y, z, 1) of a volume; gives warnings."""
+    """Write normalised sub-volumes, masks and what of them is labelled (x, y, z, 1); gives warnings."""
     warnings = []
     image, mask = (volume.read() for volume in cut.pair)
     meant = resolveLabels(labels, cut.pair.mask)
-    places = cutSubVolumes(cut.starts, cut.shape, cut.rotationCount)
+    places = cut.keep(cutSubVolumes(cut.starts, cut.shape, cut.rotationCount))
     for index, (place, axes) in enumerate(places, cut.first):
         grey = copyInOrder(image[place])  # from the file's order to that of .npy, once
         mean, std = cut.scale[:2] if scheme == "volume" else measureKept(grey, cut.scale)
         if std == 0:
             name, corner = printable(cut.pair.image.path), ", ".join(str(axis.start) for axis in place)
             warnings.append(f"Warning: {name}: sub-volume at ({corner}) is constant; it becomes zeros")
-        both = prep_img(cut.scale.mend(grey), mean, std), selectPositive(copyInOrder(mask[place]), meant)
+        label = copyInOrder(mask[place])
+        arrays = [prep_img(cut.scale.mend(grey), mean, std), selectPositive(label, meant)]
+        if not cut.labelled.isDense:
+            arrays.append(cut.labelled.select(label, [axis.start for axis in place]))
+            arrays[1] &= arrays[2]
         voxel = cut.pair.image.frame.sides
-        for writer, array in zip(writers, both, strict=True):
+        for writer, array in zip(writers, arrays, strict=False):  # the last one where the set is sparse
             writer.write(index, rotateSubVolume(array, axes, voxel)[..., np.newaxis])
         if watch:
             watch(grey.size / 1e6)

@@ -1,6 +1,7 @@
 """Train the 3D U-Net on the sub-volumes that prepareData.py wrote.
 
-In:  pythonFiles/trainingDataImage.npy, trainingDataMask.npy and the two validation twins.
+In:  pythonFiles/trainingDataImage.npy, trainingDataMask.npy, where not every voxel is labelled
+     trainingDataLabelled.npy, and the validation twins.
 Out: modelAndWeights/: three checkpoints (best validation loss, accuracy and Dice), the final model, its
      contract (.json), the log of every epoch (metrics.log), trainingCurves.png and validationExample.png.
 
@@ -139,6 +140,8 @@ def main(arguments: argparse.Namespace) -> None:
     checkDrawing(data["training"], plan, drawing.patchSide, drawing.batchSize, drawing.stepsPerEpoch)
     origin = readOrigin(arguments.learningData, arguments.weightStart, plan)
     drawing = drawing._replace(voxels=origin.voxels)
+    isSparse = any(samples.labelled for samples in data.values())
+    optimisation = optimisation._replace(isSparse=isSparse)
 
     settings = plainSettings(arguments)
     identity = identify(settings, data, arguments.weightStart)

@@ -10,6 +10,11 @@ steps do the same work as those of robust (another loss, another schedule) get a
 noise of a measured pace is not taken for an effect. A finished run is kept in the folder, so that the same
 command goes on where it stopped (hours on 2 cores). The peer is MONAI's BasicUNet with the settings of its
 tutorials, trained and applied by MONAI.
+
+    python3 benchmarks/learning.py --folder labels --labels
+
+compares instead what robust learns in equal time where only some slices of every volume are labelled, those
+of the validation too: a table with a row for each of `LABELS`. The test is on all voxels, as always.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import learningPeer
@@ -25,6 +31,7 @@ import measure
 import numpy as np
 from scipy import ndimage
 
+from engine.preparation.samples import openSamples
 from engine.volumes.formats import openVolume
 from functions import scoreVoxels, selectPositive
 
@@ -58,6 +65,14 @@ OWN_PACE = (
     *("averages of momentum 0.99", PEER),
 )
 
+LABELS = {  # flags of prepareData.py; the demonstration volumes have 144x144x96 voxels
+    "dense": [],
+    "every 8th slice": ["--labelledSlices", "z:4-92:8"],
+    "every 16th slice": ["--labelledSlices", "z:8-88:16"],
+    "five slices": ["--labelledSlices", "z:8-88:20"],
+    "three orthogonal slices": ["--labelledSlices", "x:72 y:72 z:48"],
+}
+
 
 def run(command: list, folder: Path) -> str:
     """Run a command; its output goes to a log in the folder and comes back."""
@@ -67,14 +82,12 @@ def run(command: list, folder: Path) -> str:
         return log.read()
 
 
-def prepare(folder: Path) -> Path:
+def prepare(folder: Path, flags: Sequence[str] = (), name: str = "pythonFiles") -> Path:
     """Cut the demonstration volumes, normalised as a prediction does."""
-    target = folder / "pythonFiles"
+    target = folder / name
     target.mkdir(exist_ok=True)
-    run(
-        [sys.executable, ROOT / "prepareData.py", "--normalization", "volume", "--learningData", target],
-        folder,
-    )
+    command = [sys.executable, ROOT / "prepareData.py", "--normalization", "volume", "--learningData", target]
+    run([*command, *flags], folder)
     return target
 
 
@@ -134,9 +147,9 @@ def scoreParticles(positive: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return {"particleRecall": share(truth, positive), "particlePrecision": share(positive, truth)}
 
 
-def runSide(folder: Path, data: Path, side: str, seed: int, minutes: float) -> dict:
-    """Run a side with a seed, or take what an earlier call kept."""
-    place, paceOf = folder / f"{side}-{seed}", side if side in OWN_PACE else "robust"
+def runSide(folder: Path, data: Path, side: str, seed: int, minutes: float, name: str = "") -> dict:
+    """Run a side with a seed, or take what an earlier call kept; in a folder of this name, or its own."""
+    place, paceOf = folder / f"{name or side}-{seed}", side if side in OWN_PACE else "robust"
     calibration = folder / f"{paceOf}.json"
     if not calibration.is_file():
         measured = learningPeer.calibrate(data) if side == PEER else calibrate(folder, data, paceOf)
@@ -156,19 +169,31 @@ def runSide(folder: Path, data: Path, side: str, seed: int, minutes: float) -> d
     return scores | {"calibrated": scores["epochCount"] * epochSeconds}
 
 
+def runLabels(folder: Path, labels: str, seed: int, minutes: float) -> dict:
+    """Run robust where only some voxels are labelled, or take what an earlier call kept."""
+    data = prepare(folder, LABELS[labels], f"pythonFiles {labels}")
+    parts = [openSamples(data, part, 1) for part in ("training", "validation")]
+    voxels = {"labelled": sum(part.labelledCount for part in parts)}
+    return runSide(folder, data, "robust", seed, minutes, labels) | voxels
+
+
 def printTable(results: dict[str, list[dict]], seeds: list[int]) -> None:
     """Print medians over the seeds, and the test Dice of every seed, as Markdown.
 
-    The minutes are those of the calibration: epochs times seconds an epoch took with nothing beside it.
+    The minutes are those of the calibration: epochs times seconds an epoch took with nothing beside it. Where
+    runs tell how many voxels are labelled, that is a column too.
     """
     names = ("validationDice", "dice", "diceAtHalf", "particleRecall", "particlePrecision")
     columns = " | ".join(f"Dice, seed {seed}" for seed in seeds)
     head = "side | minutes | validation Dice | test Dice | at 0.5 | particle recall | precision"
-    print(f"| {head} | {columns} |\n{'|---' * (7 + len(seeds))}|")
+    if isSparse := any("labelled" in run for runs in results.values() for run in runs):
+        columns += " | labelled voxels"
+    print(f"| {head} | {columns} |\n{'|---' * (7 + len(seeds) + isSparse)}|")
     for side, runs in results.items():
         cells = [f"{statistics.median(run['calibrated'] for run in runs) / 60:.1f}"]
         cells += [f"{np.nanmedian([run[name] for run in runs]):.3f}" for name in names]
         cells += [f"{run['dice']:.3f}" for run in runs]
+        cells += [str(runs[0]["labelled"])] if isSparse else []
         print(f"| {side} | {' | '.join(cells)} |", flush=True)
 
 
@@ -180,24 +205,39 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, for every side and seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--sides", nargs="+", choices=[*SIDES, PEER], default=[*SIDES, PEER])
+    parser.add_argument("--labels", nargs="*", choices=[*LABELS], help="compare these, or all, not the sides")
     parser.add_argument("--folder", type=Path, required=True, help="of finished runs")
     return parser.parse_args(argv)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Run what is missing and print the table."""
-    arguments.folder.mkdir(exist_ok=True)
+    folder = arguments.folder.resolve()
+    folder.mkdir(exist_ok=True)
+    if arguments.labels is not None:
+        compare(folder, arguments.labels or [*LABELS], arguments, runLabels)
+        return
     if PEER in arguments.sides and not all(map(importlib.util.find_spec, ("torch", "monai"))):
         arguments.sides.remove(PEER)
         print(f"Left out: {PEER} (pip install -r benchmarks/requirements-peers.txt)\n")
-    data = prepare(arguments.folder.resolve())
+    data = prepare(folder)
+    compare(folder, arguments.sides, arguments, lambda folder, *rest: runSide(folder, data, *rest))
+
+
+def compare(
+    folder: Path,
+    names: list[str],
+    arguments: argparse.Namespace,
+    runOne: Callable[[Path, str, int, float], dict],
+) -> None:
+    """Run every name with every seed, and print the table."""
     print(f"{measure.describeMachine()}; {arguments.minutes:g} minutes each\n", flush=True)
     results = {}
     for seed in arguments.seeds:
-        for side in arguments.sides:
-            scores = runSide(arguments.folder.resolve(), data, side, seed, arguments.minutes)
-            results.setdefault(side, []).append(scores)
-            print(f"{side}, seed {seed}: test Dice {scores['dice']:.3f}", file=sys.stderr, flush=True)
+        for name in names:
+            scores = runOne(folder, name, seed, arguments.minutes)
+            results.setdefault(name, []).append(scores)
+            print(f"{name}, seed {seed}: test Dice {scores['dice']:.3f}", file=sys.stderr, flush=True)
     printTable(results, arguments.seeds)
 
 

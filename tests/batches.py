@@ -9,3 +9,13 @@ def makeBatch(seed=0):
     masks = (generator.random((3, 4, 4, 8, 1)) < 0.2).astype(np.float32)
     masks[1] = 0
     return masks, generator.uniform(0.02, 0.98, masks.shape).astype(np.float32)
+
+
+def plainLosses(y, p):
+    """Every loss of one sample, written out."""
+    entropy = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    focal = -np.mean(y * (1 - p) ** 2 * np.log(p) + (1 - y) * p**2 * np.log(1 - p))
+    dice = 1 - 2 * np.sum(y * p) / np.sum(y + p)
+    misses, alarms = np.sum(y * (1 - p)), np.sum((1 - y) * p)
+    tversky = 1 - np.sum(y * p) / (np.sum(y * p) + 0.3 * alarms + 0.7 * misses)
+    return {"bce": entropy, "dice": dice, "bce+dice": entropy + dice, "focal": focal, "tversky": tversky}

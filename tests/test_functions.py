@@ -223,6 +223,8 @@ def testThickSlicesAreTurnedBy180DegreesRatherThanLaidOnTheirSide(voxel, turns):
 class FakeSamples:
     """Sub-volumes in memory."""
 
+    labels = None  # all are labelled
+
     def __init__(self, masks):
         self.masks, self.count, self.sides = masks, len(masks), masks.shape[1:]
         self.positives = masks.sum(axis=(2, 3))

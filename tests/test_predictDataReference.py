@@ -223,6 +223,74 @@ def testNamesNeedAMaskWithSegments(copy, capfd, isGiven):
     assert f"; {remedy}" in line
 
 
+def testIgnoredVoxelsCountInNoScore(copy, capfd, tmp_path):
+    mask, header = nrrd.read(str(copy / "scan_mask.nrrd"))
+    isIgnored = np.random.default_rng(0).random(SHAPE) < 0.2
+    isIgnored[30:, :, 5:20] = True
+    other = np.where(isIgnored, 3, mask).astype(np.uint8)
+    nrrd.write(str(copy / "sparse.nrrd"), other, header)
+    text, scores, errors = score(copy, capfd, "sparse.nrrd", "--ignoreLabel", "3")
+    probability = nrrd.read(str(copy / "scan_segmented.nrrd"))[0]
+    y, p = (mask == 0)[~isIgnored], (probability >= 0.4)[~isIgnored]
+    counts = {"tp": y & p, "fp": ~y & p, "fn": y & ~p, "tn": ~y & ~p}
+    for name, isThere in counts.items():
+        assert scores["voxels"][name] == isThere.sum() > 0
+    assert scores["settings"]["ignoreLabel"] == [3] and "Warning" not in text
+    assert f"Labelled in sparse.nrrd: {(~isIgnored).mean():.2%} of the voxels; the others" in text
+    assert sum(scores["calibration"]["voxels"]) == (~isIgnored).sum()
+    again = np.where(isIgnored, 4, mask).astype(np.uint8)
+    nrrd.write(str(copy / "sparse.nrrd"), again, header)
+    _, same, sameErrors = score(copy, capfd, "sparse.nrrd", "--ignoreLabel", "3-4", "--workerCount", 2)
+    del scores["settings"], same["settings"]
+    assert same == scores and sameErrors == errors
+    _, whole, _ = score(copy, capfd, "scan_mask.nrrd")
+    assert "ignoreLabel" not in whole["settings"] and whole["voxels"] != scores["voxels"]
+
+
+def testIgnoredLabelsAreThoseOfTheTrainingUnlessTold(copy, capfd, tmp_path):
+    model = tmp_path / "net.h5"
+    shutil.copy(ROOT / "modelAndWeights" / "final-trained-weights.h5", model)
+    contract = json.loads((ROOT / "modelAndWeights" / "final-uNet_model.json").read_text())
+    contract |= {"files": {"net.h5": digestFile(model)}, "thresholds": {}}
+    mask, header = nrrd.read(str(copy / "scan_mask.nrrd"))
+    mask[:, :, ::2] = np.where(mask[:, :, ::2] == 0, 0, 9)
+    nrrd.write(str(copy / "sparse.nrrd"), mask, header)
+    for known, flags, count in (
+        ("9", (), mask.size - (mask == 9).sum()),
+        ("9", ("--ignoreLabel", "none"), mask.size),
+        ("9", ("--ignoreLabel", "255"), mask.size - (mask == 255).sum()),
+        ("", (), mask.size),
+    ):
+        data = contract["data"] | {"parameters": {"ignoreLabel": known}}
+        (tmp_path / "net.json").write_text(json.dumps(contract | {"data": data}))
+        _, scores, _ = score(copy, capfd, "sparse.nrrd", "--weightFile", model, *flags)
+        assert sum(scores["voxels"][name] for name in ("tp", "fp", "fn", "tn")) == count
+
+
+def testAReferenceWithoutAnyLabelIsWarnedOf(copy, capfd):
+    text, scores, _ = score(copy, capfd, "scan_mask.nrrd", "--ignoreLabel", "0,255", "--positiveLabel", "1")
+    assert "Labelled in scan_mask.nrrd: 0.00% of the voxels" in text
+    assert "Warning: no voxel of the region is positive in scan_mask.nrrd (label 1)" in text
+    assert scores["voxels"]["dice"] is None and scores["voxels"]["tp"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--ignoreLabel", "x"), "Error: ignoreLabel cannot be read"),
+        (
+            ("--ignoreLabel", "0"),
+            "Error: 0 is in ignoreLabel and in positiveLabel; a voxel counts as positive or",
+        ),
+    ],
+)
+def testLabelsThatCannotBeIgnoredAreRefused(copy, capfd, flags, words):
+    with pytest.raises(SystemExit):
+        score(copy, capfd, "scan_mask.nrrd", *flags)
+    text = capfd.readouterr().err
+    assert words in text and text.count("\n") == 1
+
+
 @pytest.mark.skipif(not CASES.is_file(), reason="the shared data are absent")
 def testReportedMasksAndHeadersGiveTheScoresOfThePlainPair(tmp_path, monkeypatch, capfd):
     import runpy

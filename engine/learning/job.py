@@ -74,7 +74,7 @@ def identify(
 ) -> dict[str, Any]:
     """Describe what a training follows from: parameters, data, back end."""
     identity = {name: value for name, value in parameters.items() if name not in FREE}
-    files = [file for samples in data.values() for file in (samples.images, samples.masks)]
+    files = [file for samples in data.values() for file in samples.files]
     identity |= {file.name: digestFile(file) for file in files}
     if weightStart:
         identity["weightStart"] = digestFile(weightStart)
@@ -189,10 +189,12 @@ def describeData(data: dict[str, Samples], patch: tuple[int, ...] | None) -> lis
     """Tell in lines what there is to learn from, and the sides of the patches if there are any."""
     lines = []
     for part, samples in data.items():
-        positiveCount, size = int(samples.positives.sum()), samples.count * math.prod(samples.sides)
+        positiveCount, size = int(samples.positives.sum()), samples.labelledCount
+        share = size / (samples.count * math.prod(samples.sides))
+        labelled = "" if samples.labels is None else f"{share:.2%} of them labelled, of these "
         lines.append(
             f"{part.capitalize()}: {samples.count} sub-volumes of {describeShape(samples.sides)} voxels, "
-            f"{positiveCount} positive voxels ({positiveCount / size:.3%})"
+            f"{labelled}{positiveCount} positive voxels ({positiveCount / size:.3%})"
         )
         if part == "training" and patch:
             lines.append(f"Patches: {describeShape(patch)} voxels")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from engine.network.devices import loadKeras
 
+# Where not all voxels are labelled, those that are not are 0 in mask and probability, and left out of a mean:
+# overlaps have to be sums over voxels (engine/learning/labelledOnly.py).
 VOXEL_AXES = (1, 2, 3, 4)  # of a batch: overlaps are counted in every sample by itself
 LOSSES: dict[str, Callable] = {  # name: what makes it of the module Keras
     "bce": lambda keras: keras.losses.BinaryCrossentropy(),
@@ -28,6 +30,8 @@ def sumOfLosses(keras, *names: str):
 
     class SumOfLosses(keras.losses.Loss):
         """Sum of losses."""
+
+        parts = losses
 
         def call(self, y_true, y_pred):
             """Compute the loss of every sample."""

@@ -18,6 +18,7 @@ class Optimisation(NamedTuple):
     clipNorm: float  # 0: any
     momentum: float
     averageBatches: int  # 0: never
+    isSparse: bool = False  # whether only some voxels are labelled; the data tell
 
 
 def compileModel(
@@ -32,10 +33,15 @@ def compileModel(
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = optimisation.momentum
             layer.synchronized = isShared
+    loss, metrics = makeLoss(optimisation.loss), makeMetrics()
+    if optimisation.isSparse:
+        from engine.learning.labelledOnly import overLabelled  # loads Keras
+
+        loss, metrics = overLabelled(loss, metrics)
     model.compile(
         optimizer=makeOptimiser(optimisation, stepCount, deviceCount if isShared else 1),
-        loss=makeLoss(optimisation.loss),
-        metrics=makeMetrics(),
+        loss=loss,
+        metrics=metrics,
         jit_compile="auto" if jitCompile is None else jitCompile,
     )
 

@@ -29,13 +29,13 @@ class SharedAdam(keras.optimizers.Adam):
 
     def apply(self, grads: Sequence, trainable_variables: Sequence | None = None):
         """Update the variables."""
-        whole = _sumOverDevices(list(grads))
+        whole = sumOverDevices(list(grads))
         norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in whole))
         share = ops.minimum(1.0, self.clipNorm / ops.maximum(norm, 1e-30)) / self.deviceCount
         return super().apply([gradient * share for gradient in whole], trainable_variables)
 
 
-def _sumOverDevices(tensors: list) -> list:
+def sumOverDevices(tensors: list) -> list:
     """Add up what every device has; each of them gets the sums."""
     distribute = importlib.import_module("tensorflow").distribute
     context = distribute.get_replica_context()

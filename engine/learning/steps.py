@@ -11,7 +11,8 @@ Batch = tuple[np.ndarray, ...]
 class Steps(NamedTuple):
     """What is learnt from, step by step."""
 
-    read: Callable[[int, int], Batch]  # (epoch, step) -> images and masks (sample, x, y, z, 1) float32
+    read: Callable[[int, int], Batch]  # (epoch, step) -> images and masks (sample, x, y, z, 1) float32;
+    # masks are 1, 0 or, where a voxel is not labelled, -1
     count: int  # of an epoch
     epochCount: int
     batchSize: int
@@ -28,8 +29,12 @@ class Steps(NamedTuple):
         return self.read(self.epochCount + epoch, step)[0]
 
     def measurePositives(self) -> float:
-        """Measure the share of positive voxels in the first steps."""
-        return np.mean([self.read(0, step)[1].mean() for step in range(min(self.count, 8))])
+        """Measure the share of positive voxels, of the labelled ones, in the first steps."""
+        masks = [self.read(0, step)[1] for step in range(min(self.count, 8))]
+        if all(mask.min() >= 0 for mask in masks):
+            return np.mean([mask.mean() for mask in masks])
+        labelled = sum(np.count_nonzero(mask >= 0) for mask in masks)
+        return sum(np.count_nonzero(mask > 0) for mask in masks) / max(labelled, 1)
 
 
 def stackPairs(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

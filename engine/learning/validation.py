@@ -8,7 +8,7 @@ import numpy as np
 from engine.base.drawing import LEAST_SHOWN, REFERENCE_COLOUR, leaveOutFailures, makeFigure, saveFigure
 from engine.base.records import digestFile
 from engine.measures.thresholds import ThresholdScores
-from engine.preparation.samples import Samples
+from engine.preparation.samples import UNLABELLED, Samples
 
 
 def scoreFiles(
@@ -43,12 +43,20 @@ def scoreFiles(
 
 
 def scoreSamples(model, samples: Samples) -> ThresholdScores:
-    """Predict every sample with a Keras model and count at every threshold."""
+    """Predict every sample with a Keras model and count the labelled voxels at every threshold."""
     scores = ThresholdScores()
     for index in range(samples.count):
         image, mask = samples.read(index)
-        scores.add(_predict(model, image), mask)
+        scores.add(*keepLabelled(_predict(model, image), mask))
     return scores
+
+
+def keepLabelled(probability: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give probability and mask of the labelled voxels, as lists where not all are; bool mask."""
+    if mask.dtype == bool:
+        return probability, mask
+    isLabelled = mask != UNLABELLED
+    return probability[isLabelled], mask[isLabelled] > 0
 
 
 def drawExtremes(model, samples: Samples, scores: ThresholdScores, path: Path) -> None:
@@ -76,7 +84,8 @@ def drawValidationExample(
     Parameters
     ----------
     examples : list
-        (title, grey values, mask, probability), arrays (x, y, z).
+        (title, grey values, mask, probability), arrays (x, y, z). The mask as `Samples.read` gives it: what
+        is not labelled is grey.
     threshold : float
         Probability from which on a voxel counts as positive.
     path : path
@@ -85,14 +94,17 @@ def drawValidationExample(
     figure = makeFigure(figsize=(12, 4.2 * len(examples)), layout="constrained")
     grid = figure.subplots(len(examples), 3, squeeze=False)
     for axes, (title, image, mask, probability) in zip(grid, examples, strict=True):
-        z = int(np.argmax(np.count_nonzero(mask, axis=(0, 1))))
+        counts = [(np.count_nonzero(plane > 0), np.count_nonzero(plane >= 0)) for plane in mask.T]
+        z = max(range(len(counts)), key=counts.__getitem__)
         grey, label, share = (array[:, :, z].T for array in (image, mask, probability))
         shades = dict(zip(("vmin", "vmax"), np.percentile(grey, (0.5, 99.5)), strict=True))
         for axis, words in zip(axes, (f"{title}, slice z = {z}", "label", "prediction"), strict=True):
             axis.imshow(grey, cmap="gray", origin="upper", interpolation="nearest", **shades)
             axis.set(title=words, xlabel="x (voxel)", ylabel="y (voxel)")
         style = {"origin": "upper", "interpolation": "nearest", "vmin": 0, "vmax": 1, "alpha": 0.65}
-        axes[1].imshow(np.ma.masked_equal(label, 0), cmap="autumn_r", **style)
+        axes[1].imshow(np.ma.masked_less_equal(label, 0), cmap="autumn_r", **style)
+        if label.dtype != bool:
+            axes[1].imshow(np.ma.masked_not_equal(label, UNLABELLED), cmap="gray", **style | {"vmin": -2})
         drawn = axes[2].imshow(np.ma.masked_less(share, LEAST_SHOWN), cmap="autumn_r", **style)
         if share.min() < threshold <= share.max():
             axes[2].contour(share, [threshold], colors=REFERENCE_COLOUR, linewidths=0.9)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.measures.labelling import Joining, Labels, Slab
-from engine.measures.matching import Overlaps, listErrors, scoreParticles
+from engine.measures.matching import Overlaps, countLabelled, listErrors, scoreParticles
 from engine.measures.particles import Sums, describeParticles, directionWeights
 from engine.measures.thresholds import VoxelCurves
 from engine.volumes.frame import Frame
@@ -21,6 +21,7 @@ class Measured(NamedTuple):
     scores: dict | None  # of the particles
     errors: dict[str, np.ndarray] | None
     droppedTrue: int  # voxels of particles that were too small, but positive in the reference
+    droppedCount: int = 0  # voxels of particles that were too small, without those that count nowhere
 
 
 class Judged:
@@ -51,7 +52,7 @@ class Judged:
         Of the voxels, where there is a reference.
     """
 
-    STATE = ("curves", "_joinings", "_sums", "_overlaps")
+    STATE = ("curves", "_joinings", "_sums", "_overlaps", "_ignored")
 
     def __init__(
         self,
@@ -70,18 +71,39 @@ class Judged:
         self._joinings = [Joining(connectivity) for _ in range(volumeCount)]
         self._sums = [Sums(shape, weights, connectivity, firstPlane) for _ in range(volumeCount)]
         self._overlaps = Overlaps()
+        self._ignored = [np.zeros(0, np.int64)]  # a slab: voxels of its components that count nowhere
 
-    def add(self, z: int, probability: np.ndarray, truth: np.ndarray | None) -> None:
-        """Take the slab (z, y, x) that begins at plane `z`: float32, and bool or None."""
+    def add(
+        self,
+        z: int,
+        probability: np.ndarray,
+        truth: np.ndarray | None,
+        isIgnored: np.ndarray | None = None,
+    ) -> None:
+        """Take the slab (z, y, x) that begins at plane `z`.
+
+        Parameters
+        ----------
+        probability : array
+            float32.
+        truth : array or None
+            Reference, bool; False where it is ignored.
+        isIgnored : array, optional
+            Voxels that count in no score, bool.
+        """
         positives = (probability >= self.threshold, truth)
         volumes = zip(self._joinings, self._sums, positives, strict=False)
         with ThreadPoolExecutor(2) as threads:
             slabs = [threads.submit(sumUp, *volume, probability) for volume in volumes]
-            if self.hasReference:
+            if isIgnored is not None:
+                self.curves.add(probability[~isIgnored], truth[~isIgnored])
+            elif self.hasReference:
                 self.curves.add(probability, truth)
             slabs = [slab.result() for slab in slabs]
         if len(slabs) == 2:
             self._overlaps.add(*numberBoth(*slabs))
+            if isIgnored is not None:
+                self._ignored.append(countComponents(slabs[0], isIgnored))
 
     def join(self, other: "Judged") -> None:
         """Add the next range of planes."""
@@ -89,6 +111,7 @@ class Judged:
         for one, next, seam in zip(self._sums, other._sums, seams, strict=True):
             one.join(next, seam)
         self.curves.join(other.curves)
+        self._ignored += other._ignored
         if len(seams) == 2:
             self._overlaps.join(other._overlaps, *(seam.start for seam in seams))
 
@@ -101,8 +124,14 @@ class Judged:
         if not truths:
             return Measured(labels[0], table, None, None, None, 0)
         shared, voxels, lost = self._overlaps.finish(*(part.particles for part in labels))
-        scores = scoreParticles(shared, voxels, table, truths[0])
-        return Measured(labels[0], table, truths[0], scores, listErrors(shared, table, truths[0]), lost)
+        judged, dropped = table, labels[0].droppedVoxels
+        ignored = np.concatenate(self._ignored)
+        if ignored.any():
+            sums = np.bincount(labels[0].particles[1:], ignored, len(table["label"]) + 1).astype(np.int64)
+            judged, dropped = countLabelled(table, sums[1:]), dropped - int(sums[0])
+        scores = scoreParticles(shared, voxels, judged, truths[0])
+        errors = listErrors(shared, table, truths[0], judged["voxelCount"] > 0)
+        return Measured(labels[0], table, truths[0], scores, errors, lost, dropped)
 
 
 def sumUp(joining: Joining, sums: Sums, positive: np.ndarray, probability: np.ndarray) -> Slab:
@@ -120,13 +149,19 @@ def numberBoth(first: Slab, second: Slab) -> tuple[np.ndarray, np.ndarray]:
     return tuple(part[isShared] + slab.seam.start for part, slab in zip(labels, slabs, strict=True))
 
 
+def countComponents(slab: Slab, isChosen: np.ndarray) -> np.ndarray:
+    """Count the chosen voxels (z, y, x) of every component of a slab: (component,) int64."""
+    labels = slab.labels[1:, :-1, :-1][isChosen]
+    return np.bincount(labels, minlength=slab.count + 1)[1:]
+
+
 def describeScores(judged: Judged, counts: dict, particleScores: dict) -> dict:
     """Collect the scores of voxels and particles as JSON holds them."""
     curve, calibration = judged.curves.precisionRecall(), judged.curves.calibration()
     threshold, dice = judged.curves.best()
     size = sum(counts[name] for name in ("tp", "tn", "fp", "fn"))
     return {
-        "voxels": counts | {"accuracy": (counts["tp"] + counts["tn"]) / size},
+        "voxels": counts | {"accuracy": (counts["tp"] + counts["tn"]) / size if size else float("nan")},
         "bestThreshold": {"threshold": threshold, "dice": dice},
         "precisionRecall": {name: np.asarray(values).tolist() for name, values in curve.items()},
         "calibration": {name: np.asarray(values).tolist() for name, values in calibration.items()},

@@ -116,7 +116,7 @@ def scoreParticles(
     pairs, voxels
         Of `Overlaps.finish`.
     predicted, reference : dict
-        Tables of `describeParticles`.
+        Tables of `describeParticles`; predicted particles without a voxel are left out, see `countLabelled`.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def scoreParticles(
 
         NaN where there is nothing to divide by.
     """
-    counts = len(predicted["label"]), len(reference["label"])
+    counts = int(np.count_nonzero(predicted["voxelCount"])), len(reference["label"])
     first, second = (pairs - 1).T
     union = predicted["voxelCount"][first] + reference["voxelCount"][second] - voxels
     iou = voxels / union
@@ -156,6 +156,27 @@ def scoreParticles(
     return scores
 
 
+def countLabelled(predicted: dict[str, np.ndarray], ignored: np.ndarray) -> dict[str, np.ndarray]:
+    """Give a table of particles by those of their voxels that count.
+
+    Parameters
+    ----------
+    predicted : dict
+        Table of `describeParticles`.
+    ignored : (particle,) int64
+        Voxels that do not.
+
+    Returns
+    -------
+    dict
+        The same table with other voxelCount, 0 where all are ignored, and equivalentDiameter.
+    """
+    counts = predicted["voxelCount"] - ignored
+    shares = counts / np.maximum(predicted["voxelCount"], 1)
+    diameters = predicted["equivalentDiameter"] * np.cbrt(shares)
+    return predicted | {"voxelCount": counts, "equivalentDiameter": diameters}
+
+
 def _rates(found: int, met: int, predictedCount: int, referenceCount: int) -> dict[str, float]:
     """Precision, recall and F1 from the predicted particles that are right and the reference ones found."""
     precision = found / predictedCount if predictedCount else float("nan")
@@ -168,9 +189,19 @@ def _rates(found: int, met: int, predictedCount: int, referenceCount: int) -> di
 
 
 def listErrors(
-    pairs: np.ndarray, predicted: dict[str, np.ndarray], reference: dict[str, np.ndarray]
+    pairs: np.ndarray,
+    predicted: dict[str, np.ndarray],
+    reference: dict[str, np.ndarray],
+    isJudged: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """List the predicted particles that touch no reference one, and the reference ones that none touches.
+
+    Parameters
+    ----------
+    pairs, predicted, reference
+        As of `scoreParticles`.
+    isJudged : (particle,) bool, optional
+        Which predicted ones may be an error; default: all.
 
     Returns
     -------
@@ -183,6 +214,8 @@ def listErrors(
     parts = []
     for kind, table, met in (("false positive", predicted, pairs[:, 0]), ("miss", reference, pairs[:, 1])):
         rest = np.setdiff1d(table["label"], met) - 1
+        if isJudged is not None and kind == "false positive":
+            rest = rest[isJudged[rest]]
         parts.append({"kind": np.full(len(rest), kind)} | {name: table[name][rest] for name in columns})
     errors = {name: np.concatenate([part[name] for part in parts]) for name in ("kind", *columns)}
     order = np.argsort(-errors["voxelCount"], kind="stable")

@@ -11,9 +11,14 @@ class VoxelScores:
     def __init__(self, threshold: float) -> None:
         self.threshold, self._tp, self._found, self._true, self._size = threshold, 0, 0, 0, 0
 
-    def add(self, z: int, probability: np.ndarray, reference: np.ndarray) -> None:
-        """Count the voxels of a block; bool reference."""
+    def add(
+        self, z: int, probability: np.ndarray, reference: np.ndarray, isIgnored: np.ndarray | None = None
+    ) -> None:
+        """Count the voxels of a block; bool reference, and which voxels count nowhere."""
         positive = probability >= self.threshold
+        if isIgnored is not None:
+            positive &= ~isIgnored
+            self._size -= int(np.count_nonzero(isIgnored))
         self._tp += int(np.count_nonzero(positive & reference))
         self._found += int(np.count_nonzero(positive))
         self._true += int(np.count_nonzero(reference))

@@ -114,7 +114,9 @@ class VoxelCurves:
             precision, recall = positives / (positives + others), positives / positives[-1]
         area = float((np.nan_to_num(precision) * np.diff(recall, prepend=0.0)).sum())
         counted = np.flatnonzero(self.histogram[:, ::-1].any(axis=0))
-        chosen = counted[np.unique(np.linspace(0, len(counted) - 1, CURVE_POINTS).astype(int))]
+        chosen = counted[
+            np.unique(np.linspace(0, max(len(counted) - 1, 0), CURVE_POINTS).astype(int))[: len(counted)]
+        ]
         curve = {"threshold": _lowerEdges()[::-1], "precision": precision, "recall": recall}
         return {name: values[chosen] for name, values in curve.items()} | {"averagePrecision": area}
 

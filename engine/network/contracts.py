@@ -39,6 +39,13 @@ class Contract(NamedTuple):
         identity = self.training.get("identity")
         return identity if isinstance(identity, dict) else None
 
+    @property
+    def ignoreLabel(self) -> str | int | None:
+        """Values of the manual masks that count nowhere; None where none of ours tells."""
+        parameters = self.data.get("parameters")
+        known = parameters.get("ignoreLabel") if isinstance(parameters, dict) else None
+        return known if isinstance(known, str | int) else None
+
     def learntBy(self, weightFile: Path) -> dict[str, Any]:
         """Give what a scan is compared with: `greys`, sizes of a voxel, sureness, threshold."""
         digest = digestFile(weightFile)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 from engine.base.errors import PipelineError
 from engine.base.files import flushToDisk, lockName, reserveSpace, writeAtomically
 from engine.base.records import changedNames, digestFile, packageVersions, readJson, writeJson
+from engine.preparation.labelled import EVERYTHING, Labelled
 from engine.preparation.pairs import Pair, explainReadErrors
 from engine.volumes.frame import Turn
 from engine.volumes.place import viewOf
@@ -27,6 +28,9 @@ IDENTITY = (
     "noData",
     "cover",
 )  # parameters that voxels follow from
+SPARSE = "ignoreLabel", "labelledSlices", "validationSlices"  # the same, where something is given
+PARTS = "training", "validation"
+UNLABELLED = -1  # in place of 0 and 1, where a voxel counts nowhere
 
 
 class Samples:
@@ -40,21 +44,38 @@ class Samples:
     ----------
     images, masks : path
         .npy files, (sample, x, y, z, 1) float32 and bool.
+    labelled : path, optional
+        The same as masks, True = labelled; without it every voxel is.
     """
 
-    def __init__(self, images: Path, masks: Path) -> None:
-        self.images, self.masks = images, masks
-        self._known = {path: _identify(path) for path in (images, masks)}
-        self._layouts = {path: _describeLayout(openArray(path)) for path in (images, masks)}
+    def __init__(self, images: Path, masks: Path, labelled: Path | None = None) -> None:
+        self.images, self.masks, self.labelled = images, masks, labelled
+        self._known = {path: _identify(path) for path in self.files}
+        self._layouts = {path: _describeLayout(openArray(path)) for path in self.files}
         count, *sides, _ = self._layouts[images]["shape"]
         self.count, self.sides = count, tuple(sides)
-        counts = [np.count_nonzero(self._open(masks)[index], axis=(1, 2, 3)) for index in range(count)]
-        self.positives = np.array(counts)  # (sample, x)
+        self.positives = self._count(self._readPositives)  # (sample, x)
+        self.labels = self._count(self._readLabelled) if labelled else None  # the same; None: all are
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files."""
+        return (self.images, self.masks) + ((self.labelled,) if self.labelled else ())
+
+    @property
+    def labelledCount(self) -> int:
+        """Voxels that are labelled."""
+        return self.count * math.prod(self.sides) if self.labels is None else int(self.labels.sum())
 
     def read(self, index: int, place: Place = (slice(None),) * 3) -> tuple[np.ndarray, np.ndarray]:
-        """Read a piece of a sample: grey values (x, y, z) float32 and mask bool."""
-        image, mask = (self._open(path)[index, *place, 0] for path in (self.images, self.masks))
-        return np.array(image), np.array(mask)
+        """Read a piece of a sample: grey values (x, y, z) float32 and mask bool.
+
+        Where voxels of the set are not labelled, the mask is int8, and `UNLABELLED` there.
+        """
+        image, mask = (np.array(self._open(path)[index, *place, 0]) for path in (self.images, self.masks))
+        if self.labelled is None:
+            return image, mask
+        return image, np.where(self._open(self.labelled)[index, *place, 0], mask, np.int8(UNLABELLED))
 
     def readImage(self, index: int, place: Place) -> np.ndarray:
         """Read grey values alone."""
@@ -62,11 +83,34 @@ class Samples:
 
     def positiveVoxel(self, index: int, rank: int) -> tuple[int, int, int]:
         """Find the voxel with this number among the positive ones of a sample."""
-        ends = np.cumsum(self.positives[index])
+        return self._findVoxel(index, rank, self.positives, self._readPositives)
+
+    def labelledVoxel(self, index: int, rank: int) -> tuple[int, int, int]:
+        """Find the voxel with this number among the labelled ones of a sample, where not all are."""
+        return self._findVoxel(index, rank, self.labels, self._readLabelled)
+
+    def _findVoxel(
+        self, index: int, rank: int, counts: np.ndarray, read: Callable[..., np.ndarray]
+    ) -> tuple[int, int, int]:
+        """Find the voxel with this number among those that are read and were counted."""
+        ends = np.cumsum(counts[index])
         x = int(np.searchsorted(ends, rank, "right"))
-        plane = np.flatnonzero(self._open(self.masks)[index, x])
-        y, z = np.unravel_index(plane[rank - ends[x] + self.positives[index, x]], self.sides[1:])
+        plane = np.flatnonzero(read(index, x))
+        y, z = np.unravel_index(plane[rank - ends[x] + counts[index, x]], self.sides[1:])
         return x, int(y), int(z)
+
+    def _count(self, read: Callable[..., np.ndarray]) -> np.ndarray:
+        """Count the voxels of every plane that are read as True: (sample, x)."""
+        return np.array([np.count_nonzero(read(index), axis=(1, 2, 3)) for index in range(self.count)])
+
+    def _readPositives(self, *place: int) -> np.ndarray:
+        """Read which voxels of a sample, or of one of its planes, are labelled as positive."""
+        mask = self._open(self.masks)[place]
+        return mask if self.labelled is None else mask & self._readLabelled(*place)
+
+    def _readLabelled(self, *place: int) -> np.ndarray:
+        """Read which voxels of a sample, or of one of its planes, are labelled."""
+        return self._open(self.labelled)[place]
 
     def _open(self, path: Path) -> np.ndarray:
         """Map a file; PipelineError where it is another one than at the start."""
@@ -107,7 +151,8 @@ def openSamples(folder: str | Path, part: str, multiple: int) -> Samples:
     Raises
     ------
     PipelineError
-        A file is missing, damaged or of another type; shapes differ; sides that the network cannot halve.
+        A file is missing, damaged or of another type; shapes differ; sides that the network cannot halve;
+        nothing is labelled.
     """
     paths = [Path(folder) / f"{part}Data{kind}.npy" for kind in ("Image", "Mask")]
     images, masks = map(openArray, paths)
@@ -120,7 +165,40 @@ def openSamples(folder: str | Path, part: str, multiple: int) -> Samples:
             received=images.shape[1:4],
             remedy="prepare other sub-volumes or train with a smaller --levelCount",
         )
-    return Samples(*paths)
+    labelled = _findLabelled(Path(folder), part, masks)
+    samples = Samples(*paths, labelled)
+    if not samples.labelledCount:
+        raise PipelineError("nothing labelled", file=labelled, remedy="run prepareData.py again")
+    return samples
+
+
+def _findLabelled(folder: Path, part: str, masks: np.ndarray) -> Path | None:
+    """Find the array that tells which voxels of a set are labelled; None where all are.
+
+    Raises
+    ------
+    PipelineError
+        It is missing, does not fit, or is of another preparation.
+    """
+    path = folder / nameLabelled(part)
+    known = (readJson(folder / "parameters.json") or {}).get("outputs")
+    if isinstance(known, dict) and (path.name in known) is not path.exists():
+        rule, remedy = "is of an earlier preparation", "remove it, or run prepareData.py again"
+        if path.name in known:
+            rule, remedy = "no such file, and not all voxels are labelled", "run prepareData.py again"
+        raise PipelineError(rule, file=path, remedy=remedy)
+    if not path.exists():
+        return None
+    array = openArray(path)
+    if (array.shape, array.dtype) != (masks.shape, np.dtype(bool)):
+        expected, received = f"{masks.shape} bool", f"{array.shape} {array.dtype}"
+        raise PipelineError("does not fit to the masks", file=path, expected=expected, received=received)
+    return path
+
+
+def nameLabelled(part: str) -> str:
+    """Name the array that tells which voxels of a set are labelled."""
+    return f"{part}DataLabelled.npy"
 
 
 def _requireSubVolumes(file: Path, images: np.ndarray, masks: np.ndarray) -> None:
@@ -158,7 +236,7 @@ def openArray(path: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def writeArraysAtomically(
-    arrays: dict[Path, tuple[tuple[int, ...], str]], marker: Path
+    arrays: dict[Path, tuple[tuple[int, ...], str]], marker: Path, outdated: Iterable[Path] = ()
 ) -> Iterator[dict[Path, "SampleWriter"]]:
     """Yield a writer for each .npy file; when the block ends well all of them replace the old files together.
 
@@ -171,6 +249,8 @@ def writeArraysAtomically(
         {path: (shape, type)} of every file.
     marker : path
         File that the caller writes afterwards; it says that the set is whole.
+    outdated : iterable of path
+        Files of an earlier set that this one has not; they go with the old ones.
     """
     with contextlib.ExitStack() as stack:
         writers = {
@@ -179,7 +259,7 @@ def writeArraysAtomically(
         yield writers
         for writer in writers.values():
             flushToDisk(writer.path)
-        for path in (marker, *arrays):
+        for path in (marker, *arrays, *outdated):
             path.unlink(missing_ok=True)
 
 
@@ -213,14 +293,18 @@ class Part(NamedTuple):
     shape: tuple[int, int, int]  # of every sub-volume
     starts: list[tuple[list[int], ...]]  # of each pair along x, y and z
     sampleCount: int
+    labelled: Labelled = EVERYTHING
+    kept: list[np.ndarray] | None = None  # of each pair, as in `Cut`; None: all sub-volumes are
+    isSparse: bool = False  # whether voxels of them are not labelled
 
 
 def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
     """Describe inputs, parameters and outputs: equal descriptions mean equal results.
 
     A folder of slices has one digest, of those of its files in order: two thousand would bury the others.
+    Outputs are empty as long as masks have to be looked at to know them.
     """
-    inputs, outputs, turned, placed, inner = {}, {}, [], {}, {}
+    inputs, turned, placed, inner = {}, [], {}, {}
     for part in parts:
         for pair in part.pairs:
             name, view = f"{part.name}Masks/{pair.mask.path.name}", viewOf(pair.mask)
@@ -229,18 +313,28 @@ def describeRun(parts: list[Part], settings: dict[str, Any]) -> dict[str, Any]:
             for kind, volume in zip(("Images", "Masks"), pair, strict=True):
                 inputs |= {f"{part.name}{kind}/{name}": digest for name, digest in _digestVolume(volume)}
                 inner |= {f"{part.name}{kind}/{volume.path.name}": volume.inner} if volume.inner else {}
-        shape = [part.sampleCount, *part.shape, 1]
-        outputs[f"{part.name}DataImage.npy"] = {"shape": shape, "dtype": "float32"}
-        outputs[f"{part.name}DataMask.npy"] = {"shape": shape, "dtype": "bool"}
     parameters = {
         name: value
         for name, value in settings.items()
-        if name.startswith(("length_", "nb_")) or name in IDENTITY
+        if name.startswith(("length_", "nb_")) or name in IDENTITY or (name in SPARSE and value != "")
     }
     parameters |= {"turnedMasks": turned} if turned else {}
     parameters |= {"inner": inner} if inner else {}  # what is meant in files of several things
     parameters |= {"placedMasks": placed} if placed else {}  # voxel of the image at which each begins
+    outputs = describeOutputs(parts) if all(part.labelled.isDense for part in parts) else {}
     return {"parameters": parameters, "inputs": inputs, "outputs": outputs, "versions": packageVersions()}
+
+
+def describeOutputs(parts: list[Part]) -> dict[str, dict[str, Any]]:
+    """Describe the arrays of all sets: {name: shape and type}."""
+    outputs = {}
+    for part in parts:
+        shape = [part.sampleCount, *part.shape, 1]
+        outputs[f"{part.name}DataImage.npy"] = {"shape": shape, "dtype": "float32"}
+        outputs[f"{part.name}DataMask.npy"] = {"shape": shape, "dtype": "bool"}
+        if part.isSparse:
+            outputs[nameLabelled(part.name)] = {"shape": shape, "dtype": "bool"}
+    return outputs
 
 
 def _digestVolume(volume: Volume) -> Iterator[tuple[str, str]]:
@@ -260,30 +354,43 @@ def isUpToDate(record: dict[str, Any], folder: Path) -> bool:
     """Whether the folder holds the result of the same inputs and parameters, whole."""
     try:
         known = readJson(folder / "parameters.json") or {}
-        arrays = [openArray(folder / name) for name in record["outputs"]]
+        outputs = known.get("outputs")
+        if not isinstance(outputs, dict) or not _isWhole(outputs, folder):
+            return False
     except PipelineError:  # damaged or missing
         return False
-    shapes = [{"shape": list(array.shape), "dtype": str(array.dtype)} for array in arrays]
-    isSame = not changedNames(known, record, free={*known, *record} - {"parameters", "inputs", "outputs"})
-    return isSame and shapes == list(record["outputs"].values())
+    wanted = record if record["outputs"] else record | {"outputs": outputs}
+    return not changedNames(known, wanted, free={*known, *wanted} - {"parameters", "inputs", "outputs"})
+
+
+def _isWhole(outputs: dict[str, Any], folder: Path) -> bool:
+    """Whether the arrays of a folder are those that its parameters.json tells of, and no others."""
+    if not all(f"{part}Data{kind}.npy" in outputs for part in PARTS for kind in ("Image", "Mask")):
+        return False
+    arrays = {name: openArray(folder / name) for name in outputs}
+    found = {name: {"shape": [*array.shape], "dtype": str(array.dtype)} for name, array in arrays.items()}
+    return found == outputs and not any(path.exists() for path in _listOutdated(outputs, folder))
+
+
+def _listOutdated(outputs: dict[str, Any], folder: Path) -> list[Path]:
+    """List the arrays that an earlier run may have left and this one does not have."""
+    return [folder / name for name in map(nameLabelled, PARTS) if name not in outputs]
 
 
 @contextlib.contextmanager
-def openParts(
-    folder: Path, record: dict[str, Any]
-) -> Iterator[dict[str, tuple["SampleWriter", "SampleWriter"]]]:
-    """Yield {part: writers of images and masks}; all files appear together, parameters.json comes last."""
-    marker = folder / "parameters.json"
-    arrays = {
-        folder / name: (tuple(output["shape"]), output["dtype"]) for name, output in record["outputs"].items()
-    }
+def openParts(folder: Path, record: dict[str, Any]) -> Iterator[dict[str, list["SampleWriter"]]]:
+    """Yield {part: writers}; all files appear together, parameters.json comes last.
+
+    The writers are those of images, masks and, where not all voxels are labelled, of which ones are.
+    """
+    marker, outputs = folder / "parameters.json", record["outputs"]
+    arrays = {folder / name: (tuple(output["shape"]), output["dtype"]) for name, output in outputs.items()}
     with (
         lockName(marker, "another process is writing into this folder"),
-        writeArraysAtomically(arrays, marker=marker) as writers,
+        writeArraysAtomically(arrays, marker, _listOutdated(outputs, folder)) as writers,
     ):
-        images, masks = (
-            {path.name.split("Data")[0]: writer for path, writer in writers.items() if kind in path.name}
-            for kind in ("DataImage", "DataMask")
-        )
-        yield {name: (images[name], masks[name]) for name in images}
+        parts: dict[str, list[SampleWriter]] = {}
+        for path, writer in writers.items():
+            parts.setdefault(path.name.split("Data")[0], []).append(writer)
+        yield parts
     writeJson(marker, record)

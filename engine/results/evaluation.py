@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 from engine.base.parameters import NOTHING
 from engine.base.ranges import Store
 from engine.results.looks import Looks
+from engine.volumes.ignored import chooseIgnored
 from engine.volumes.place import describePlaces, openOnto
+from engine.volumes.segments import ignoredLabels
 from engine.volumes.targets import PUBLISHED, Labels, Target, chooseTargets
 from engine.volumes.volume import Region, Volume
 
@@ -59,22 +61,36 @@ class Evaluation(NamedTuple):
     paths: dict[str, Path]  # {kind of result: file}
     looks: Looks
     page: Page
+    ignored: Labels = ()  # values of the reference that count in no score
 
 
 def openTargets(
-    positiveLabel: Labels, known: Labels | int | None, nameReference: Path, volume: Volume
-) -> list[tuple[Target, Volume | None]]:
+    positive: tuple[Labels, Labels | int | None],
+    ignored: tuple[Labels, Labels | int | None],
+    nameReference: Path,
+    volume: Volume,
+) -> list[tuple[Target, Volume | None, Labels]]:
     """Choose what is looked for, and open the manual mask to see it there; None where there is no mask.
 
     Parameters
     ----------
-    positiveLabel, known
-        As of `targets.chooseTargets`.
+    positive, ignored : tuple
+        Labels as the user gives them, and those of the training: see `targets.chooseTargets` and
+        `ignored.chooseIgnored`.
     nameReference, volume
         As of `openReference`.
+
+    Returns
+    -------
+    list
+        Target; its mask; the numbers of the mask that count in no score.
     """
-    targets = chooseTargets(positiveLabel, known, str(nameReference) != NOTHING)
-    return [(target, openReference(nameReference, volume, target.labels)) for target in targets]
+    found = []
+    for target in chooseTargets(*positive, str(nameReference) != NOTHING):
+        left = chooseIgnored(*ignored, target.labels)
+        mask = openReference(nameReference, volume, target.labels, left)
+        found.append((target, mask, ignoredLabels(mask, left) if mask else ()))
+    return found
 
 
 def openReference(

@@ -48,7 +48,7 @@ def evaluate(
     dict or None
         The scores of the voxels, where there is a reference.
     """
-    target, criteria, reference, paths, looks, page = evaluation
+    target, criteria, reference, paths, looks, page, ignored = evaluation
     if not (paths or reference):
         return None
     clock.lap("opening")
@@ -65,7 +65,9 @@ def evaluate(
         subject = outcome.Subject(written.shape, frame, header | criteria._asdict(), target)
         alone = source._replace(reference=None)
         outcome.writeVolumes(alone, places, findings, subject, evaluation, workers)
-        settings = criteria._asdict() | written.settings | outcome.describeReference(reference, target)
+        settings = (
+            criteria._asdict() | written.settings | outcome.describeReference(reference, target, ignored)
+        )
         noted = evaluation._replace(page=page.note(told))
         tell(*outcome.writeTables(findings, subject, noted, settings))
     clock.lap("particles")
@@ -112,12 +114,13 @@ def leaveSums(
 
 def _ask(written: Written, evaluation: Evaluation, frame: Frame) -> Question:
     """Say what is looked for, as any process understands it."""
-    target, criteria, reference, paths, looks, _ = evaluation
+    target, criteria, reference, paths, looks, *_ = evaluation
     hasReference = reference is not None
     isMeasured = needParticles(paths) or (hasReference and criteria.minimumVoxels > 1)
     labels, named = ((), ()) if reference is None else _readLabels(reference, target)
     asked = criteria, frame, labels, written.learnt, hasReference, isMeasured
-    return Question(written.shape, *asked, looks.part(0, written.shape[2], *SHOWN), named)
+    shown = looks.part(0, written.shape[2], *SHOWN)
+    return Question(written.shape, *asked, shown, named, evaluation.ignored if hasReference else ())
 
 
 def _readLabels(reference: Volume, target: Target) -> tuple[Labels, Labels]:
@@ -134,8 +137,9 @@ def _judge(
     if not question.hasReference:
         return outcome.Findings(reading.judged, measured, None), []
     counts = reading.scores.finish()
-    lines = outcome.listDoubts(counts, reference, target, reading.others)
+    lines = outcome.describeLabelled(counts, reference, question.shape) if question.ignored else []
+    lines += outcome.listDoubts(counts, reference, target, reading.others)
     if measured:
-        counts = dropVoxels(counts, measured.labels.droppedVoxels, measured.droppedTrue)
+        counts = dropVoxels(counts, measured.droppedCount, measured.droppedTrue)
     lines.append(outcome.describeCounts(counts, reference, criteria.threshold))
     return outcome.Findings(reading.judged, measured, counts), lines

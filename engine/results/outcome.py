@@ -1,7 +1,9 @@
 """From the particles of a probability to all that follows: labels, tables, page, and what is said."""
 
 import functools
+import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,13 +158,16 @@ def writeTables(
     return describeParticles(summary, told, subject.frame.note, settings)
 
 
-def describeReference(reference: Volume | None, target: Target) -> dict[str, Any]:
+def describeReference(
+    reference: Volume | None, target: Target, ignored: Sequence[int] | str = ()
+) -> dict[str, Any]:
     """Describe what a result is scored against, and the program that does it."""
     described: dict[str, Any] = {}
     if reference:
         files = sorted(set(reference.files))
         described["reference"] = {str(relativePath(path)): digestFile(path) for path in files}
         described["positiveLabel"] = parseLabels(target.labels)
+        described |= {"ignoreLabel": ignored} if ignored else {}
     return described | {"versions": packageVersions()}
 
 
@@ -206,12 +211,18 @@ def describeCounts(counts: dict[str, float], reference: Volume, threshold: float
     return f"Scores against {shortName(reference)} at threshold {threshold:g}: {line}"
 
 
+def describeLabelled(counts: dict[str, float], reference: Volume, shape: tuple[int, int, int]) -> list[str]:
+    """Tell which share of the voxels the scores are of."""
+    share = sum(counts[name] for name in ("tp", "fp", "fn", "tn")) / math.prod(shape)
+    return [f"Labelled in {reference.path.name}: {share:.2%} of the voxels; the others count in no score"]
+
+
 def listDoubts(
     counts: dict[str, float], reference: Volume, target: Target, others: OtherValues | None = None
 ) -> list[str]:
     """Warn of a manual mask whose labels are probably meant the other way round, or that was interpolated."""
-    share = (counts["tp"] + counts["fn"]) / sum(counts[name] for name in ("tp", "fp", "fn", "tn"))
-    doubts = []
+    size = sum(counts[name] for name in ("tp", "fp", "fn", "tn"))
+    share, doubts = (counts["tp"] + counts["fn"]) / max(size, 1), []
     if not 0 < share <= 0.5:
         amount = f"{share:.0%} of the voxels are" if share else "no voxel of the region is"
         rule = f"{amount} positive in {shortName(reference)} (label {describeLabels(target.labels)})"

@@ -18,11 +18,12 @@ from engine.results.looks import Looks
 from engine.results.ranges import Blocks, Range, Source, walk
 from engine.volumes.frame import Frame
 from engine.volumes.growing import decodeProbability
+from engine.volumes.ignored import selectIgnored
 from engine.volumes.otherValues import OtherValues
 from engine.volumes.targets import Labels, selectPositive
 
 SHOWN, WORDS = ("probability", "manual"), "Measuring particles"
-Pairs = Iterator[tuple[np.ndarray, np.ndarray | None]]
+Pairs = Iterator[tuple[np.ndarray | None, ...]]
 
 
 class Question(NamedTuple):
@@ -37,6 +38,7 @@ class Question(NamedTuple):
     isMeasured: bool  # whether particles are looked for
     looks: Looks  # empty: what is to be shown
     named: Labels = ()  # of the reference, that mean something else
+    ignored: Labels = ()  # values of the reference that count in no score
 
 
 class JoinedValues(OtherValues):
@@ -78,8 +80,12 @@ class Reading(NamedTuple):
                 one.join(next)
 
 
-def listPairs(blocks: Blocks, labels: Labels = (), others: OtherValues | None = None) -> Pairs:
+def listPairs(
+    blocks: Blocks, labels: Labels = (), others: OtherValues | None = None, ignored: Labels = ()
+) -> Pairs:
     """Read the written probability and, with a reference, where that is positive: (z, y, x).
+
+    Where values are ignored, a third array tells where they are; nothing is positive there.
 
     Parameters
     ----------
@@ -89,19 +95,36 @@ def listPairs(blocks: Blocks, labels: Labels = (), others: OtherValues | None = 
         The positive ones.
     others : OtherValues, optional
         Is shown the values of the reference.
+    ignored : sequence of int or str
+        Values that count nowhere.
     """
     for block, mask in blocks:
+        if mask is not None and ignored:
+            yield decodeProbability(block.T), *_readLabelled(mask.T, labels, others, ignored)
+            continue
         positive = None if mask is None else selectPositive(mask.T, labels)
         if others and mask is not None:
             others.add(mask.T, positive)
         yield decodeProbability(block.T), positive
 
 
+def _readLabelled(
+    mask: np.ndarray, labels: Labels, others: OtherValues | None, ignored: Labels
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tell where a reference is positive, and where it is ignored."""
+    isIgnored = selectIgnored(mask, ignored)
+    positive = selectPositive(mask, labels) & ~isIgnored
+    if others:
+        others.add(mask[~isIgnored], positive[~isIgnored])
+    return positive, isIgnored
+
+
 def readRange(question: Question, place: Range, blocks: Blocks) -> Reading:
     """Look at one range, in any process."""
     reading = _beginRange(question, place)
-    observers = reading.judged, reading.sureness, reading.scores, reading.looks.watch(*SHOWN)
-    pairs = listPairs(blocks, question.labels, reading.others)
+    shown = (*SHOWN, "ignored") if question.ignored else SHOWN  # the last one is not kept
+    observers = reading.judged, reading.sureness, reading.scores, reading.looks.watch(*shown)
+    pairs = listPairs(blocks, question.labels, reading.others, question.ignored)
     passOver(pairs, *filter(None, observers), first=place.first)
     return reading
 

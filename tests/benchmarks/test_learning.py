@@ -59,6 +59,66 @@ def testTableGivesMedianAndSpan(capsys):
     assert row == "| robust | 5.0 |" + " 0.500 |" * 4 + " 0.750 | 0.500 | 0.250 | 1.000 |"
 
 
+def testLabelsOfAFewSlicesAreComparedWithTheDenseOnes(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def train(folder, data, flags, seed, epochCount):
+        calls.append((folder.name, data.name, tuple(flags), seed, epochCount))
+        folder.mkdir(exist_ok=True)
+        return {"training": {"epochSeconds": [99, 5]}}
+
+    def prepare(folder, flags, name):
+        (folder / name).mkdir(exist_ok=True)
+        writeSet(folder / name)
+        if flags:
+            for part in ("training", "validation"):
+                isLabelled = np.zeros((2, 32, 32, 32, 1), bool)
+                isLabelled[:, :, :, 5] = True
+                np.save(folder / name / f"{part}DataLabelled.npy", isLabelled)
+        return folder / name
+
+    names = ("validationDice", "dice", "diceAtHalf", "particleRecall", "particlePrecision")
+    monkeypatch.setattr(learning, "train", train)
+    monkeypatch.setattr(learning, "prepare", prepare)
+    monkeypatch.setattr(learning, "evaluate", lambda folder, contract: dict.fromkeys(names, 0.5))
+    flags = ["--labels", "dense", "every 8th slice", "--minutes", "0.5", "--seeds", "1", "2"]
+    for _ in range(2):  # the second time nothing is trained
+        learning.main(learning.parseArguments([*flags, "--folder", str(tmp_path / "out")]))
+        rows = capsys.readouterr().out.splitlines()[-4:]
+    assert rows[0].endswith("| Dice, seed 1 | Dice, seed 2 | labelled voxels |")
+    assert rows[1].count("---") == 10 == rows[2].count("|") - 1
+    dense, sparse = 4 * 32**3, 4 * 32**2
+    assert rows[2] == "| dense | 0.5 |" + " 0.500 |" * 7 + f" {dense} |"
+    assert rows[3] == "| every 8th slice | 0.5 |" + " 0.500 |" * 7 + f" {sparse} |"
+    assert calls == [
+        ("robust-calibration", "pythonFiles dense", (), 1, learning.CALIBRATION),
+        ("dense-1", "pythonFiles dense", (), 1, 6),
+        ("every 8th slice-1", "pythonFiles every 8th slice", (), 1, 6),
+        ("dense-2", "pythonFiles dense", (), 2, 6),
+        ("every 8th slice-2", "pythonFiles every 8th slice", (), 2, 6),
+    ]
+    assert learning.parseArguments(["--labels", "--folder", "x"]).labels == []
+    assert learning.parseArguments(["--folder", "x"]).labels is None
+
+
+@pytest.mark.parametrize("labels", list(learning.LABELS))
+def testLabelsAreFlagsThatFitTheDemonstrationVolumes(labels):
+    import prepareData
+    from engine.preparation.labelled import parseLabelled
+    from engine.volumes.formats import openVolume
+
+    arguments = prepareData.parseArguments(learning.LABELS[labels])
+    both = parseLabelled(arguments.ignoreLabel, arguments.labelledSlices, arguments.validationSlices, [0])
+    for part, labelled in both.items():
+        paths = [path for path in (learning.ROOT / f"{part}Masks").iterdir() if path.name[0] != "."]
+        assert paths
+        for path in paths:
+            volume = openVolume(path)
+            labelled.requireInside(volume)
+            share = labelled.select(np.zeros(volume.shape, np.uint8)).mean()
+            assert share == 1 if labels == "dense" else 0.02 < share < 0.13
+
+
 def writeSet(folder):
     generator = np.random.default_rng(0)
     for part in ("training", "validation"):

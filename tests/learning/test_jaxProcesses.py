@@ -131,6 +131,22 @@ def testAProcessWithoutAValidationSampleOfItsOwnCountsNothing(tmp_path):
 
 
 @pytest.mark.slow
+def testProcessesWithUnequalLabelsLearnWhatOneDoes(tmp_path):
+    data, generator = writeSet(tmp_path / "data"), np.random.default_rng(4)
+    for part, count in (("training", 5), ("validation", 3)):
+        isLabelled = np.zeros((count, 16, 16, 16, 1), bool)
+        for index, one in enumerate(isLabelled):
+            one[:, :, generator.integers(16, size=1 + 4 * (index % 2))] = True
+        np.save(data / f"{part}DataLabelled.npy", isLabelled)
+    Started(data, tmp_path / "one", "--Nepochs", 1).finish(0)
+    for each in startTwo([data] * 2, tmp_path / "two", "--Nepochs", 1):
+        each.finish(0)
+    assertSameCourse(tmp_path / "two", readLog(tmp_path / "one"))
+    log = readLog(tmp_path / "two")
+    assert sum(log[f"val_{name}"][0] for name in ("tp", "fp", "fn", "tn")) == isLabelled.sum()
+
+
+@pytest.mark.slow
 def testTwoTasksOfSlurmLearnWhatOneProcessDoes(learningData, whole, tmp_path):
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
     job["SLURM_STEP_NODELIST"] = "localhost"

@@ -6,7 +6,8 @@ import pytest
 from places import listNames
 
 from engine.base.errors import PipelineError
-from engine.preparation.samples import Samples, openSamples, writeArraysAtomically
+from engine.base.records import writeJson
+from engine.preparation.samples import UNLABELLED, Samples, openSamples, writeArraysAtomically
 
 
 def writeSamples(folder, images, masks, part="training"):
@@ -79,6 +80,69 @@ def testSamplesThatCannotBeLearntAreRefused(tmp_path, changes, text):
         openSamples(tmp_path, "training", 8)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def testUnlabelledVoxelsAreMinusOneAndNotCounted(tmp_path, order):
+    generator = np.random.default_rng(5)
+    masks, labelled = (generator.random((2, 8, 16, 24, 1)) < share for share in (0.3, 0.1))
+    labelled[1, :, :3] = False
+    images = generator.normal(size=masks.shape).astype(np.float32)
+    paths = writeSamples(tmp_path, *(np.asarray(array, order=order) for array in (images, masks)))
+    np.save(tmp_path / "trainingDataLabelled.npy", np.asarray(labelled, order=order))
+    samples = openSamples(tmp_path, "training", 8)
+    assert samples.files == (*paths, tmp_path / "trainingDataLabelled.npy")
+    assert samples.labelledCount == labelled.sum()
+    np.testing.assert_array_equal(samples.positives, (masks & labelled).sum(axis=(2, 3, 4)))
+    np.testing.assert_array_equal(samples.labels, labelled.sum(axis=(2, 3, 4)))
+    place = slice(2, 7), slice(0, 9), slice(3, 24)
+    for index in range(2):
+        image, truth = samples.read(index, place)
+        known = labelled[index, *place, 0]
+        assert truth.dtype == np.int8 and set(np.unique(truth)) == {UNLABELLED, 0, 1} and UNLABELLED == -1
+        np.testing.assert_array_equal(image, images[index, *place, 0])
+        np.testing.assert_array_equal(truth, np.where(known, masks[index, *place, 0].astype(int), -1))
+        for find, expected in (
+            (samples.labelledVoxel, labelled[index, ..., 0]),
+            (samples.positiveVoxel, (masks & labelled)[index, ..., 0]),
+        ):
+            found = [find(index, rank) for rank in range(expected.sum())]
+            np.testing.assert_array_equal(found, np.argwhere(expected))
+
+
+@pytest.mark.parametrize(
+    ("labelled", "text"),
+    [
+        (
+            np.ones((2, 8, 8, 8), bool),
+            r"Labelled\.npy: does not fit to the masks \(expected .*bool, received",
+        ),
+        (np.ones((2, 8, 8, 8, 1), np.uint8), "does not fit to the masks.*uint8"),
+        (np.zeros((2, 8, 8, 8, 1), bool), r"Labelled\.npy: nothing labelled"),
+        (np.array([{}], object), r"Labelled\.npy: is no readable \.npy file"),
+    ],
+)
+def testLabelsThatDoNotFitAreRefused(tmp_path, labelled, text):
+    writeSamples(tmp_path, np.zeros((2, 8, 8, 8, 1), np.float32), np.zeros((2, 8, 8, 8, 1), bool))
+    np.save(tmp_path / "trainingDataLabelled.npy", labelled)
+    with pytest.raises(PipelineError, match=text):
+        openSamples(tmp_path, "training", 8)
+
+
+@pytest.mark.parametrize("isTold", [False, True])
+@pytest.mark.parametrize("isThere", [False, True])
+def testLabelsAreThoseThatTheRecordTellsOf(tmp_path, isTold, isThere):
+    shape = (2, 8, 8, 8, 1)
+    writeSamples(tmp_path, np.zeros(shape, np.float32), np.zeros(shape, bool))
+    if isThere:
+        np.save(tmp_path / "trainingDataLabelled.npy", np.ones(shape, bool))
+    writeJson(tmp_path / "parameters.json", {"outputs": {"trainingDataLabelled.npy": {}} if isTold else {}})
+    if isTold is isThere:
+        assert (openSamples(tmp_path, "training", 8).labelled is not None) is isTold
+        return
+    words = "no such file, and not all voxels are labelled" if isTold else "is of an earlier preparation"
+    with pytest.raises(PipelineError, match=rf"trainingDataLabelled\.npy: {words}"):
+        openSamples(tmp_path, "training", 8)
+
+
 def testMissingSamplesNameTheScriptThatWritesThem(tmp_path):
     with pytest.raises(PipelineError, match=r"trainingDataImage\.npy: no such file; run prepareData\.py"):
         openSamples(tmp_path, "training", 8)
@@ -107,6 +171,8 @@ def testInterruptedArraysKeepTheOldSetWithItsMarker(tmp_path):
 
 def testNewArraysTakeTheMarkerOfTheOldSetAway(tmp_path):
     (tmp_path / "marker").write_text("old")
-    with writeArraysAtomically({tmp_path / "a.npy": ((2, 3), "bool")}, tmp_path / "marker"):
-        assert (tmp_path / "marker").exists()
+    (tmp_path / "b.npy").write_text("old")
+    arrays, outdated = {tmp_path / "a.npy": ((2, 3), "bool")}, [tmp_path / "b.npy", tmp_path / "c.npy"]
+    with writeArraysAtomically(arrays, tmp_path / "marker", outdated):
+        assert (tmp_path / "marker").exists() and (tmp_path / "b.npy").exists()
     assert listNames(tmp_path) == ["a.npy"]

@@ -76,7 +76,14 @@ def writeScan(folder, encoding="raw"):
 
 
 def prepare(
-    folder, connectivity=26, minimumVoxels=1, labels=(1, 2), outputFormat="nrrd", mask="scan_mask", store=None
+    folder,
+    connectivity=26,
+    minimumVoxels=1,
+    labels=(1, 2),
+    outputFormat="nrrd",
+    mask="scan_mask",
+    store=None,
+    ignored=(),
 ):
     """Describe the probability, and all results of it."""
     volume = openVolume(folder / "scan_data.nrrd")
@@ -88,7 +95,7 @@ def prepare(
     looks.watch("grey").add(0, volume.read().T)
     criteria, page = Criteria(0.5, connectivity, minimumVoxels), Page("scan", "CPU", {})
     target = PUBLISHED._replace(labels=labels)
-    return written, Evaluation(target, criteria, reference, paths, looks, page)
+    return written, Evaluation(target, criteria, reference, paths, looks, page, ignored)
 
 
 def judge(folder, workers, *criteria, **rest):
@@ -118,6 +125,15 @@ def testAnyNumberOfProcessesGivesTheSameBytes(scan, pools, connectivity, minimum
     for files, lines in others:
         assert lines == one[1]
         assert {name for name in files if files[name] != one[0][name]} == set()
+
+
+def testIgnoredVoxelsGiveTheSameBytesToo(scan, pools):
+    one, *others = (judge(scan, workers, 26, 4, (1,), ignored=[0, 7]) for workers in pools)
+    dense = judge(scan, pools[0], 26, 4, (1,))
+    assert one[0]["scan_segmented_scores.json"] != dense[0]["scan_segmented_scores.json"]
+    assert one[0]["scan_segmented_particles.csv"] == dense[0]["scan_segmented_particles.csv"]
+    for found in others:
+        assert found == one
 
 
 @pytest.mark.parametrize("connectivity", [6, 18, 26])
@@ -200,12 +216,13 @@ class Kept(dict):
         self[name, number] = state
 
 
-def testWhatPartsLeaveOfACompressedMaskIsReadARowAtATime(tmp_path, monkeypatch):
+@pytest.mark.parametrize("ignored", [(), [0, 7]])
+def testWhatPartsLeaveOfACompressedMaskIsReadARowAtATime(tmp_path, monkeypatch, ignored):
     folder, store, opened = writeScan(tmp_path, "gzip"), Kept(), []
-    expected = judge(folder, Here(), 18, 3)
+    expected = judge(folder, Here(), 18, 3, (1,), ignored=ignored)
     open = Source.open
     monkeypatch.setattr(Source, "open", lambda *words: opened.append(words[1:]) or open(*words))
-    written, evaluation = prepare(folder, 18, 3, store=store)
+    written, evaluation = prepare(folder, 18, 3, (1,), store=store, ignored=ignored)
     partial = partialName(written.path)
     shutil.copy(written.path, partial)
     leave = functools.partial(leaveSums, written, [evaluation])
@@ -213,7 +230,7 @@ def testWhatPartsLeaveOfACompressedMaskIsReadARowAtATime(tmp_path, monkeypatch):
     assert leave([(0, 10), (29, 31)]) == ["5 of 6 ranges of planes are measured"]
     assert opened == [(12, 31), (0, 6)]
     partial.unlink()
-    assert judge(folder, Here(), 18, 3, store=store) == expected
+    assert judge(folder, Here(), 18, 3, (1,), store=store, ignored=ignored) == expected
     assert opened[2:] == [(6, 12), (0, 31)]  # what lacks, and all of it for the labels
 
 
