@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from engine.base.console import Stopwatch, relativePath, runScript, say
-from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler
-from engine.base.errors import PipelineError
+from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler, refuseBoth
 from engine.base.files import lockName
 from engine.base.parameters import describeSettings, plainSettings, readParameters
-from engine.base.passes import passOver
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
@@ -32,9 +30,9 @@ from engine.prediction.layout import Geometry
 from engine.prediction.making import listPlanes, makePart, makeWhole
 from engine.prediction.request import Request, refuseNegative
 from engine.prediction.spread import checkWorkers, chooseMachine
-from engine.prediction.statistics import listGreys, listOthers, measureRequest
+from engine.prediction.statistics import listOthers, measureRequest, seeAgain
 from engine.prediction.stream import describeStream
-from engine.results import kinds
+from engine.results import kinds, suggested
 from engine.results.evaluation import Criteria, Evaluation, Page, Written, describePlace, openReference
 from engine.results.looks import Looks
 from engine.results.ranges import openHands
@@ -76,6 +74,7 @@ particles: bool = True  # write ..._particles.csv and ..._summary.json
 scores: bool = True  # write ..._scores.json and ..._errors.csv, where there is a reference
 report: bool = True  # write ..._report.html, a page with slices, particles and curves
 overview: bool = True  # write ..._overview.png, three mid-slices
+suggest: int = 0  # boxes to label next, written as pairs of image and mask; 0: none
 outputFormat: Literal["nrrd", "tiff"] = "nrrd"  # of mask and labels; tiff: for ImageJ, with the probability
 outputType: Literal["float32", "uint8", "uint16"] = "float32"  # of the probability; or integers
 outputEncoding: Literal["raw", "gzip"] = "raw"  # of the probability
@@ -100,13 +99,10 @@ verify: bool = False  # compare whole files with those of the other processes, n
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, one flag a constant; fill in the names that follow from others."""
     arguments = readParameters(sys.modules[__name__], argv)
-    if not arguments.nameInput.name:
-        raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
+    kinds.refuseNameless(arguments.nameInput)
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
-    if arguments.scheduler and (arguments.part or arguments.slurm):
-        alone = "--part" if arguments.part else "--slurm"
-        raise PipelineError(f"{alone} and --scheduler exclude one another", remedy=f"leave out {alone}")
+    refuseBoth(arguments.scheduler, arguments.part, arguments.slurm)
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
     arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     return arguments
@@ -179,6 +175,7 @@ def checkRequest(
     inputs |= {f"momentsOf ({path.name})": path for path in others}
     kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
     refuseNegative(arguments.memoryBudget, arguments.minimumVoxels, arguments.workerCount)
+    suggested.refuseSuggesting(arguments.suggest, region, arguments.nameOutput, volume)
     scope = contracts.chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in Request.parameters()}
     asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
@@ -191,10 +188,10 @@ def carryOut(
 ) -> None:
     """Predict what is not predicted yet, make the results of every target, and tell of them."""
     request, (_, criteria, _, paths, looks, page) = run.request, evaluations[0]
+    seeing = looks.watch("grey") if looks.areWanted else None
     if run.isFinished:
         say(*describeGreys(run))
-        if looks.areWanted:
-            passOver(listGreys(request, request.region), looks.watch("grey"))
+        found = seeAgain(request, seeing, isMeasured=request.suggest > 0)
         clock.lap("statistics")
     else:
         stream = runs.openNetwork(run) if run.missing() and not workers else None
@@ -203,7 +200,6 @@ def carryOut(
         clock.lap("building the network")
         if workers:
             checkWorkers(run, workers)
-        seeing = looks.watch("grey") if looks.areWanted else None
         found, squares = measureRequest(request, seeing, run.walker(workers))
         run = run.note(compareGreys(found, squares, request)._asdict())
         say(*describeGreys(run))
@@ -219,8 +215,12 @@ def carryOut(
     evaluations = [part._replace(page=page) for part in evaluations]
     with openHands(workers, count, request.shape, request.memoryBudget) as hands:
         counts = [evaluate(describeWritten(run), part, hands, say, clock) for part in evaluations]
-    if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
-        say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
+        for part in evaluations if request.suggest else ():
+            from engine.results.suggestions import suggestBoxes
+
+            say(*suggestBoxes(describeWritten(run), part, hands, request.suggest, found.scale))
+            clock.lap("boxes to label")
+    say(*kinds.describeOutdated(request.nameOutput, paths.values()))
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
     run.forgetSeen()
     say(told.describeEnd(request, clock))

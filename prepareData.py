@@ -1,7 +1,7 @@
 """Normalise volumes and masks and cut them into sub-volumes that fit the memory of the GPU.
 
 In:  trainingImages/ and validationImages/ (grey values: .nrrd, .nhdr, .tif, .tiff, or a folder of TIFF slices
-     a volume), trainingMasks/ and validationMasks/; in sorted order image i belongs to mask i.
+     a volume), trainingMasks/ and validationMasks/; same names, else sorted order, make a pair.
 Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDataMask.npy bool (True =
      precipitate or pore), the two validation twins and parameters.json.
 
@@ -123,7 +123,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.force and isUpToDate(record, folder):
         say(f"Nothing changed since the last run: {relativePath(folder)} is kept (--force repeats).")
         return
-    asked = Statistics.parse(arguments.moments, arguments.noData)
+    asked = Statistics.parse(arguments.moments, arguments.noData, areOfScan=scheme == "volume")
     with openWorkers(min(arguments.workerCount, sum(map(len, pairs.values())))) as workers:
         inspect = partial(inspectPart, rotationCount=cutting.nb_rotation, labels=labels, asked=asked)
         findings = {part.name: inspect(part, workers) for part in parts}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
-from engine.volumes.formats import isVolumeName, nameIn, openVolume
+from engine.volumes.formats import isVolumeName, nameIn, openVolume, stemOf
 from engine.volumes.names import splitInner
 from engine.volumes.place import putInPlace
 from engine.volumes.volume import Volume
@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 
 def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
-    """Pair images and masks by sorted order."""
+    """Pair images and masks: those of the same name, and the others by sorted order."""
     images, masks = listVolumes(imageFolder), listVolumes(maskFolder)
     if len(images) != len(masks):
         raise PipelineError(
@@ -32,7 +32,17 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
             expected=f"{len(images)} masks for {imageFolder.name}",
             received=len(masks),
         )
-    return list(zip(images, masks, strict=True))
+    byName = {_nameOf(mask): mask for mask in masks}
+    same = {image: byName[_nameOf(image)] for image in images if _nameOf(image) in byName}
+    if len(set(same.values())) < len(same) or len(byName) < len(masks):
+        same = {}  # names that several files have tell nothing
+    others = iter([mask for mask in masks if mask not in same.values()])
+    return [(image, same.get(image) or next(others)) for image in images]
+
+
+def _nameOf(path: Path) -> str:
+    """Name a volume without its ending, be it that of a segmentation."""
+    return stemOf(path).removesuffix(".seg")
 
 
 def openPairs(paths: list[tuple[Path, Path]]) -> list[Pair]:
@@ -47,7 +57,8 @@ def doubtNames(pairs: list[tuple[Path, Path]]) -> list[str]:
 
     Also where sorted names (scan10, scan2) pair other files than their numbers (scan2, scan10) would.
     """
-    images, masks = zip(*pairs, strict=True)
+    pairs = [pair for pair in pairs if _nameOf(pair[0]) != _nameOf(pair[1])]
+    images, masks = ([pair[part] for pair in pairs] for part in (0, 1))
     byNumber = dict(zip(sorted(images, key=splitNumbers), sorted(masks, key=splitNumbers), strict=True))
     for image, mask in pairs:
         other = byNumber[image]

@@ -19,6 +19,7 @@ from engine.volumes.turned import TurnedVolume
 from engine.volumes.volume import Volume
 
 Place = Sequence[slice]
+SCORED = (0.0, 1.0)  # mean and standard deviation of a z-scored scan
 IDENTITY = (
     "positiveLabel",
     "normalization",
@@ -39,10 +40,13 @@ class Samples:
     ----------
     images, masks : path
         .npy files, (sample, x, y, z, 1) float32 and bool.
+    scan : (float, float), optional
+        Mean and standard deviation of whole scans as the grey values are stored; None: each sub-volume has
+        its own scale.
     """
 
-    def __init__(self, images: Path, masks: Path) -> None:
-        self.images, self.masks = images, masks
+    def __init__(self, images: Path, masks: Path, scan: tuple[float, float] | None = None) -> None:
+        self.images, self.masks, self.scan = images, masks, scan
         self._known = {path: _identify(path) for path in (images, masks)}
         self._layouts = {path: _describeLayout(openArray(path)) for path in (images, masks)}
         count, *sides, _ = self._layouts[images]["shape"]
@@ -119,7 +123,8 @@ def openSamples(folder: str | Path, part: str, multiple: int) -> Samples:
             received=images.shape[1:4],
             remedy="prepare other sub-volumes or train with a smaller --levelCount",
         )
-    return Samples(*paths)
+    prepared = (readJson(Path(folder) / "parameters.json") or {}).get("parameters", {})
+    return Samples(*paths, SCORED if prepared.get("normalization") == "volume" else None)
 
 
 def _requireSubVolumes(file: Path, images: np.ndarray, masks: np.ndarray) -> None:

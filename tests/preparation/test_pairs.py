@@ -10,7 +10,7 @@ from sampleVolumes import writeVolume
 
 import prepareData
 from engine.base.errors import PipelineError
-from engine.preparation.pairs import listVolumes
+from engine.preparation.pairs import doubtNames, listPairs, listVolumes
 
 GREY = {"photometric": "minisblack"}
 
@@ -86,3 +86,29 @@ def testSlicesOfAVolumeNeedAFolderOfTheirOwn(tmp_path):
     (tmp_path / "images" / "empty").mkdir(parents=True)
     with pytest.raises(PipelineError, match="empty: the folder holds no TIFF slices"):
         listVolumes(tmp_path / "images")
+
+
+def writeNames(folder, images, masks):
+    for kind, names in (("images", images), ("masks", masks)):
+        (folder / kind).mkdir()
+        for name in names:
+            writeVolume(folder / kind / name, np.zeros((3, 4, 5), np.uint8), {})
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "expected"),
+    [
+        ("data_1 data_2 scan_box01", "scan_box01 segm_1 segm_2", "segm_1 segm_2 scan_box01"),
+        ("b c", "a b", "b a"),
+        ("data_1 data_2", "segm_1 segm_2", "segm_1 segm_2"),
+        ("a box.x1", "box.x1.seg segm", "segm box.x1.seg"),
+        ("a b", "b b.seg", "b b.seg"),  # which of both is meant?
+    ],
+)
+def testFilesOfOneNameAreAPairTheOthersGoBySortedOrder(tmp_path, images, masks, expected):
+    names = [[f"{name}.nrrd" for name in text.split()] for text in (images, masks, expected)]
+    writeNames(tmp_path, *names[:2])
+    pairs = listPairs(tmp_path / "images", tmp_path / "masks")
+    assert [image.name for image, _ in pairs] == names[0]
+    assert [mask.name for _, mask in pairs] == names[2]
+    assert doubtNames(pairs) == []
