@@ -19,6 +19,7 @@ from engine.base.console import Stopwatch, relativePath, runScript, say
 from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler, refuseBoth
 from engine.base.files import lockName
 from engine.base.parameters import describeSettings, plainSettings, readParameters
+from engine.base.passes import passOver
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
@@ -30,7 +31,7 @@ from engine.prediction.layout import Geometry
 from engine.prediction.making import listPlanes, makePart, makeWhole
 from engine.prediction.request import Request, refuseNegative
 from engine.prediction.spread import checkWorkers, chooseMachine
-from engine.prediction.statistics import listOthers, measureRequest, seeAgain
+from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.results import kinds, suggested
 from engine.results.evaluation import Criteria, Evaluation, Page, Written, describePlace, openReference
@@ -191,7 +192,9 @@ def carryOut(
     seeing = looks.watch("grey") if looks.areWanted else None
     if run.isFinished:
         say(*describeGreys(run))
-        found = seeAgain(request, seeing, isMeasured=request.suggest > 0)
+        if seeing:
+            passOver(listGreys(request, request.region), seeing)
+        found = measureRequest(request)[0] if request.suggest else None
         clock.lap("statistics")
     else:
         stream = runs.openNetwork(run) if run.missing() and not workers else None
@@ -209,6 +212,7 @@ def carryOut(
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
     from engine.results.judging import evaluate  # not before it is needed
+    from engine.results.suggestions import suggestBoxes
 
     page = page._replace(greys=run.origin["greys"])
     looks.fill((page.greys or {}).get("limits", ()))
@@ -216,16 +220,13 @@ def carryOut(
     with openHands(workers, count, request.shape, request.memoryBudget) as hands:
         counts = [evaluate(describeWritten(run), part, hands, say, clock) for part in evaluations]
         for part in evaluations if request.suggest else ():
-            from engine.results.suggestions import suggestBoxes
-
             say(*suggestBoxes(describeWritten(run), part, hands, request.suggest, found.scale))
             clock.lap("boxes to label")
     say(*kinds.describeOutdated(request.nameOutput, paths.values()))
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
     run.forgetSeen()
-    say(told.describeEnd(request, clock))
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
-    say(*(f"  {relativePath(path)}" for path in written))
+    say(told.describeEnd(request, clock), *(f"  {relativePath(path)}" for path in written))
 
 
 def carryOutPart(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch) -> None:

@@ -117,25 +117,6 @@ def measureRequest(
     return found, squares.finish()
 
 
-def seeAgain(request: Request, observer: Observer | None, isMeasured: bool) -> Finding | None:
-    """Look once more at the grey values of a finished probability: for an observer, or to measure them too.
-
-    Parameters
-    ----------
-    request : Request
-        As of `measureRequest`.
-    observer : Observer or None
-        Sees the region once.
-    isMeasured : bool
-        Whether the finding is asked for; without it None is given.
-    """
-    if isMeasured:
-        return measureRequest(request, observer)[0]
-    if observer:
-        passOver(listGreys(request, request.region), observer)
-    return None
-
-
 def countNoData(request: Request, found: Finding) -> int:
     """Count the voxels of the region that hold no data; the finding may be of the whole volume."""
     if not found.noDataCount or request.normalization == "region" or request.shape == request.volume.shape:

@@ -14,6 +14,8 @@ from engine.volumes.names import splitInner
 from engine.volumes.place import putInPlace
 from engine.volumes.volume import Volume
 
+BOX = re.compile(r".*_box\d+_x\d+_y\d+_z\d+")  # what predictData.py --suggest calls its files
+
 
 class Pair(NamedTuple):
     """An image and the mask that belongs to it."""
@@ -23,7 +25,7 @@ class Pair(NamedTuple):
 
 
 def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
-    """Pair images and masks: those of the same name, and the others by sorted order."""
+    """Pair images and masks by sorted order; boxes that were suggested to be labelled, by their names."""
     images, masks = listVolumes(imageFolder), listVolumes(maskFolder)
     if len(images) != len(masks):
         raise PipelineError(
@@ -32,17 +34,18 @@ def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
             expected=f"{len(images)} masks for {imageFolder.name}",
             received=len(masks),
         )
-    byName = {_nameOf(mask): mask for mask in masks}
-    same = {image: byName[_nameOf(image)] for image in images if _nameOf(image) in byName}
-    if len(set(same.values())) < len(same) or len(byName) < len(masks):
-        same = {}  # names that several files have tell nothing
+    byName = {name: mask for mask in masks if (name := _nameBox(mask))}
+    same = {image: byName[name] for image in images if (name := _nameBox(image)) in byName}
+    if len(set(same.values())) < len(same):
+        same = {}  # several images of one name
     others = iter([mask for mask in masks if mask not in same.values()])
     return [(image, same.get(image) or next(others)) for image in images]
 
 
-def _nameOf(path: Path) -> str:
-    """Name a volume without its ending, be it that of a segmentation."""
-    return stemOf(path).removesuffix(".seg")
+def _nameBox(path: Path) -> str:
+    """Give the name of a suggested box, be it that of a segmentation; empty for any other volume."""
+    name = stemOf(path).removesuffix(".seg")
+    return name if BOX.fullmatch(name) else ""
 
 
 def openPairs(paths: list[tuple[Path, Path]]) -> list[Pair]:
@@ -57,7 +60,9 @@ def doubtNames(pairs: list[tuple[Path, Path]]) -> list[str]:
 
     Also where sorted names (scan10, scan2) pair other files than their numbers (scan2, scan10) would.
     """
-    pairs = [pair for pair in pairs if _nameOf(pair[0]) != _nameOf(pair[1])]
+    pairs = [
+        (image, mask) for image, mask in pairs if not _nameBox(image) or _nameBox(image) != _nameBox(mask)
+    ]
     images, masks = ([pair[part] for pair in pairs] for part in (0, 1))
     byNumber = dict(zip(sorted(images, key=splitNumbers), sorted(masks, key=splitNumbers), strict=True))
     for image, mask in pairs:

@@ -98,14 +98,14 @@ def writeNames(folder, images, masks):
 @pytest.mark.parametrize(
     ("images", "masks", "expected"),
     [
-        ("data_1 data_2 scan_box01", "scan_box01 segm_1 segm_2", "segm_1 segm_2 scan_box01"),
-        ("b c", "a b", "b a"),
+        ("data_1 s_box1_x0_y8_z9", "s_box1_x0_y8_z9 segm_1", "segm_1 s_box1_x0_y8_z9"),
+        ("data_1 s_box1_x0_y8_z9", "s_box1_x0_y8_z9.seg segm_1", "segm_1 s_box1_x0_y8_z9.seg"),
+        ("s_box1_x0_y8_z9 s_box2_x9_y8_z7", "a_1 s_box2_x9_y8_z7", "a_1 s_box2_x9_y8_z7"),
+        ("b c", "a b", "a b"),  # as published
         ("data_1 data_2", "segm_1 segm_2", "segm_1 segm_2"),
-        ("a box.x1", "box.x1.seg segm", "segm box.x1.seg"),
-        ("a b", "b b.seg", "b b.seg"),  # which of both is meant?
     ],
 )
-def testFilesOfOneNameAreAPairTheOthersGoBySortedOrder(tmp_path, images, masks, expected):
+def testSuggestedBoxesArePairedByNameTheOthersBySortedOrder(tmp_path, images, masks, expected):
     names = [[f"{name}.nrrd" for name in text.split()] for text in (images, masks, expected)]
     writeNames(tmp_path, *names[:2])
     pairs = listPairs(tmp_path / "images", tmp_path / "masks")
