@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.base.console import Stopwatch, relativePath, runScript, say
-from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler
-from engine.base.errors import PipelineError
+from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler, refuseBoth
 from engine.base.files import lockName
 from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.passes import passOver
@@ -34,11 +33,11 @@ from engine.prediction.request import Request, refuseNegative
 from engine.prediction.spread import checkWorkers, chooseMachine
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
-from engine.results import kinds
+from engine.results import kinds, suggested
 from engine.results.evaluation import Criteria, Evaluation, Page, Written, describePlace, openTargets
 from engine.results.looks import Looks
 from engine.results.ranges import openHands
-from engine.volumes.formats import openVolume
+from engine.volumes.formats import openVolume, withLayout
 from engine.volumes.names import shortName
 from engine.volumes.nrrdGeometry import withVoxelSize
 from engine.volumes.volume import Volume, checkRegion
@@ -56,6 +55,7 @@ z2: int | None = None  # the same along z
 nameReference: Path | None = None  # its manual mask; without it one called *_mask beside it; none = no scores
 positiveLabel: str = ""  # labels in the reference: 1,2, 1-30, '!0' or names of segments; empty: as trained
 ignoreLabel: str = ""  # its values that count in no score, such as 255; empty: as trained; none: all count
+rawLayout: str = ""  # of .raw files, which have no header: such as "512x512x300 uint16"; big, skipped bytes
 voxelSize: str = ""  # such as "0.65 um" or "0.65 0.65 1.3 um"; empty: as the file says
 normalization: Literal["", "region", "volume"] = ""  # z-score over; empty: the volume where the training did
 moments: Literal["", "plain", "robust"] = ""  # of the z-score; empty: as in the training, else robust
@@ -76,6 +76,7 @@ particles: bool = True  # write ..._particles.csv and ..._summary.json
 scores: bool = True  # write ..._scores.json and ..._errors.csv, where there is a reference
 report: bool = True  # write ..._report.html, a page with slices, particles and curves
 overview: bool = True  # write ..._overview.png, three mid-slices
+suggest: int = 0  # boxes to label next, written as pairs of image and mask; 0: none
 outputFormat: Literal["nrrd", "tiff"] = "nrrd"  # of mask and labels; tiff: for ImageJ, with the probability
 outputType: Literal["float32", "uint8", "uint16"] = "float32"  # of the probability; or integers
 outputEncoding: Literal["raw", "gzip"] = "raw"  # of the probability
@@ -100,15 +101,14 @@ verify: bool = False  # compare whole files with those of the other processes, n
 def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line, one flag a constant; fill in the names that follow from others."""
     arguments = readParameters(sys.modules[__name__], argv)
-    if not arguments.nameInput.name:
-        raise PipelineError("nameInput names no file", received=repr(str(arguments.nameInput)))
+    kinds.refuseNameless(arguments.nameInput)
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
-    if arguments.scheduler and (arguments.part or arguments.slurm):
-        alone = "--part" if arguments.part else "--slurm"
-        raise PipelineError(f"{alone} and --scheduler exclude one another", remedy=f"leave out {alone}")
+    refuseBoth(arguments.scheduler, arguments.part, arguments.slurm)
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
     arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
+    for name in ("nameInput", "nameReference"):
+        setattr(arguments, name, withLayout(getattr(arguments, name), arguments.rawLayout))
     return arguments
 
 
@@ -181,6 +181,7 @@ def checkRequest(
     inputs |= {f"momentsOf ({path.name})": path for path in others}
     kinds.refuseReplacing(arguments.nameOutput, arguments.outputFormat, inputs)
     refuseNegative(arguments.memoryBudget, arguments.minimumVoxels, arguments.workerCount)
+    suggested.refuseSuggesting(arguments.suggest, region, arguments.nameOutput, volume)
     scope = contracts.chooseScope(arguments.normalization, contract, volume.shape, region)
     asked = {name: getattr(arguments, name) for name in Request.parameters()}
     asked |= {"moments": contracts.chooseMoments(arguments.moments, contract)}
@@ -193,10 +194,12 @@ def carryOut(
 ) -> None:
     """Predict what is not predicted yet, make the results of every target, and tell of them."""
     request, (_, criteria, _, paths, looks, page, _) = run.request, evaluations[0]
+    seeing = looks.watch("grey") if looks.areWanted else None
     if run.isFinished:
         say(*describeGreys(run))
-        if looks.areWanted:
-            passOver(listGreys(request, request.region), looks.watch("grey"))
+        if seeing:
+            passOver(listGreys(request, request.region), seeing)
+        found = measureRequest(request)[0] if request.suggest else None
         clock.lap("statistics")
     else:
         stream = runs.openNetwork(run) if run.missing() and not workers else None
@@ -205,7 +208,6 @@ def carryOut(
         clock.lap("building the network")
         if workers:
             checkWorkers(run, workers)
-        seeing = looks.watch("grey") if looks.areWanted else None
         found, squares = measureRequest(request, seeing, run.walker(workers))
         run = run.note(compareGreys(found, squares, request)._asdict())
         say(*describeGreys(run))
@@ -215,14 +217,18 @@ def carryOut(
         del stream  # the particles need its memory
         runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds)
     from engine.results.judging import evaluate  # not before it is needed
+    from engine.results.suggestions import suggestBoxes
 
     page = page._replace(greys=run.origin["greys"])
     looks.fill((page.greys or {}).get("limits", ()))
     evaluations = [part._replace(page=page) for part in evaluations]
     with openHands(workers, count, request.shape, request.memoryBudget) as hands:
-        counts = [evaluate(describeWritten(run), part, hands, say, clock) for part in evaluations]
-    if outdated := kinds.listOutdated(request.nameOutput, paths.values()):
-        say(f"Of an earlier run, not of this one: {', '.join(outdated)}")
+        made = Written.of(request, runs.describeInputs(run), run.seen)
+        counts = [evaluate(made, part, hands, say, clock) for part in evaluations]
+        for part in evaluations if request.suggest else ():
+            say(*suggestBoxes(made, part, hands, request.suggest, found.scale))
+            clock.lap("boxes to label")
+    say(*kinds.describeOutdated(request.nameOutput, paths.values()))
     record = runs.recordRun(run, page.parameters, criteria.threshold, clock.seconds, counts[0])
     run.forgetSeen()
     written = request.nameOutput, *filter(Path.exists, paths.values()), record
@@ -235,15 +241,9 @@ def carryOutPart(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch)
     if not run.isFinished:
         from engine.results.judging import leaveSums  # not before it is needed
 
-        lines += leaveSums(describeWritten(run), evaluations, listPlanes(run))
+        written = Written.of(run.request, runs.describeInputs(run), run.seen)
+        lines += leaveSums(written, evaluations, listPlanes(run))
     say(*lines)
-
-
-def describeWritten(run: runs.Run) -> Written:
-    """Describe the probability to those who make the results."""
-    request = run.request
-    named = request.nameOutput, request.volume, request.region, request.learnt, request.memoryBudget
-    return Written(*named, runs.describeInputs(run), run.seen)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ trainingImages: Path = Path("trainingImages")  # folder of grey-value volumes
 trainingMasks: Path = Path("trainingMasks")  # folder of their masks
 validationImages: Path = Path("validationImages")  # folder of grey-value volumes
 validationMasks: Path = Path("validationMasks")  # folder of their masks
+rawLayout: str = ""  # of .raw files, which have no header: such as "512x512x300 uint16"; big, skipped bytes
 # sub-volumes
 length_subVol_x: int = 192  # voxels, a multiple of 8; 0 = the whole side
 length_subVol_y: int = 192  # voxels, a multiple of 8; 0 = the whole side
@@ -128,7 +129,7 @@ def main(arguments: argparse.Namespace) -> None:
     }
     pairs = {}
     for name, images in folders.items():
-        paths = listPairs(*images)
+        paths = listPairs(*images, arguments.rawLayout)
         say(*doubtNames(paths))
         pairs[name] = openPairs(paths, labels, labelled[name].ignored)
         say(*describePlaces(pairs[name]))
@@ -139,7 +140,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not arguments.force and isUpToDate(record, folder):
         say(f"Nothing changed since the last run: {relativePath(folder)} is kept (--force repeats).")
         return
-    asked = Statistics.parse(arguments.moments, arguments.noData)
+    asked = Statistics.parse(arguments.moments, arguments.noData, areOfScan=scheme == "volume")
     with openWorkers(min(arguments.workerCount, sum(map(len, pairs.values())))) as workers:
         inspect = partial(inspectPart, rotationCount=cutting.nb_rotation, labels=labels, asked=asked)
         parts, found = zip(*(inspect(part, workers) for part in parts), strict=True)

@@ -32,15 +32,25 @@ def drawMoments(
     -------
     tuple of float
         Mean and standard deviation of the grey values as they are stored.
+
+    Notes
+    -----
+    Where a patch is all of its sub-volume there is no region to choose. If the sub-volumes are on the scale
+    of whole scans, those take its place: the box around the patch is a mixture of both.
     """
     kind = generator.integers(4)
     if kind == 0:
         return _measure(samples, index, patch)
+    isAll = all(part.stop - part.start == side for part, side in zip(patch, samples.sides, strict=True))
+    scan = samples.scan if isAll else None
+    if kind == 1 and scan:
+        return mixMoments(_measure(samples, index, patch), scan, generator.random())
     if kind == 1:
         return _measure(
             samples, index, [_grow(generator, *axis) for axis in zip(patch, samples.sides, strict=True)]
         )
     whole, *sides = _measureWhole(samples, index)
+    whole = scan or whole
     if kind == 2:
         return whole
     return mixMoments(whole, sides[generator.integers(len(sides))], MOST_AIR * generator.random())

@@ -30,6 +30,7 @@ class Request(NamedTuple):
     moments: str = "robust"  # or plain
     momentsOf: str = ""  # another scan or "mean,std"; empty: its own
     noData: str = "auto"  # none, or a number
+    suggest: int = 0  # boxes of it that are to be labelled next
 
     @classmethod
     def parameters(cls) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from engine.volumes.formats import (
     openMask,
     openVolume,
     stemOf,
+    withLayout,
 )
 from engine.volumes.names import splitInner
 from engine.volumes.place import openOnto
@@ -34,9 +35,9 @@ class Pair(NamedTuple):
     mask: Volume
 
 
-def listPairs(imageFolder: Path, maskFolder: Path) -> list[tuple[Path, Path]]:
+def listPairs(imageFolder: Path, maskFolder: Path, rawLayout: str = "") -> list[tuple[Path, Path]]:
     """Pair images and masks by sorted order; boxes that were suggested to be labelled, by their names."""
-    images, masks = listVolumes(imageFolder), listVolumes(maskFolder, areMasks=True)
+    images, masks = listVolumes(imageFolder, False, rawLayout), listVolumes(maskFolder, True, rawLayout)
     if len(images) != len(masks):
         raise PipelineError(
             "every image needs one mask, in the same sorted order",
@@ -116,32 +117,33 @@ def explainReadErrors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def listVolumes(folder: Path, areMasks: bool = False) -> list[Path]:
+def listVolumes(folder: Path, areMasks: bool = False, rawLayout: str = "") -> list[Path]:
     """List the volumes, or masks, of a folder in sorted order: files, and folders of slices.
 
-    What is named in the folder (images::/entry/data) is meant of each of its files that holds several things.
+    What is named in the folder (images::/entry/data) is meant of each of its files that holds several things,
+    `rawLayout` of raw files.
     Files that belong to a volume, such as scan.raw to scan.mhd, are none of their own. Any other file is an
     error, not one to skip.
     """
     folder, inner = splitInner(folder)
     entries, openFile = _listEntries(folder), openMask if areMasks else openVolume
-    opened, known, claimed = [], set(), set()
+    named, known, claimed = {}, set(), set()
     for path in sorted(entries, key=isBareName):  # first those that may describe others
         isVolume = path.is_dir() or isVolumeName(path)
         if isVolume and os.path.abspath(path) not in claimed:
-            files = set(map(os.path.abspath, openFile(nameIn(path, inner)).files))
+            named[path] = withLayout(nameIn(path, inner), rawLayout)
+            files = set(map(os.path.abspath, openFile(named[path]).files))
             claimed |= files - {os.path.abspath(path)}
             known |= files | set(map(os.path.abspath, listCompanions(path)))
-            opened.append(path)
     for path in entries:
-        if path not in opened and os.path.abspath(path) not in known:
+        if path not in named and os.path.abspath(path) not in known:
             rule = f"is no volume of a known format ({', '.join(SHOWN)}, or a folder of slices)"
             raise PipelineError(rule, file=path, remedy="move it out of the folder")
-    volumes = sorted(path for path in opened if os.path.abspath(path) not in claimed)
+    volumes = sorted(path for path in named if os.path.abspath(path) not in claimed)
     if not volumes:
         remedy = "put .nrrd or .tif volumes into it, or others that docs/formats.md lists"
         raise PipelineError("the folder holds no volume", file=folder, remedy=remedy)
-    return [nameIn(path, inner) for path in volumes]
+    return [named[path] for path in volumes]
 
 
 def _listEntries(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from engine.volumes.place import viewOf
 from engine.volumes.volume import Volume
 
 Place = Sequence[slice]
+SCORED = (0.0, 1.0)  # mean and standard deviation of a z-scored scan
 IDENTITY = (
     "positiveLabel",
     "normalization",
@@ -46,10 +47,19 @@ class Samples:
         .npy files, (sample, x, y, z, 1) float32 and bool.
     labelled : path, optional
         The same as masks, True = labelled; without it every voxel is.
+    scan : (float, float), optional
+        Mean and standard deviation of whole scans as the grey values are stored; None: each sub-volume has
+        its own scale.
     """
 
-    def __init__(self, images: Path, masks: Path, labelled: Path | None = None) -> None:
-        self.images, self.masks, self.labelled = images, masks, labelled
+    def __init__(
+        self,
+        images: Path,
+        masks: Path,
+        labelled: Path | None = None,
+        scan: tuple[float, float] | None = None,
+    ) -> None:
+        self.images, self.masks, self.labelled, self.scan = images, masks, labelled, scan
         self._known = {path: _identify(path) for path in self.files}
         self._layouts = {path: _describeLayout(openArray(path)) for path in self.files}
         count, *sides, _ = self._layouts[images]["shape"]
@@ -166,7 +176,8 @@ def openSamples(folder: str | Path, part: str, multiple: int) -> Samples:
             remedy="prepare other sub-volumes or train with a smaller --levelCount",
         )
     labelled = _findLabelled(Path(folder), part, masks)
-    samples = Samples(*paths, labelled)
+    prepared = (readJson(Path(folder) / "parameters.json") or {}).get("parameters", {})
+    samples = Samples(*paths, labelled, SCORED if prepared.get("normalization") == "volume" else None)
     if not samples.labelledCount:
         raise PipelineError("nothing labelled", file=labelled, remedy="run prepareData.py again")
     return samples

@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.preparation.samples import Part
 from engine.volumes.frame import compareSizes, describeSize, sizeOfVoxel
-from engine.volumes.scale import Finding
+from engine.volumes.scale import MOMENTS_FIELD, Finding
 
 SHARES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of the voxels that lie below the quantiles
 FAR = 1.0  # standard deviations by which a quantile of one volume may lie off those of the others
@@ -22,7 +22,9 @@ def describeSets(parts: list[Part], findings: dict[str, list[Finding]]) -> dict[
     """
     return {
         part.name: {
-            pair.image.path.name: _describeGreys(found) | {"voxelSize": sizeOfVoxel(pair.image.frame)}
+            pair.image.path.name: _describeGreys(found)
+            | {"voxelSize": sizeOfVoxel(pair.image.frame)}
+            | ({"isCut": True} if MOMENTS_FIELD in getattr(pair.image, "header", ()) else {})
             for pair, found in zip(part.pairs, findings[part.name], strict=True)
         }
         for part in parts
@@ -54,8 +56,12 @@ def doubtSets(sets: dict[str, dict[str, dict]]) -> list[str]:
 
 
 def _doubtGreys(volumes: list[tuple[str, dict]]) -> list[str]:
-    """Name the volumes whose quantiles lie off the middle ones of all."""
-    known = [(name, np.array(greys["quantiles"])) for name, greys in volumes if greys["quantiles"]]
+    """Name the volumes whose quantiles lie off the middle ones of all; known cuts of a scan may."""
+    known = [
+        (name, np.array(greys["quantiles"]))
+        for name, greys in volumes
+        if greys["quantiles"] and not greys.get("isCut")
+    ]
     if len(known) < 2:
         return []
     middle = np.median([quantiles for _, quantiles in known], axis=0)

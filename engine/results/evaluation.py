@@ -46,6 +46,12 @@ class Written(NamedTuple):
     settings: dict[str, Any]  # what the probability follows from
     store: Store | None = None  # of several processes that make the result
 
+    @classmethod
+    def of(cls, request: Any, settings: dict[str, Any], store: Store | None) -> "Written":
+        """Describe the probability that was asked for, of a `Request` of the prediction."""
+        named = request.nameOutput, request.volume, request.region, request.learnt, request.memoryBudget
+        return cls(*named, settings, store)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Voxels along (x, y, z)."""

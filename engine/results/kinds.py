@@ -95,11 +95,23 @@ def measureTiff(kinds: Collection[str], outputFormat: str) -> int:
     return sum(BY_KIND[kind].voxels.tiffBytes for kind in kinds if BY_KIND[kind].voxels)
 
 
+def describeOutdated(nameOutput: Path, written: Collection[Path]) -> list[str]:
+    """Tell which results are of an earlier run, in a line; none where all are of this one."""
+    outdated = listOutdated(nameOutput, written)
+    return [f"Of an earlier run, not of this one: {', '.join(outdated)}"] if outdated else []
+
+
 def listOutdated(nameOutput: Path, written: Collection[Path]) -> list[str]:
     """Name results of an earlier run that this one left as they are."""
     endings = [ending for result in KINDS for ending in (result.ending, result.tiffEnding) if ending]
     paths = (nameOutput.with_name(nameOutput.stem + ending) for ending in endings)
     return sorted({path.name for path in paths if path.exists()} - {path.name for path in written})
+
+
+def refuseNameless(nameInput: Path) -> None:
+    """Refuse a name of the input that is none of a file, before others follow from it."""
+    if not nameInput.name:
+        raise PipelineError("nameInput names no file", received=repr(str(nameInput)))
 
 
 def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path | None]) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from engine.base.errors import PipelineError
-from engine.volumes.names import joinInner, splitInner, stemFor
+from engine.volumes.names import MARK, joinInner, splitInner, stemFor
 from engine.volumes.volume import Volume
 
 FORMATS = {".nrrd": "nrrdFiles", ".nhdr": "nrrdFiles", ".tif": "stacks", ".tiff": "stacks"}
@@ -20,6 +20,7 @@ BARE = (".img", ".raw", ".dat", ".bin")  # volumes of their own only where no ot
 INNER = ("hdf5Files", "zarrFolders", "volFiles", "rawFiles")  # of things in a file: openVolume(path, inner)
 FOLDERS = ("zarrFolders",)  # modules whose volumes are folders with an ending of their own
 MARKS = dict.fromkeys(("zarr.json", ".zgroup", ".zarray"), "zarrFolders")  # files that tell what a folder is
+RAW = "rawFiles"
 STACK = "stacks"  # any other folder: one of slices
 COMPANIONS = ("_infos.txt",)  # what programs write beside a volume of this name, needed or not: nabu
 ADDRESS = re.compile("[a-zA-Z][a-zA-Z0-9+.-]+:/")  # s3://..., of which a Path keeps one slash
@@ -83,6 +84,12 @@ def _endingOf(path: Path) -> str:
 def nameIn(path: Path, inner: str) -> Path:
     """Name one thing in a file, if files of its format hold several."""
     return Path(joinInner(path, inner if _moduleOf(path) in INNER else ""))
+
+
+def withLayout(path: Path, rawLayout: str) -> Path:
+    """Name a raw file with the layout of its voxels, if it is one and does not tell its own."""
+    isRaw = MARK not in str(path) and FORMATS.get(_endingOf(path)) == RAW and not path.is_dir()
+    return Path(joinInner(path, rawLayout.strip() if isRaw else ""))
 
 
 def isVolumeName(path: Path) -> bool:

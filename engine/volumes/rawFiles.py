@@ -8,7 +8,6 @@ from pathlib import Path
 from engine.base.errors import PipelineError
 from engine.volumes import volFiles
 from engine.volumes.layouts import WAY, openByLayout, proposeLayout
-from engine.volumes.names import joinInner
 from engine.volumes.rawData import RawVolume
 
 HEADERS = (".mhd", ".nhdr", ".hdr")  # of files that may describe a raw one
@@ -38,11 +37,6 @@ def openVolume(path: str | Path, inner: str = "") -> RawVolume:
     if volFiles.findInfo(path) is not None:
         return volFiles.openVolume(path)
     raise _refuseUndescribed(path)
-
-
-def withLayout(path: str | Path, layout: str) -> str:
-    """Name a raw file with its layout, as `openVolume` of formats takes it; as it is where none is given."""
-    return joinInner(Path(path), layout.strip())
 
 
 def _refuseUndescribed(path: Path) -> PipelineError:

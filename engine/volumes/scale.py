@@ -22,6 +22,7 @@ PHASE_RUNS = 0.6  # share of the voxels beyond them whose neighbour is one as we
 REACH = 3.0  # fences lie so many distances of the two quantiles beyond them
 LARGEST_VALUE = 1e30  # of a grey value, and of one over their deviation
 STEPS = 64  # of float64 that a standard deviation must have
+MOMENTS_FIELD = "pipeline_moments"  # of a header: mean and deviation of the scan that a volume was cut from
 COARSE = 64  # bins between the quantiles below which they are looked at again
 
 
@@ -30,11 +31,12 @@ class Statistics(NamedTuple):
 
     isRobust: bool = True
     noData: NoData = NoData()
+    areOfScan: bool = False  # take those of the scan that a volume was cut from, where its header tells them
 
     @classmethod
-    def parse(cls, moments: str, noData: str) -> "Statistics":
-        """Take the two parameters."""
-        return cls(moments == "robust", NoData.parse(noData))
+    def parse(cls, moments: str, noData: str, areOfScan: bool = False) -> "Statistics":
+        """Take the parameters."""
+        return cls(moments == "robust", NoData.parse(noData), areOfScan)
 
 
 class Scale(NamedTuple):
@@ -148,6 +150,7 @@ class Finding(NamedTuple):
     beyondCount: int  # beyond the fences
     phaseCount: int = 0  # the same, but in groups: not hot voxels, and left in
     missed: float | None = None  # a declared no-data value that no voxel holds
+    isOfScan: bool = False  # mean and deviation are those of the scan that the volume was cut from
 
 
 Walk = Callable[[Maker], Any]  # shows the whole volume to an observer that is made anew, and gives it
@@ -191,7 +194,32 @@ def measureBy(walk: Walk, volume: Volume, asked: Statistics) -> Finding:
     greys.refuse(volume.path)
     found = measureScale(greys, walk, asked.isRobust)
     requireUsable(found, volume)
+    moments = readMoments(volume) if asked.areOfScan else None
+    if moments:
+        found = found._replace(scale=Scale(*moments, *found.scale[2:]), isOfScan=True)
     return found
+
+
+def readMoments(volume: Volume) -> tuple[float, float] | None:
+    """Read mean and deviation of the scan that a volume was cut from; None where its header tells none.
+
+    Raises
+    ------
+    PipelineError
+        The header has something else there.
+    """
+    text = volume.header.get(MOMENTS_FIELD)
+    if text is None:
+        return None
+    try:
+        mean, std = map(float, str(text).split())
+    except ValueError:
+        mean = std = np.nan
+    if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
+        expected, remedy = "a mean and a standard deviation above 0", "delete this line of the header"
+        rule = f"{MOMENTS_FIELD} cannot be read"
+        raise PipelineError(rule, file=volume.path, expected=expected, received=repr(text), remedy=remedy)
+    return mean, std
 
 
 def measureScale(greys: Greys, walk: Walk, isRobust: bool) -> Finding:
@@ -295,6 +323,11 @@ def describeFinding(found: Finding, what: str) -> list[str]:
         lines.append(f"Note: {groups}: taken for a phase, not for hot voxels")
     if found.missed is not None:
         lines.append(f"Warning: no voxel holds {found.missed:g}, which was declared as the no-data value")
+    if found.isOfScan:
+        moments = f"mean {scale.mean:.6g} and deviation {scale.std:.6g}"
+        lines.append(
+            f"Note: z-scored with the {moments} of the scan that it was cut from, as its header tells"
+        )
     if scale.std == 0:
         lines.append(f"Warning: all voxels of the {what} have the same grey value; it becomes zeros")
     return lines

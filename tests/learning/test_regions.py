@@ -1,5 +1,8 @@
 """The moments of the region around a patch, against NumPy; what is drawn with and without them."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from engine.base.arrays import measureMoments
 from engine.learning import regions
 from engine.learning.regions import MOST_AIR, drawMoments, mixMoments
-from engine.preparation.samples import Samples
+from engine.preparation.samples import Samples, openSamples
 from functions import Drawing, drawBatch, placePatch, prep_img, spread, turnPatch, varyGrey
 
 SHAPE = (24, 16, 20)
@@ -155,3 +158,46 @@ def testWhatIsDrawnWithRegionsIsTheSameAgain(samples):
     for pair, other in zip(drawAll(samples, drawing), first, strict=True):
         np.testing.assert_array_equal(pair[0], other[0])
         np.testing.assert_array_equal(pair[1], other[1])
+
+
+def testWhereThePatchIsAllOfASubVolumeTheScanTakesItsPlace(samples):
+    whole, image = [slice(0, side) for side in SHAPE], samples.read(1)[0]
+    own, sides = plain(image), [plain(side) for side in (image[:1], image[-1:], image[:, :1], image[:, -1:])]
+    scan = Samples(samples.images, samples.masks, (0.25, 3.0))
+    seen = set()
+    for seed in range(100):
+        found, kind = draw(scan, seed, 1, whole), kindOf(seed)
+        if kind == 0:
+            assert found == pytest.approx(own, rel=1e-12)
+        elif kind == 1:  # between the patch and its scan
+            low, high = sorted((own[0], 0.25))
+            assert low <= found[0] <= high
+            share = (found[0] - own[0]) / (0.25 - own[0])
+            assert found == pytest.approx(mixMoments(own, (0.25, 3.0), share), rel=1e-9)
+            seen.add(share)
+        elif kind == 2:
+            assert found == (0.25, 3.0)
+        else:
+            shares = [(found[0] - 0.25) / (side[0] - 0.25) for side in sides]
+            assert any(
+                found == pytest.approx(mixMoments((0.25, 3.0), side, share), rel=1e-9)
+                for side, share in zip(sides, shares, strict=True)
+            )
+    assert len(seen) > 10 and max(seen) - min(seen) > 0.5
+
+
+def testAPatchInALargerSubVolumeIsDrawnAsBefore(samples):
+    scan = Samples(samples.images, samples.masks, (0.25, 3.0))
+    assert [draw(scan, seed) for seed in range(40)] == [draw(samples, seed) for seed in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("normalization", "scan"), [("volume", (0.0, 1.0)), ("subVolume", None), (None, None)]
+)
+def testPreparedDataTellWhetherTheyAreOnTheScaleOfScans(tmp_path, samples, normalization, scan):
+    for part, file in (("Image", samples.images), ("Mask", samples.masks)):
+        shutil.copy(file, tmp_path / f"trainingData{part}.npy")
+    if normalization:
+        content = {"parameters": {"normalization": normalization}}
+        (tmp_path / "parameters.json").write_text(json.dumps(content))
+    assert openSamples(tmp_path, "training", 4).scan == scan

@@ -11,7 +11,7 @@ from sampleVolumes import writeVolume
 
 import prepareData
 from engine.base.errors import PipelineError
-from engine.preparation.pairs import listVolumes
+from engine.preparation.pairs import doubtNames, listPairs, listVolumes
 from engine.volumes.formats import openVolume
 from engine.volumes.metaWriter import writeMetaHeader
 
@@ -147,3 +147,29 @@ def testAnyFormatOfItkGivesTheSameSubVolumes(tmp_path):
     expected = prepare(tmp_path / "nrrd", WRITERS[:1])
     writers = [writerOf(ending) for ending in (".mhd", ".nii.gz", ".mha", ".nii")]
     assert prepare(tmp_path / "itk", writers) == expected
+
+
+def writeNames(folder, images, masks):
+    for kind, names in (("images", images), ("masks", masks)):
+        (folder / kind).mkdir()
+        for name in names:
+            writeVolume(folder / kind / name, np.zeros((3, 4, 5), np.uint8), {})
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "expected"),
+    [
+        ("data_1 s_box1_x0_y8_z9", "s_box1_x0_y8_z9 segm_1", "segm_1 s_box1_x0_y8_z9"),
+        ("data_1 s_box1_x0_y8_z9", "s_box1_x0_y8_z9.seg segm_1", "segm_1 s_box1_x0_y8_z9.seg"),
+        ("s_box1_x0_y8_z9 s_box2_x9_y8_z7", "a_1 s_box2_x9_y8_z7", "a_1 s_box2_x9_y8_z7"),
+        ("b c", "a b", "a b"),  # as published
+        ("data_1 data_2", "segm_1 segm_2", "segm_1 segm_2"),
+    ],
+)
+def testSuggestedBoxesArePairedByNameTheOthersBySortedOrder(tmp_path, images, masks, expected):
+    names = [[f"{name}.nrrd" for name in text.split()] for text in (images, masks, expected)]
+    writeNames(tmp_path, *names[:2])
+    pairs = listPairs(tmp_path / "images", tmp_path / "masks")
+    assert [image.name for image, _ in pairs] == names[0]
+    assert [mask.name for _, mask in pairs] == names[2]
+    assert doubtNames(pairs) == []

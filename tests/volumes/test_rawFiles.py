@@ -1,17 +1,17 @@
 """Raw files by their layout: values, and what a user is told who has given none or a wrong one."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sampleVolumes import sampleArray
 
 from engine.base.errors import PipelineError
-from engine.volumes.formats import openVolume, stemOf
+from engine.volumes.formats import openVolume, stemOf, withLayout
 from engine.volumes.layouts import TYPES
 from engine.volumes.nrrdGeometry import withVoxelSize
 from engine.volumes.rawData import RawVolume
-from engine.volumes.rawFiles import withLayout
 
 SHAPE = (7, 5, 4)  # (x, y, z)
 WAY = "512x512x300 uint16 little 0': sides x y z, type, byte order and bytes to skip, preset little 0"
@@ -65,8 +65,12 @@ def testLayoutsMayBeWrittenLoosely(tmp_path, layout, name):
     check(openVolume(f"{path}::{layout}"), sampleArray("<u2", SHAPE))
 
 
-def testNoLayoutLeavesAName(tmp_path):
-    assert withLayout(tmp_path / "scan.nrrd", "") == str(tmp_path / "scan.nrrd")
+def testALayoutBelongsToRawFilesThatDoNotTellTheirs(tmp_path):
+    layout, named = "7x5x4 uint16", tmp_path / "scan.raw::3x2x1 uint8"
+    assert withLayout(tmp_path / "scan.raw", f" {layout} ") == tmp_path / f"scan.raw::{layout}"
+    for path in (named, tmp_path / "scan.nrrd", tmp_path / "scan.mhd", tmp_path, Path("none")):
+        assert withLayout(path, layout) == path
+    assert withLayout(tmp_path / "scan.raw", "") == tmp_path / "scan.raw"
 
 
 @pytest.mark.parametrize(

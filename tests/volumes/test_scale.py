@@ -7,12 +7,21 @@ import pytest
 import scans
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampleVolumes import writeVolume
 from scans import addHot, hide, makeGreys, measure, outsideOf, robustByNumpy
 
 from engine.base.arrays import measureMoments
 from engine.base.errors import PipelineError
 from engine.base.histograms import FineHistogram
-from engine.volumes.scale import Scale, Statistics, describeFinding, measureKept
+from engine.volumes.formats import openVolume
+from engine.volumes.scale import (
+    MOMENTS_FIELD,
+    Scale,
+    Statistics,
+    describeFinding,
+    measureKept,
+    measureVolume,
+)
 
 TYPES = {  # mean, deviation, hot value
     **{"int8": (0, 5, 127), "uint8": (60, 5, 255), "int16": (-300, 40, 30000), "uint16": (900, 60, 65535)},
@@ -423,3 +432,41 @@ def testAVolumeWithoutAnyDataBecomesZeros(dtype):
     found = scans.measure(np.zeros((8, 8, 8), dtype), noData="0")
     assert (found.noDataCount, found.scale.std) == (512, 0) and np.isfinite(found.scale.fill)
     assert (found.scale.mend(np.zeros((8, 8, 8), dtype)) == found.scale.fill).all()
+
+
+# ------------------------------------------------------------------------------- moments that a header tells
+
+
+def measureFile(image, header, areOfScan=True, folder=None):
+    writeVolume(folder / "box.nrrd", image, header)
+    volume = openVolume(folder / "box.nrrd")
+    asked = Statistics.parse("robust", "auto", areOfScan)
+    return measureVolume(lambda: ((block.T,) for block in volume.slabs()), volume, asked)
+
+
+def testMomentsOfTheHeaderTakeThePlaceOfThoseOfTheVoxels(tmp_path):
+    image = hide(addHot(makeGreys("float32"), 5, 1e6), outsideOf(scans.SHAPE), -7)
+    own = measureFile(image, {}, folder=tmp_path)
+    found = measureFile(image, {MOMENTS_FIELD: "0.1 1e3"}, folder=tmp_path)
+    assert found.scale == own.scale._replace(mean=0.1, std=1000.0) and found.isOfScan
+    assert found._replace(scale=own.scale, isOfScan=False, histogram=own.histogram) == own
+    assert (
+        "mean 0.1 and deviation 1000 of the scan that it was cut from" in describeFinding(found, "volume")[-1]
+    )
+    left = measureFile(image, {MOMENTS_FIELD: "0.1 1e3"}, False, tmp_path)
+    assert left.scale == own.scale and not left.isOfScan
+
+
+def testAConstantCutHasTheDeviationOfItsScan(tmp_path):
+    image = np.full((8, 8, 8), 7, np.uint8, order="F")
+    found = measureFile(image, {MOMENTS_FIELD: "5 2"}, folder=tmp_path)
+    assert found.scale[:2] == (5, 2) and len(describeFinding(found, "volume")) == 1
+
+
+@pytest.mark.parametrize("text", ["", "1", "1 0", "1 -2", "nan 1", "1 inf", "1 2 3", "one two"])
+def testMomentsOfTheHeaderThatAreNoneAreRefused(tmp_path, text):
+    with pytest.raises(
+        PipelineError, match="pipeline_moments cannot be read .*expected a mean and"
+    ) as caught:
+        measureFile(makeGreys(), {MOMENTS_FIELD: text}, folder=tmp_path)
+    assert "box.nrrd" in str(caught.value) and "\n" not in str(caught.value)
