@@ -1,7 +1,7 @@
 """Predict the probability of precipitate or pore for every voxel of a volume or a region of it.
 
-In:  one grey-value volume (.nrrd, .nhdr, .tif or a folder of TIFF slices) and a trained model (.h5, .keras or
-     .weights.h5 of Keras 2 or 3).
+In:  one grey-value volume (.nrrd, .tif, .h5, .zarr or any other of docs/formats.md) and a trained model (.h5,
+     .keras or .weights.h5 of Keras 2 or 3).
 Out: the probability as float32 NRRD with the geometry of the input; from it a mask, a segmentation for 3D
      Slicer, labelled particles, their table and a summary, a report for the browser, a picture; scores where
      there is a manual mask; a record (.json) of what went into it all.

@@ -1,7 +1,7 @@
 """Normalise volumes and masks and cut them into sub-volumes that fit the memory of the GPU.
 
-In:  trainingImages/ and validationImages/ (grey values: .nrrd, .nhdr, .tif, .tiff, or a folder of TIFF slices
-     a volume), trainingMasks/ and validationMasks/; in sorted order image i belongs to mask i.
+In:  trainingImages/ and validationImages/ (grey values of any format in docs/formats.md, or a folder of TIFF
+     slices a volume), trainingMasks/ and validationMasks/; in sorted order image i belongs to mask i.
 Out: pythonFiles/trainingDataImage.npy (sample, x, y, z, 1) float32, trainingDataMask.npy bool (True =
      precipitate or pore), the two validation twins and parameters.json; where not every voxel is labelled
      also trainingDataLabelled.npy bool (True = labelled) or its twin.

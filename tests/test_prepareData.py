@@ -315,7 +315,7 @@ def testPrepareOnARealFullDisk(data, capfd):
 
 SLOW_PREPARE = """
 import runpy, sys, time
-from engine.preparation.samples import SampleWriter
+from engine.preparation.writing import SampleWriter
 write = SampleWriter.write
 def writeSlowly(self, index, sample):
     write(self, index, sample)

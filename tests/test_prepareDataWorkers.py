@@ -126,7 +126,7 @@ SLOW = """
 import sys, time
 import prepareData
 from engine.base.console import runScript
-from engine.preparation.samples import SampleWriter
+from engine.preparation.writing import SampleWriter
 write = SampleWriter.write
 def writeSlowly(self, index, sample):
     write(self, index, sample)

@@ -20,7 +20,7 @@ from engine.base.files import (
 )
 from engine.base.records import writeJson
 from engine.base.words import printable
-from engine.preparation.samples import writeArraysAtomically
+from engine.preparation.writing import writeArraysAtomically
 
 
 def testTwoProcessesDoNotWorkAtOneFile(tmp_path):

@@ -7,7 +7,8 @@ from places import listNames
 
 from engine.base.errors import PipelineError
 from engine.base.records import writeJson
-from engine.preparation.samples import UNLABELLED, Samples, openSamples, writeArraysAtomically
+from engine.preparation.samples import UNLABELLED, Samples, openSamples
+from engine.preparation.writing import writeArraysAtomically
 
 
 def writeSamples(folder, images, masks, part="training"):

@@ -545,7 +545,8 @@ def testAnArrayWithoutAnyChunkIsReadAndDoubted(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("form", "depth"), [("2", 4), ("3", 4), ("3, shards", 2), ("3, raw shards", 2)])
-def testEachChunkIsDecodedOnceInAWalk(tmp_path, form, depth):
+def testEachChunkIsDecodedOnceInAWalk(tmp_path, monkeypatch, form, depth):
+    monkeypatch.setattr("engine.volumes.chunked.GROUP_BYTES", 1)
     planes, read = makePlanes(), []
     writeArray(tmp_path / "a.zarr", planes, **FORMS[form])
     volume = openVolume(tmp_path / "a.zarr")
@@ -688,7 +689,8 @@ def testLinksMustStayInTheFolder(tmp_path, name):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def testCutChunksEndInOneLine(tmp_path, form):
+def testCutChunksEndInOneLine(tmp_path, monkeypatch, form):
+    monkeypatch.setattr("engine.volumes.chunked.GROUP_BYTES", 1)
     planes, path = makePlanes(), tmp_path / "a.zarr"
     writeArray(path, planes, **FORMS[form])
     chunk = openVolume(path).files[-1]
