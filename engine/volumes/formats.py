@@ -17,7 +17,8 @@ FORMATS |= {".hdr": "niftiFiles", ".img": "niftiFiles", ".vol": "volFiles"}
 FORMATS |= {".raw": "rawFiles", ".dat": "rawFiles", ".bin": "rawFiles"}
 FORMATS |= {".seg.nrrd": "nrrdFiles"}  # last: of two masks beside a volume the plain one is meant
 BARE = (".img", ".raw", ".dat", ".bin")  # volumes of their own only where no other file describes them
-INNER = ("hdf5Files", "zarrFolders", "volFiles", "rawFiles")  # of things in a file: openVolume(path, inner)
+NAMED = ("hdf5Files", "zarrFolders")  # modules whose files hold several things
+INNER = (*NAMED, "volFiles", "rawFiles")  # and those with layouts: openVolume(path, inner)
 FOLDERS = ("zarrFolders",)  # modules whose volumes are folders with an ending of their own
 MARKS = dict.fromkeys(("zarr.json", ".zgroup", ".zarray"), "zarrFolders")  # files that tell what a folder is
 RAW = "rawFiles"
@@ -82,8 +83,8 @@ def _endingOf(path: Path) -> str:
 
 
 def nameIn(path: Path, inner: str) -> Path:
-    """Name one thing in a file, if files of its format hold several."""
-    return Path(joinInner(path, inner if _moduleOf(path) in INNER else ""))
+    """Name one thing in a file, if files of its format hold several under names."""
+    return Path(joinInner(path, inner if _moduleOf(path) in NAMED else ""))
 
 
 def withLayout(path: Path, rawLayout: str) -> Path:
