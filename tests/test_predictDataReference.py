@@ -277,7 +277,7 @@ def testAReferenceWithoutAnyLabelIsWarnedOf(copy, capfd):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--ignoreLabel", "x"), "Error: ignoreLabel cannot be read"),
+        (("--ignoreLabel", "x"), "scan_mask.nrrd: ignoreLabel cannot be read"),
         (
             ("--ignoreLabel", "0"),
             "Error: 0 is in ignoreLabel and in positiveLabel; a voxel counts as positive or",

@@ -217,7 +217,7 @@ def badFolders():
         "empty folder": (
             lambda f: [path.unlink() for path in (f / images).iterdir()],
             (),
-            (images, "the folder holds no NRRD file"),
+            (images, "the folder holds no volume"),
         ),
         "unequal counts": (
             lambda f: (f / masks / "segm_02.nrrd").unlink(),
@@ -232,12 +232,12 @@ def badFolders():
         "stray file": (
             lambda f: (f / images / "notes.txt").write_text("x"),
             (),
-            ("notes.txt", "is no NRRD file", "move it out of the folder"),
+            ("notes.txt", "is no volume of a known format", "move it out of the folder"),
         ),
         "stray raw data": (
             lambda f: (f / images / "data_01.raw").write_bytes(bytes(9)),
             (),
-            ("data_01.raw", "is no NRRD file"),
+            ("data_01.raw", "does not tell its sides and type"),
         ),
         "NaN": (
             lambda f: writeNrrd(f / images / "data_02.nrrd", spoil(makeVolume(2)[0], np.nan, np.inf, np.nan)),

@@ -232,9 +232,15 @@ def testSegmentsAreCutWhereTheyWereDrawn(data, capfd, segments, flag, names, isC
     writeSegments(data, segments, isCropped)
     text, mask = prepare(capfd, data, "--positiveLabel", flag)
     expected = np.any([segments[name] for name in names], axis=0)
-    expected &= ~segments.get("IGNORE", np.zeros(SHAPE, bool))
+    labelled = ~segments.get("IGNORE", np.zeros(SHAPE, bool))
+    expected &= labelled
     np.testing.assert_array_equal(mask, expected)
-    assert f"{expected.mean():.3%} positive" in text and "Warning" not in text
+    assert f"{expected.sum() / labelled.sum():.3%} positive" in text and "Warning" not in text
+    told = data / "pythonFiles" / "trainingDataLabelled.npy"
+    assert told.exists() is (not labelled.all())
+    if told.exists():
+        assert f"{labelled.mean():.2%} labelled, of that" in text
+        np.testing.assert_array_equal(np.load(told)[0, ..., 0], labelled)
     assert text.count("Mask mask.seg.nrrd covers x ") == 2 * isCropped
     assert ("placedMasks" in recorded(data)) == isCropped
     assert recorded(data)["positiveLabel"] == ([2] if flag == "2" else flag)

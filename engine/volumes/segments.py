@@ -176,7 +176,7 @@ def ignoredLabels(mask: Volume, ignoreLabel: Labels = ()) -> Labels:
     segments = readSegments(mask)
     if not segments:
         if np.size(ignoreLabel):
-            refuseNames(ignoreLabel, NO_NAMES, mask.path)
+            refuseNames(ignoreLabel, NO_NAMES, mask.path, "ignoreLabel")
         return ignoreLabel
     chosen = _chooseIgnored(ignoreLabel, segments, mask.path)
     if _isDecoded(mask):

@@ -127,7 +127,9 @@ def meansAllBut(labels: Labels) -> bool:
     return describeLabels(labels).startswith("!")
 
 
-def refuseNames(labels: Labels | int, remedy: str, file: Path | None = None) -> None:
+def refuseNames(
+    labels: Labels | int, remedy: str, file: Path | None = None, parameter: str = "positiveLabel"
+) -> None:
     """Refuse labels with names where only numbers have a meaning.
 
     Raises
@@ -136,7 +138,7 @@ def refuseNames(labels: Labels | int, remedy: str, file: Path | None = None) -> 
         There are names among them; the line ends with the remedy.
     """
     if any(isinstance(part, str) for part in splitLabels(labels)[1]):
-        rule = "positiveLabel cannot be read"
+        rule = f"{parameter} cannot be read"
         expected = EXPECTED.rpartition(", or names")[0]
         raise PipelineError(rule, file=file, expected=expected, received=repr(_join(labels)), remedy=remedy)
 

@@ -163,7 +163,7 @@ def testWhatIsDrawnWithRegionsIsTheSameAgain(samples):
 def testWhereThePatchIsAllOfASubVolumeTheScanTakesItsPlace(samples):
     whole, image = [slice(0, side) for side in SHAPE], samples.read(1)[0]
     own, sides = plain(image), [plain(side) for side in (image[:1], image[-1:], image[:, :1], image[:, -1:])]
-    scan = Samples(samples.images, samples.masks, (0.25, 3.0))
+    scan = Samples(samples.images, samples.masks, scan=(0.25, 3.0))
     seen = set()
     for seed in range(100):
         found, kind = draw(scan, seed, 1, whole), kindOf(seed)
@@ -187,7 +187,7 @@ def testWhereThePatchIsAllOfASubVolumeTheScanTakesItsPlace(samples):
 
 
 def testAPatchInALargerSubVolumeIsDrawnAsBefore(samples):
-    scan = Samples(samples.images, samples.masks, (0.25, 3.0))
+    scan = Samples(samples.images, samples.masks, scan=(0.25, 3.0))
     assert [draw(scan, seed) for seed in range(40)] == [draw(samples, seed) for seed in range(40)]
 
 
