@@ -28,9 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCAL, HOST, ANY_PORT = "local", "127.0.0.1", 0
 DASHBOARD = f"{HOST}:8787"  # another port where this one is taken
 CONNECT_SECONDS, WORKER_SECONDS = 30, 120  # until a scheduler, and its first worker, must have answered
+RETURN_SECONDS = 30  # that a worker which has died may take to come back
 RETRIES = 3  # of a call that fails
 LOSSES = 20  # workers that a call may lose before nobody tries it again
 LOOK_SECONDS = 0.05  # between two looks at what is done
+GONE, GONE_REMEDY = "no worker is there any more", "start one, and repeat"
 HINT = 'pip install "dask[distributed]"'
 
 
@@ -75,14 +77,25 @@ class DaskWorkers:
         """
         with _explainedLoss():
             try:
-                answers = self._client.run(_makeCall(), str(ROOT), pickle.dumps(_Constant(function)), b"")
+                for _ in range(RETRIES + 1):  # who is there may die before it answers
+                    self._waitForOne()
+                    call = _makeCall(), str(ROOT), pickle.dumps(_Constant(function)), b""
+                    if answers := self._client.run(*call):
+                        break
             except (ImportError, FileNotFoundError) as error:
                 rule = f"a worker lacks the project or one of its packages: {error}"
                 remedy = f"every machine must see {ROOT} under this path and use an environment like this one"
                 raise PipelineError(rule, remedy=remedy) from error
         if not answers:
-            raise PipelineError("no worker is there any more", remedy="start one, and repeat")
+            raise PipelineError(GONE, remedy=GONE_REMEDY)
         return {address: _unpack(answer, address) for address, answer in answers.items()}
+
+    def _waitForOne(self) -> None:
+        """Wait until a worker is there again: one that has died may be on its way back."""
+        try:
+            self._client.wait_for_workers(1, timeout=RETURN_SECONDS)
+        except TimeoutError as error:
+            raise PipelineError(GONE, remedy=GONE_REMEDY) from error
 
     def map(
         self, function: Callable, items: Sequence, watch: Callable[[], None] | None = None

@@ -186,13 +186,29 @@ def testASchedulerThatDiesWhileWorkersAreAwaitedIsTold(cluster):
     killer.join()
 
 
-def testNoWorkerLeftIsTold(cluster):
+def killWorker(worker, workers):
+    """Kill the only worker, and wait until the scheduler knows it."""
+    os.killpg(worker.pid, signal.SIGKILL)
+    end = time.monotonic() + 30
+    while workers._client.scheduler_info(n_workers=-1)["workers"] and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def testAWorkerThatComesBackIsAwaited(cluster):
     worker = cluster.start()
     with openScheduler(Scheduler(cluster.address, 1)) as workers:
-        os.killpg(worker.pid, signal.SIGKILL)
-        end = time.monotonic() + 30
-        while workers._client.scheduler_info(n_workers=-1)["workers"] and time.monotonic() < end:
-            time.sleep(0.1)
+        killWorker(worker, workers)
+        again = threading.Timer(2, cluster.start)
+        again.start()
+        assert len(workers.everywhere(whoAmI)) == 1
+        again.join()
+
+
+def testNoWorkerLeftIsTold(cluster, monkeypatch):
+    monkeypatch.setattr(daskWorkers, "RETURN_SECONDS", 1)
+    worker = cluster.start()
+    with openScheduler(Scheduler(cluster.address, 1)) as workers:
+        killWorker(worker, workers)
         with pytest.raises(PipelineError, match="no worker is there any more; start one"):
             workers.everywhere(whoAmI)
 
