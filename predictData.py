@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.base.console import Stopwatch, relativePath, runScript, say
-from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler, refuseBoth
+from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler
 from engine.base.files import lockName
 from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.passes import passOver
@@ -29,7 +29,7 @@ from engine.prediction.comparison import compareGreys, describeGreys
 from engine.prediction.execute import Method
 from engine.prediction.layout import Geometry
 from engine.prediction.making import listPlanes, makePart, makeWhole
-from engine.prediction.request import Request, refuseNegative
+from engine.prediction.request import Request, refuseContradictions, refuseNegative
 from engine.prediction.spread import checkWorkers, chooseMachine
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
@@ -77,6 +77,7 @@ scores: bool = True  # write ..._scores.json and ..._errors.csv, where there is 
 report: bool = True  # write ..._report.html, a page with slices, particles and curves
 overview: bool = True  # write ..._overview.png, three mid-slices
 suggest: int = 0  # boxes to label next, written as pairs of image and mask; 0: none
+mhd: bool = False  # write ....mhd, with which ITK and ParaView open the voxels of the probability
 outputFormat: Literal["nrrd", "tiff"] = "nrrd"  # of mask and labels; tiff: for ImageJ, with the probability
 outputType: Literal["float32", "uint8", "uint16"] = "float32"  # of the probability; or integers
 outputEncoding: Literal["raw", "gzip"] = "raw"  # of the probability
@@ -104,7 +105,7 @@ def parseArguments(argv: list[str] | None = None) -> argparse.Namespace:
     kinds.refuseNameless(arguments.nameInput)
     if "modelFile" in arguments.given and "weightFile" not in arguments.given:
         arguments.weightFile = None
-    refuseBoth(arguments.scheduler, arguments.part, arguments.slurm)
+    refuseContradictions(arguments)
     arguments.nameOutput = arguments.nameOutput or kinds.nameProbability(arguments.nameInput)
     arguments.nameReference = arguments.nameReference or kinds.findManualMask(arguments.nameInput)
     for name in ("nameInput", "nameReference"):
@@ -223,7 +224,7 @@ def carryOut(
     looks.fill((page.greys or {}).get("limits", ()))
     evaluations = [part._replace(page=page) for part in evaluations]
     with openHands(workers, count, request.shape, request.memoryBudget) as hands:
-        made = Written.of(request, runs.describeInputs(run), run.seen)
+        made = Written.of(run, runs.describeInputs(run))
         counts = [evaluate(made, part, hands, say, clock) for part in evaluations]
         for part in evaluations if request.suggest else ():
             say(*suggestBoxes(made, part, hands, request.suggest, found.scale))
@@ -241,8 +242,7 @@ def carryOutPart(run: runs.Run, evaluations: list[Evaluation], clock: Stopwatch)
     if not run.isFinished:
         from engine.results.judging import leaveSums  # not before it is needed
 
-        written = Written.of(run.request, runs.describeInputs(run), run.seen)
-        lines += leaveSums(written, evaluations, listPlanes(run))
+        lines += leaveSums(Written.of(run, runs.describeInputs(run)), evaluations, listPlanes(run))
     say(*lines)
 
 

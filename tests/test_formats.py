@@ -7,8 +7,8 @@ import nrrd
 import numpy as np
 import pytest
 import tifffile
-from predictions import predict
-from projects import CUT, callMain, makeVolume
+from predictions import predict, refused
+from projects import CUT, callMain, makeVolume, writeNrrd
 
 import predictData
 import prepareData
@@ -69,6 +69,20 @@ def testResultLiesBesideTheFileAndAnotherDatasetIsAnotherInput(tmp_path, capfd):
     predict(tmp_path / "turned.nrrd", *QUIET)
     np.testing.assert_array_equal(found["other"], nrrd.read(str(tmp_path / "turned_segmented.nrrd"))[0])
     assert np.abs(found["data"] - found["other"]).max() > 1e-3
+
+
+def testHeaderOfMetaImageOpensTheVoxelsOfTheResult(tmp_path, capfd):
+    sitk = pytest.importorskip("SimpleITK")
+    writeNrrd(tmp_path / "a.nrrd", makeVolume(5, SHAPE)[0])
+    predict(tmp_path / "a.nrrd", *QUIET, "--x1", 3, "--mhd")
+    assert "a_segmented.mhd" in capfd.readouterr().out
+    image, same = (sitk.ReadImage(str(tmp_path / f"a_segmented.{ending}")) for ending in ("mhd", "nrrd"))
+    assert image.GetSize() == (37, 32, 24) and sitk.GetArrayFromImage(image).std() > 1e-4
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(same))
+    for name in ("GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(image, name)(), getattr(same, name)(), rtol=0, atol=1e-9)
+    line = refused(capfd, tmp_path / "a.nrrd", "--mhd", "--outputEncoding", "gzip")
+    assert "an .mhd can only point to raw voxels (received outputEncoding gzip); leave out --mhd" in line
 
 
 @pytest.mark.parametrize("inner", ["/entry/data", "/entry/other"])

@@ -217,13 +217,6 @@ def _makeCall() -> Callable:
 # --------------------------------------------------------------------------------------------- where they are
 
 
-def refuseBoth(scheduler: str, part: str, slurm: str) -> None:
-    """Refuse a scheduler where the parts are those of an array of jobs; each as a user gives it."""
-    if scheduler and (part or slurm):
-        alone = "--part" if part else "--slurm"
-        raise PipelineError(f"{alone} and --scheduler exclude one another", remedy=f"leave out {alone}")
-
-
 @contextlib.contextmanager
 def openScheduler(asked: Scheduler) -> Iterator[DaskWorkers]:
     """Connect to a scheduler, or start one with its workers on this machine, for a block.

@@ -43,6 +43,17 @@ class Request(NamedTuple):
         return tuple(stop - start for start, stop in self.region)
 
 
+def refuseContradictions(asked: Any) -> None:
+    """Refuse parameters of predictData.py that exclude one another."""
+    if asked.scheduler and (asked.part or asked.slurm):
+        alone = "--part" if asked.part else "--slurm"
+        raise PipelineError(f"{alone} and --scheduler exclude one another", remedy=f"leave out {alone}")
+    if asked.mhd and asked.outputEncoding != "raw":
+        rule = "an .mhd can only point to raw voxels"
+        remedy = "leave out --mhd, or take --outputEncoding raw"
+        raise PipelineError(rule, received=f"outputEncoding {asked.outputEncoding}", remedy=remedy)
+
+
 def refuseNegative(memoryBudget: float, minimumVoxels: int, workerCount: int) -> None:
     """Refuse numbers below 0."""
     if not memoryBudget >= 0:

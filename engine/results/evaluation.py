@@ -47,10 +47,11 @@ class Written(NamedTuple):
     store: Store | None = None  # of several processes that make the result
 
     @classmethod
-    def of(cls, request: Any, settings: dict[str, Any], store: Store | None) -> "Written":
-        """Describe the probability that was asked for, of a `Request` of the prediction."""
+    def of(cls, run: Any, settings: dict[str, Any]) -> "Written":
+        """Describe the probability of a `Run` of the prediction."""
+        request = run.request
         named = request.nameOutput, request.volume, request.region, request.learnt, request.memoryBudget
-        return cls(*named, settings, store)
+        return cls(*named, settings, run.seen)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from engine.results.ranges import Source
 from engine.results.reading import SHOWN, Question, Reading, leaveRanges, readAll
 from engine.volumes.frame import Frame
 from engine.volumes.growing import partialName
+from engine.volumes.metaWriter import writeMetaHeader
 from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf
 from engine.volumes.segments import namedLabels, resolveLabels
 from engine.volumes.targets import Labels, Target
@@ -74,6 +75,8 @@ def evaluate(
     if "overview" in paths:
         grey, probability, manual = map(looks.slices.get, ("grey", *SHOWN))
         drawPrediction(grey, probability, manual, paths["overview"], voxelSizeOf(written.volume))
+    if "mhd" in paths:
+        writeMetaHeader(written.path)
     clock.lap("picture")
     return findings.counts
 

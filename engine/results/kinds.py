@@ -58,6 +58,7 @@ KINDS = (
     Result("errors", "_errors.csv", "scores", needsReference=True),
     Result("report", "_report.html", "report"),
     Result("overview", "_overview.png", "overview", needsParticles=False),
+    Result("mhd", ".mhd", "mhd", needsParticles=False),
     Result("probability", "", "", tiffEnding="_probability.tif", voxels=PROBABILITY),
 )
 BY_KIND = {result.kind: result for result in KINDS}
