@@ -34,7 +34,7 @@ from engine.prediction.spread import checkWorkers, chooseMachine
 from engine.prediction.statistics import listGreys, listOthers, measureRequest
 from engine.prediction.stream import describeStream
 from engine.results import kinds, suggested
-from engine.results.evaluation import Criteria, Evaluation, Page, Written, describePlace, openTargets
+from engine.results.evaluation import LABELS, Criteria, Evaluation, Page, Written, describePlace, openTargets
 from engine.results.looks import Looks
 from engine.results.ranges import openHands
 from engine.volumes.formats import openVolume, withLayout
@@ -128,9 +128,8 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     weights = arguments.weightFile or arguments.modelFile
     contract = contracts.findContract(weights)
     request = checkRequest(arguments, volume, contract, weights)
-    positive = arguments.positiveLabel, contract and contract.positiveLabel
-    ignored = arguments.ignoreLabel, contract and contract.ignoreLabel
-    sought = openTargets(positive, ignored, arguments.nameReference, volume)
+    asked = [(getattr(arguments, name), getattr(contract, name, None)) for name in LABELS]
+    sought = openTargets(*asked, arguments.nameReference, volume)
     reference = sought[0][1]  # the same file for all of them
     threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
@@ -149,8 +148,8 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
             run = runs.prepareRun(request, backend, geometry, steps, arguments.dryRun, sharing)
         clock.lap("digests")
         tell = slurmJobs.Comments() if arguments.slurm else say
-        tell(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}")
-        tell(*(workers.describe() if workers else ()))
+        machines = workers.describe() if workers else ()
+        tell(*describeSettings(arguments), f"Device: {backend.device}, {backend.precision}", *machines)
         normalised = contracts.describeNormalization(contract, request.normalization, arguments.momentsOf)
         tell(*told.describeRequest(request), f"Normalisation: {normalised}")
         tell(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")

@@ -123,13 +123,10 @@ def main(arguments: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise PipelineError("no such folder", file=folder)
     say(*describeSettings(arguments))
-    folders = {
-        "training": (arguments.trainingImages, arguments.trainingMasks),
-        "validation": (arguments.validationImages, arguments.validationMasks),
-    }
     pairs = {}
-    for name, images in folders.items():
-        paths = listPairs(*images, arguments.rawLayout)
+    for name in ("training", "validation"):
+        folders = (getattr(arguments, name + kind) for kind in ("Images", "Masks"))
+        paths = listPairs(*folders, arguments.rawLayout)
         say(*doubtNames(paths))
         pairs[name] = openPairs(paths, labels, labelled[name].ignored)
         say(*describePlaces(pairs[name]))

@@ -140,8 +140,7 @@ def main(arguments: argparse.Namespace) -> None:
     checkDrawing(data["training"], plan, drawing.patchSide, drawing.batchSize, drawing.stepsPerEpoch)
     origin = readOrigin(arguments.learningData, arguments.weightStart, plan)
     drawing = drawing._replace(voxels=origin.voxels)
-    isSparse = any(samples.labelled for samples in data.values())
-    optimisation = optimisation._replace(isSparse=isSparse)
+    optimisation = optimisation._replace(isSparse=any(samples.labelled for samples in data.values()))
 
     settings = plainSettings(arguments)
     identity = identify(settings, data, arguments.weightStart)

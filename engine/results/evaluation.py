@@ -12,6 +12,8 @@ from engine.volumes.segments import ignoredLabels
 from engine.volumes.targets import PUBLISHED, Labels, Target, chooseTargets
 from engine.volumes.volume import Region, Volume
 
+LABELS = "positiveLabel", "ignoreLabel"  # parameters, and fields of a contract
+
 
 class Criteria(NamedTuple):
     """What decides which voxels are a particle."""

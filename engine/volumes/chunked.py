@@ -2,29 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from engine.base.errors import PipelineError
-from engine.volumes.frame import Frame
-from engine.volumes.volume import SLAB, Region, checkRegion
+from engine.volumes.planes import DecodedVolume, Ranges
 
 LAYER_BYTES = 1 << 28  # of a layer of chunks that is held; thicker ones are decoded more than once
 GROUP_BYTES = 1 << 25  # thin layers are read together up to this: every reading opens the file anew
 
-Ranges = tuple[tuple[int, int], ...]  # half-open, along x, y, z
-
 
 @dataclass(frozen=True, eq=False)
-class ChunkedVolume:
-    """Voxels that a library decodes chunk by chunk.
+class ChunkedVolume(DecodedVolume):
+    """Voxels that a library decodes chunk by chunk; a block and a layer of chunks are held.
 
     Parameters
     ----------
-    path, files, shape, dtype, place, header, inner
-        As of every `Volume`; place is its frame.
     depth : int
         Planes along z of a chunk; walks read whole chunks as far as memory allows it.
     readBlock : callable
@@ -32,43 +25,18 @@ class ChunkedVolume:
         of one: the volume travels to other processes.
     """
 
-    path: Path
-    files: tuple[Path, ...]
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    place: Frame
     depth: int
     readBlock: Callable[[Ranges], np.ndarray]
-    header: dict = field(default_factory=dict)
-    inner: str = ""
-
-    @property
-    def frame(self) -> Frame:
-        """Where the voxels lie in space."""
-        return self.place
-
-    def read(self, region: Region | None = None) -> np.ndarray:
-        """Read a region: (x, y, z) in the type of the file, Fortran order."""
-        (block,) = self.slabs(region, self.shape[2])
-        return block
-
-    def slabs(self, region: Region | None = None, planeCount: int = SLAB) -> Iterator[np.ndarray]:
-        """Read a region as blocks (x, y, planes) in Fortran order; a block and a layer of chunks are held."""
-        if planeCount < 1:
-            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
-        return self._slabs(checkRegion(self, region), planeCount)
 
     def _slabs(self, region: Ranges, planeCount: int) -> Iterator[np.ndarray]:
-        (left, right), (top, bottom), (first, last) = region
+        first, last = region[2]
         layers = _Layers(self, region)
         for z in range(first, last, planeCount):
-            stop = min(z + planeCount, last)
+            block = self._makeBlock(region, min(planeCount, last - z))
             try:
-                block = np.empty((right - left, bottom - top, stop - z), self.dtype, order="F")
                 layers.copyInto(block, z)
             except MemoryError as error:
-                remedy = "choose a smaller region"
-                raise PipelineError("does not fit in memory", file=self.path, remedy=remedy) from error
+                raise self._refuseSize() from error
             yield block
             del block  # before the next one is made
 

@@ -1,4 +1,4 @@
-"""A volume that is read plane by plane by a function of its format."""
+"""Volumes that a function of their format decodes, whole plane by whole plane or otherwise."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ from engine.base.errors import PipelineError
 from engine.volumes.frame import Frame
 from engine.volumes.volume import SLAB, Region, checkRegion
 
+Ranges = tuple[tuple[int, int], ...]  # half-open, along x, y, z
+
 
 @dataclass(frozen=True, eq=False)
-class PlaneVolume:
-    """Voxels that have to be decoded plane by plane.
+class DecodedVolume:
+    """What every volume is that a function of its format decodes; a kind of it says how slabs are made.
 
     Parameters
     ----------
     path, files, shape, dtype, place, header, inner
         As of every `Volume`; place is its frame.
-    readPlanes : callable
-        Range of planes -> planes (y, x) one after the other.
     """
 
     path: Path
@@ -28,9 +28,8 @@ class PlaneVolume:
     shape: tuple[int, int, int]
     dtype: np.dtype
     place: Frame
-    readPlanes: Callable[[range], Iterable[np.ndarray]]
-    header: dict = field(default_factory=dict)
-    inner: str = ""
+    header: dict = field(default_factory=dict, kw_only=True)
+    inner: str = field(default="", kw_only=True)
 
     @property
     def frame(self) -> Frame:
@@ -38,24 +37,49 @@ class PlaneVolume:
         return self.place
 
     def read(self, region: Region | None = None) -> np.ndarray:
-        """Read a region: (x, y, z) in the type of the file."""
+        """Read a region: (x, y, z) in the type of the file, Fortran order."""
         (block,) = self.slabs(region, self.shape[2])
         return block
 
     def slabs(self, region: Region | None = None, planeCount: int = SLAB) -> Iterator[np.ndarray]:
-        """Read a region as blocks (x, y, planes) in Fortran order; memory holds a block and a plane."""
+        """Read a region as blocks (x, y, planes) in Fortran order; little more than a block is held."""
+        if planeCount < 1:
+            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
         return self._slabs(checkRegion(self, region), planeCount)
 
-    def _slabs(self, region: tuple[tuple[int, int], ...], planeCount: int) -> Iterator[np.ndarray]:
+    def _slabs(self, region: Ranges, planeCount: int) -> Iterator[np.ndarray]:
+        raise NotImplementedError
+
+    def _makeBlock(self, region: Ranges, depth: int) -> np.ndarray:
+        """Make an empty block (x, y, planes) for planes of a region."""
+        (left, right), (top, bottom), _ = region
+        try:
+            return np.empty((right - left, bottom - top, depth), self.dtype, order="F")
+        except MemoryError as error:
+            raise self._refuseSize() from error
+
+    def _refuseSize(self) -> PipelineError:
+        """Say that the memory is too small for what is asked for."""
+        return PipelineError("does not fit in memory", file=self.path, remedy="choose a smaller region")
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneVolume(DecodedVolume):
+    """Voxels that have to be decoded plane by plane.
+
+    Parameters
+    ----------
+    readPlanes : callable
+        Range of planes -> planes (y, x) one after the other.
+    """
+
+    readPlanes: Callable[[range], Iterable[np.ndarray]]
+
+    def _slabs(self, region: Ranges, planeCount: int) -> Iterator[np.ndarray]:
         (left, right), (top, bottom), (first, last) = region
         planes = iter(self.readPlanes(range(first, last)))
         for z in range(first, last, planeCount):
-            count = min(planeCount, last - z)
-            try:
-                block = np.empty((right - left, bottom - top, count), self.dtype, order="F")
-            except MemoryError as error:
-                remedy = "choose a smaller region"
-                raise PipelineError("does not fit in memory", file=self.path, remedy=remedy) from error
-            for number in range(count):
+            block = self._makeBlock(region, min(planeCount, last - z))
+            for number in range(block.shape[2]):
                 block[:, :, number] = next(planes)[top:bottom, left:right].T
             yield block

@@ -2,21 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
 from engine.base.errors import PipelineError
-from engine.volumes.frame import Frame
 from engine.volumes.rawData import isSequential
-from engine.volumes.volume import SLAB, Region, Volume, checkRegion
+from engine.volumes.volume import SLAB, Region, VolumeView, checkRegion
 
 SLAB_BYTES = 1 << 26  # of a block that is read for a whole region
 
 
 @dataclass(frozen=True, eq=False)
-class ScaledVolume:
+class ScaledVolume(VolumeView):
     """Values of another volume, scaled; as every `Volume` otherwise.
 
     Parameters
@@ -25,42 +23,10 @@ class ScaledVolume:
         As it lies in its file.
     slope, intercept : float
         A voxel is `slope * value + intercept`.
-    place : Frame, optional
-        Where the voxels lie in space; without it, where those of the source do.
-    header : dict
-        As of every `Volume`.
     """
 
-    source: Volume
     slope: float
     intercept: float
-    place: Frame | None = None
-    header: dict = field(default_factory=dict)
-
-    @property
-    def path(self) -> Path:
-        """What was asked for."""
-        return self.source.path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All that the voxels follow from."""
-        return self.source.files
-
-    @property
-    def inner(self) -> str:
-        """Which of the things in the file is meant."""
-        return self.source.inner
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along (x, y, z)."""
-        return self.source.shape
-
-    @property
-    def frame(self) -> Frame:
-        """Where the voxels lie in space."""
-        return self.place or self.source.frame
 
     @property
     def dtype(self) -> np.dtype:
