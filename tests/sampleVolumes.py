@@ -1,5 +1,7 @@
 """Volumes, and NRRD files of them: written with the header of the engine, or line by line."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,32 @@ def refusal(path, region=None):
         openVolume(path).read(region)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def refuse(path):
+    """Text of the error that a file gets before a voxel is read."""
+    with pytest.raises(PipelineError) as caught:
+        openVolume(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def checkVolume(volume, expected):
+    """Compare a volume with its voxels (x, y, z): whole, in part, slab by slab, in another process."""
+    native = [part.dtype.newbyteorder("=") for part in (volume, expected)]
+    assert volume.shape == expected.shape and native[0] == native[1]
+    x, y, z = expected.shape
+    region = (1, x - 1), (0, y - 1), (1, z)
+    part = expected[1 : x - 1, : y - 1, 1:]
+    for opened in (volume, pickle.loads(pickle.dumps(volume))):
+        np.testing.assert_array_equal(opened.read(), expected)
+        np.testing.assert_array_equal(opened.read(region), part)
+        for count in (1, 2, 5, 99):
+            blocks = list(opened.slabs(region, count))
+            assert all(block.flags.f_contiguous and block.dtype == volume.dtype for block in blocks)
+            np.testing.assert_array_equal(np.concatenate(blocks, axis=2), part)
+    with pytest.raises(PipelineError, match="leaves the volume"):
+        volume.slabs(((0, x + 1), (0, 1), (0, 1)))
 
 
 def randomVolume(dtype: str, order: str = "F", shape=(7, 10, 13), seed=0) -> np.ndarray:

@@ -1,7 +1,6 @@
 """HDF5 volumes against h5py's own whole reading; files by h5py, ITK, nabu, tomoscan and Data Exchange."""
 
 import logging
-import pickle
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from places import ROOT
+from sampleVolumes import checkVolume, refusal
 
 from engine.base.errors import PipelineError
 from engine.volumes import hdf5Search
@@ -41,30 +41,8 @@ def write(path, name="data", planes=None, **options):
 
 
 def check(volume, planes):
-    """Compare a volume with its planes, whole, in part and slab by slab, also in another process."""
-    expected = planes.T
-    assert volume.shape == expected.shape and volume.dtype.newbyteorder("=") == expected.dtype.newbyteorder(
-        "="
-    )
-    np.testing.assert_array_equal(volume.read(), expected)
-    region = (1, 6), (2, None), (3, 8)
-    part = expected[1:6, 2:, 3:8]
-    np.testing.assert_array_equal(volume.read(region), part)
-    for count in (1, 2, 5, 99):
-        blocks = list(volume.slabs(region, count))
-        assert all(block.flags.f_contiguous for block in blocks)
-        np.testing.assert_array_equal(np.concatenate(blocks, axis=2), part)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(volume)).read(region), part)
-    with pytest.raises(PipelineError, match="leaves the volume"):
-        volume.slabs(((0, 99), (0, 1), (0, 1)))
-
-
-def refuse(path, region=None) -> str:
-    """Give the one line with which a volume is refused when it is opened, or read."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path).read(region)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    """Compare a volume with its planes (z, y, x)."""
+    checkVolume(volume, planes.T)
 
 
 # --------------------------------------------------------------------------------------------------- voxels
@@ -204,16 +182,16 @@ def testSeveralVolumesAreListedWithAWayToNameOne(tmp_path):
         "holds several volumes; name one as a.h5::/first; "
         "there are /first (3 x 4 x 5 float32), /second/b (9 x 7 x 8 uint16)"
     )
-    assert refuse(path) == f"{path}: {words}"
+    assert refusal(path) == f"{path}: {words}"
     words = "holds nothing of this name (received /third); name one as a.h5::/first; there are /first"
-    assert refuse(f"{path}::third").startswith(f"{path}: {words}")
+    assert refusal(f"{path}::third").startswith(f"{path}: {words}")
 
 
 def testTwoReconstructionsAreListed(tmp_path):
     path = tmp_path / "a.h5"
     for entry in ("entry0000", "entry0001"):
         write(path, f"{entry}/reconstruction/results/data")
-    assert "name one as a.h5::/entry0000/reconstruction/results/data; there are" in refuse(path)
+    assert "name one as a.h5::/entry0000/reconstruction/results/data; there are" in refusal(path)
     check(openVolume(f"{path}::entry0001"), makePlanes())
 
 
@@ -221,7 +199,7 @@ def testManyVolumesAreListedInPart(tmp_path):
     path = tmp_path / "a.h5"
     for number in range(20):
         write(path, f"v{number:02d}", makePlanes(shape=(2, 2, 2)))
-    line = refuse(path)
+    line = refusal(path)
     assert line.count("2 x 2 x 2") == 8 and line.endswith("and 12 more")
 
 
@@ -254,9 +232,9 @@ def testWhatIsNoVolumeIsToldInOneLine(tmp_path, case):
     array, rule, received = NO_VOLUMES[case]
     path = write(tmp_path / "a.h5", "data", array)
     words = f"(expected one number a voxel (z, y, x), received {received})"
-    assert refuse(f"{path}::/data") == f"{path}: {rule} {words}"
-    assert refuse(path).startswith(f"{path}: holds no volume (expected a dataset (z, y, x) of numbers")
-    assert received in refuse(path)
+    assert refusal(f"{path}::/data") == f"{path}: {rule} {words}"
+    assert refusal(path).startswith(f"{path}: holds no volume (expected a dataset (z, y, x) of numbers")
+    assert received in refusal(path)
 
 
 @pytest.mark.parametrize("case", NO_NUMBERS)
@@ -265,8 +243,8 @@ def testWhatIsNoNumberIsToldInOneLine(tmp_path, case):
     path = write(tmp_path / "a.h5", "data", array)
     rule = "this type of voxel of /data cannot be read"
     words = f"(expected integers or floats of 8 to 64 bits, received {received})"
-    assert refuse(f"{path}::/data") == f"{path}: {rule} {words}"
-    assert "holds no volume" in refuse(path)
+    assert refusal(f"{path}::/data") == f"{path}: {rule} {words}"
+    assert "holds no volume" in refusal(path)
 
 
 def testAModelOfKerasIsNamedAsSuch():
@@ -274,7 +252,7 @@ def testAModelOfKerasIsNamedAsSuch():
     models = sorted((ROOT / "modelAndWeights").glob("*.h5"))
     assert models
     for path in models:
-        assert refuse(path) == f"{path}: {words}"
+        assert refusal(path) == f"{path}: {words}"
 
 
 def testModelsOfKeras3AreNamedAsSuch(tmp_path):
@@ -283,7 +261,7 @@ def testModelsOfKeras3AreNamedAsSuch(tmp_path):
     paths = [str(tmp_path / name) for name in ("a.keras.h5", "a.weights.h5")]
     subprocess.run([sys.executable, "-c", code, *paths], check=True, capture_output=True)
     for path in paths:
-        assert "is a model of Keras, no volume" in refuse(path)
+        assert "is a model of Keras, no volume" in refusal(path)
 
 
 # --------------------------------------------------------------------------------- projections, order of axes
@@ -294,14 +272,14 @@ def testProjectionsAreNoVolume(tmp_path):
     write(path, "exchange/data_white", makePlanes(shape=(2, 7, 8)))
     write(path, "exchange/data_dark", makePlanes(shape=(2, 7, 8)))
     write(path, "exchange/theta", np.linspace(0, 180, 9))
-    assert f"{path}: holds projections, no volume; reconstruct the volume" in refuse(path)
+    assert f"{path}: holds projections, no volume; reconstruct the volume" in refusal(path)
 
 
 @pytest.mark.parametrize("beside", ["image_key", "rotation_angle"])
 def testFramesOfADetectorAreNoVolume(tmp_path, beside):
     path = write(tmp_path / "a.nx", "entry0000/instrument/detector/data")
     write(path, f"entry0000/instrument/detector/{beside}", np.zeros(9))
-    assert "holds projections, no volume" in refuse(path)
+    assert "holds projections, no volume" in refusal(path)
 
 
 def testProjectionsThatAreNamedAreReadWithAWarning(tmp_path, caplog):
@@ -329,7 +307,7 @@ def testReconstructionsOfHttomoHaveTheirSlicesAlongTheSecondAxis(tmp_path):
     volume = openVolume(saveAsHttomo(tmp_path / "6-httomolibgpu-FBP.h5", saved, 180))
     check(volume, saved.transpose(1, 0, 2))
     assert volume.shape == (9, 9, 8) and volume.frame.unit == "voxel"
-    assert "holds projections" in refuse(saveAsHttomo(tmp_path / "3-normalize.h5", makePlanes("f4"), 9))
+    assert "holds projections" in refusal(saveAsHttomo(tmp_path / "3-normalize.h5", makePlanes("f4"), 9))
 
 
 TAGS = '{"axes": [%s]}'
@@ -368,7 +346,7 @@ def testColoursOfASliceAreNoPlanes(tmp_path):
     path = write(tmp_path / "a.h5", "data", np.zeros((7, 8, 3), "u1"))
     with h5py.File(path, "a") as file:
         file["data"].attrs["axistags"] = TAGS % '{"key": "y"}, {"key": "x"}, {"key": "c"}'
-    assert "holds no volume" in refuse(path)
+    assert "holds no volume" in refusal(path)
 
 
 # -------------------------------------------------------------------------------------------- size of a voxel
@@ -483,7 +461,7 @@ def testWhatNabuWritesIsRead(tmp_path):
         assert volume.frame.unit == "um" and volume.inner == f"/{name}"
     assert openVolume(master).files == tuple(tmp_path / file for file in ("scan.hdf5", *names))
     (tmp_path / names[1]).unlink()
-    assert "a part of /entry/reconstruction/results/data is missing" in refuse(tmp_path / "scan.hdf5")
+    assert "a part of /entry/reconstruction/results/data is missing" in refusal(tmp_path / "scan.hdf5")
 
 
 def testWhatTomoscanWritesIsRead(tmp_path):
@@ -513,18 +491,18 @@ def testWhatDataExchangeWritesIsRead(tmp_path):
 
 def testOtherThingsAreNoHdf5(tmp_path):
     path = tmp_path / "a.h5"
-    assert refuse(path) == f"{path}: there is no such file"
+    assert refusal(path) == f"{path}: there is no such file"
     path.write_bytes(b"")
-    assert refuse(path) == f"{path}: is no HDF5 file"
+    assert refusal(path) == f"{path}: is no HDF5 file"
     path.write_bytes(b"words" * 400)
-    assert refuse(path) == f"{path}: is no HDF5 file"
+    assert refusal(path) == f"{path}: is no HDF5 file"
 
 
 def testATruncatedFileIsNamed(tmp_path):
     path = write(tmp_path / "a.h5")
     content = path.read_bytes()
     path.write_bytes(content[:-100])
-    line = refuse(path)
+    line = refusal(path)
     assert line.startswith(f"{path}: the file is truncated (expected {len(content)} bytes, received ")
 
 
@@ -534,7 +512,7 @@ def testCutFilesNeverEndInATraceback(tmp_path, form):
     content = path.read_bytes()
     for length in range(0, len(content), 97):
         path.write_bytes(content[:length])
-        refuse(path)
+        refusal(path)
 
 
 @pytest.mark.parametrize("form", ["contiguous", "gzip", "lzf"])
@@ -568,7 +546,7 @@ def testAChunkThatCannotBeDecodedIsNamedByItsPlanes(tmp_path, form):
     path.write_bytes(content)
     volume = openVolume(path)
     np.testing.assert_array_equal(volume.read(((0, 8), (0, 7), (0, 4))), makePlanes()[:4].T)
-    assert refuse(path, ((0, 8), (0, 7), (4, 6))).startswith(f"{path}: planes 4:6 of /data are damaged: ")
+    assert refusal(path, ((0, 8), (0, 7), (4, 6))).startswith(f"{path}: planes 4:6 of /data are damaged: ")
 
 
 def testADatasetThatWasNeverWrittenIsRefused(tmp_path):
@@ -576,7 +554,7 @@ def testADatasetThatWasNeverWrittenIsRefused(tmp_path):
     for name, options in (("a", {}), ("b", {"chunks": (3, 7, 8)})):
         with h5py.File(path, "w") as file:
             file.create_dataset(name, SHAPE, "u2", **options)
-        assert refuse(path) == f"{path}: no voxel of /{name} was ever written; wait until it is written"
+        assert refusal(path) == f"{path}: no voxel of /{name} was ever written; wait until it is written"
 
 
 def testChunksThatWereNeverWrittenAreTold(tmp_path, caplog):
@@ -597,7 +575,7 @@ def testAFilterThatIsMissingIsNamed(tmp_path, monkeypatch):
         )
         dataset.id.write_direct_chunk((0, 0, 0), makePlanes().tobytes())
     rule = "(filter 32100) of /data cannot be read; pip install hdf5plugin"
-    line = refuse(tmp_path / "a.h5")
+    line = refusal(tmp_path / "a.h5")
     assert line.startswith(f"{tmp_path / 'a.h5'}: the compression ") and line.endswith(rule)
 
 
@@ -678,7 +656,7 @@ def testGroupsInACircleAreLookedThroughOnce(tmp_path):
         file["a/self"] = h5py.ExternalLink("a.h5", "/a")
         file["gone"] = h5py.SoftLink("/nowhere")
     check(openVolume(path), makePlanes())
-    assert "holds nothing of this name (received /x)" in refuse(f"{path}::/x")
+    assert "holds nothing of this name (received /x)" in refusal(f"{path}::/x")
 
 
 def testAFileWithTooManyThingsAsksForAName(tmp_path, monkeypatch):
@@ -687,5 +665,5 @@ def testAFileWithTooManyThingsAsksForAName(tmp_path, monkeypatch):
     with h5py.File(path, "a") as file:
         for number in range(30):
             file.create_group(f"g{number}")
-    assert "holds too many things to look through; name the dataset: a.h5::/group/name" in refuse(path)
+    assert "holds too many things to look through; name the dataset: a.h5::/group/name" in refusal(path)
     check(openVolume(f"{path}::/z/data"), makePlanes())

@@ -1,7 +1,6 @@
 """MetaImages against ITK's own reading of them: values, order, place in space, unit."""
 
 import logging
-import pickle
 import tracemalloc
 import zlib
 
@@ -9,7 +8,7 @@ import nrrd
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from sampleVolumes import sampleArray, writeVolume
+from sampleVolumes import checkVolume, refusal, sampleArray, writeVolume
 
 from engine.base.errors import PipelineError
 from engine.volumes.formats import openVolume
@@ -46,36 +45,14 @@ def writeText(path, *lines, data=b"", **changes):
     return path
 
 
-def check(volume, expected):
-    """Compare a volume with its voxels (x, y, z): whole, in part, slab by slab, in another process."""
-    assert volume.shape == expected.shape and volume.dtype.newbyteorder("=") == expected.dtype
-    region = (1, 6), (0, 3), (1, 4)
-    part = expected[1:6, 0:3, 1:4]
-    for opened in (volume, pickle.loads(pickle.dumps(volume))):
-        np.testing.assert_array_equal(opened.read(), expected)
-        np.testing.assert_array_equal(opened.read(region), part)
-        for count in (1, 2, 99):
-            blocks = list(opened.slabs(region, count))
-            assert all(block.flags.f_contiguous for block in blocks)
-            np.testing.assert_array_equal(np.concatenate(blocks, axis=2), part)
-
-
 def checkLikeItk(path):
     """Compare values and place with ITK's reading of the same file; ITK's types are those of the file."""
     image, volume = sitk.ReadImage(str(path)), openVolume(path)
-    check(volume, sitk.GetArrayFromImage(image).T)
+    checkVolume(volume, sitk.GetArrayFromImage(image).T)
     turn = np.array(image.GetDirection()).reshape(3, 3)
     np.testing.assert_allclose(volume.frame.directions, (turn * image.GetSpacing()).T, atol=1e-12)
     np.testing.assert_allclose(volume.frame.origin, image.GetOrigin(), atol=1e-9)
     return volume
-
-
-def refusal(path):
-    """Give the whole line with which a file is refused, when opened or when read."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path).read()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # -------------------------------------------------- as ITK writes them
@@ -200,7 +177,7 @@ def testVoxelsAreBinaryUnlessTheHeaderSaysNo(tmp_path, isBinary):
 def testVoxelsMayBeText(tmp_path):
     array = sampleArray("<u2", SHAPE)
     data = " ".join(map(str, array.ravel("F"))).encode()
-    check(
+    checkVolume(
         openVolume(writeText(tmp_path / "a.mha", BinaryData="False", ElementDataFile="LOCAL", data=data)),
         array,
     )
@@ -219,7 +196,7 @@ def testFilesInAListAreReadInItsOrder(tmp_path, dimension, count):
     array = sampleArray("<u2", SHAPE)
     names = writeParts(tmp_path, array, count)
     path = writeText(tmp_path / "a.mhd", *names, ElementDataFile=f"LIST{dimension}")
-    check(openVolume(path), array)
+    checkVolume(openVolume(path), array)
     if dimension != " 3":  # which ITK reads in another order of axes
         checkLikeItk(path)
     turned = writeText(tmp_path / "b.mhd", *names[::-1], ElementDataFile=f"LIST{dimension}")
@@ -232,7 +209,7 @@ def testNumberedFilesAreReadInTheirOrder(tmp_path, field):
     array = sampleArray("<u2", SHAPE)
     writeParts(tmp_path, array, 4)
     volume = openVolume(writeText(tmp_path / "a.mhd", ElementDataFile=field))
-    check(volume, array if field.endswith(" 3") else array[:, :, ::-1])
+    checkVolume(volume, array if field.endswith(" 3") else array[:, :, ::-1])
     assert len(volume.files) == 5
     if field.endswith(" 3"):
         checkLikeItk(tmp_path / "a.mhd")
@@ -241,7 +218,7 @@ def testNumberedFilesAreReadInTheirOrder(tmp_path, field):
 def testCompressedSlicesAreReadOneByOne(tmp_path):
     array = sampleArray("<u2", SHAPE)
     names = writeParts(tmp_path, array, 4, zlib.compress)
-    check(
+    checkVolume(
         openVolume(writeText(tmp_path / "a.mhd", *names, CompressedData="True", ElementDataFile="LIST")),
         array,
     )
@@ -261,7 +238,7 @@ def testFourthAxisOfOneVoxelIsLeftOut(tmp_path, sizes, place, kept):
     fields = {name: " ".join(map(str, numbers)) for name, numbers in words.items()}
     path = writeText(tmp_path / "a.mhd", NDims="4", DimSize=sizes, ElementSpacing=place, **fields)
     volume = openVolume(path)
-    check(volume, array)
+    checkVolume(volume, array)
     np.testing.assert_allclose(volume.frame.directions, TURN.T * np.array(SPACING)[:, np.newaxis])
     np.testing.assert_allclose(volume.frame.origin, ORIGIN)
 
@@ -275,7 +252,7 @@ def testCompressedVoxelsAreStreamed(tmp_path, monkeypatch, chunk):
 
     monkeypatch.setattr(rawData, "CHUNK_BYTES", chunk)
     array = sampleArray("uint16", SHAPE)
-    check(openVolume(writeItk(tmp_path / "a.mhd", array, isCompressed=True)), array)
+    checkVolume(openVolume(writeItk(tmp_path / "a.mhd", array, isCompressed=True)), array)
 
 
 def testMemoryDoesNotFollowWhatVoxelsExpandTo(tmp_path):
@@ -302,7 +279,7 @@ def testCutOrDamagedCompressedVoxelsAreToldInOneLine(tmp_path):
     longer = zlib.compress(bytes(281))
     words = "the data are longer than the sizes say; correct the sizes in the header"
     assert refusal(writeCompressed(tmp_path, longer)) == f"{tmp_path / 'a.zraw'}: {words}"
-    check(openVolume(writeCompressed(tmp_path, content + b"padding")), sampleArray("<u2", SHAPE))
+    checkVolume(openVolume(writeCompressed(tmp_path, content + b"padding")), sampleArray("<u2", SHAPE))
 
 
 def testVoxelsThatNoCompressionMakesSoSmallAreRefusedWhenOpened(tmp_path):
@@ -411,7 +388,7 @@ def testDataFileOfAnotherLengthIsRefused(tmp_path, length, words):
 def testBytesBehindTheVoxelsAreTold(tmp_path, caplog):
     data = sampleArray("<u2", SHAPE).tobytes("F") + b"more"
     with caplog.at_level(logging.WARNING):
-        check(
+        checkVolume(
             openVolume(writeText(tmp_path / "a.mha", ElementDataFile="LOCAL", data=data)),
             sampleArray("<u2", SHAPE),
         )
@@ -444,7 +421,7 @@ def testLinesOfWindowsAreRead(tmp_path):
     path = writeText(tmp_path / "a.mhd")
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     (tmp_path / "a.raw").write_bytes(array.tobytes("F"))
-    check(openVolume(path), array)
+    checkVolume(openVolume(path), array)
 
 
 # --------------------------------------------------------------------------- a header beside an NRRD result
@@ -490,7 +467,7 @@ def testHeaderBesideAResultIsReadByItkAsTheResult(tmp_path, case, dtype):
 def testHeaderBesideAResultIsReadAsTheResult(tmp_path, case):
     path, array = writeResult(tmp_path, case)
     volume, frame = openVolume(writeMetaHeader(path)), openVolume(path).frame
-    check(volume, array)
+    checkVolume(volume, array)
     assert {file.name for file in volume.files} == {"scan_segmented.mhd", "scan_segmented.nrrd"}
     assert compareFrames(frame, volume.frame, SHAPE) is None
     assert volume.frame.unit == (frame.unit if frame.unit == "um" else "")
@@ -528,7 +505,7 @@ def testFilesOfVtkAreRead(tmp_path):
         writer.SetInputData(image)
         writer.Write()
         volume = openVolume(tmp_path / f"a{isCompressed}.mhd")
-        check(volume, array)
+        checkVolume(volume, array)
         np.testing.assert_allclose(volume.frame.sides, SPACING)
         np.testing.assert_allclose(volume.frame.origin, ORIGIN)
 

@@ -2,14 +2,13 @@
 
 import gzip
 import logging
-import pickle
 import tracemalloc
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from places import SHARED
-from sampleVolumes import sampleArray, writeVolume
+from sampleVolumes import checkVolume, refusal, sampleArray, writeVolume
 
 from engine.base.errors import PipelineError
 from engine.volumes.formats import findBeside, openVolume, stemOf
@@ -43,22 +42,6 @@ def makeImage(array, version=1, affine=AFFINE, order="<", **fields):
     return image
 
 
-def check(volume, expected):
-    """Compare a volume with its voxels (x, y, z): whole, in part, slab by slab, in another process."""
-    assert volume.shape == expected.shape and volume.dtype.newbyteorder("=") == expected.dtype.newbyteorder(
-        "="
-    )
-    region = (1, 6), (0, 3), (1, 4)
-    part = expected[1:6, 0:3, 1:4]
-    for opened in (volume, pickle.loads(pickle.dumps(volume))):
-        np.testing.assert_array_equal(opened.read(), expected)
-        np.testing.assert_array_equal(opened.read(region), part)
-        for count in (1, 2, 99):
-            blocks = list(opened.slabs(region, count))
-            assert all(block.flags.f_contiguous for block in blocks)
-            np.testing.assert_array_equal(np.concatenate(blocks, axis=2), part)
-
-
 def affineOf(frame):
     """Affine (4, 4) of a frame, from voxels to right-anterior-superior as nibabel gives it."""
     assert frame.space == "left-posterior-superior"
@@ -77,14 +60,6 @@ def writeItk(path, array):
     return path
 
 
-def refusal(path):
-    """Give the whole line with which a file is refused, when opened or when read."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path).read()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 # ----------------------------------------------------------------------------------------------------- values
 
 
@@ -96,7 +71,7 @@ def testFilesOfNibabelAreReadAsTheyAre(tmp_path, name, dtype, version, order):
     array = sampleArray(dtype, SHAPE)
     nib.save(makeImage(array, version, order=order), tmp_path / name)
     volume = openVolume(tmp_path / name)
-    check(volume, array)
+    checkVolume(volume, array)
     np.testing.assert_array_equal(np.asanyarray(nib.load(tmp_path / name).dataobj), volume.read())
     assert isinstance(volume, RawVolume) and volume.header == {} and volume.files == (tmp_path / name,)
     assert isSequential(volume) == name.lower().endswith(".gz") and stemOf(tmp_path / name) in ("a", "A")
@@ -108,7 +83,7 @@ def testFilesOfItkAreReadAsItkReadsThem(tmp_path, ending, dtype):
     array = sampleArray(dtype, SHAPE)
     path = writeItk(tmp_path / f"a.{ending}", array)
     volume, image = openVolume(path), sitk.ReadImage(str(path))
-    check(volume, array)
+    checkVolume(volume, array)
     turn = np.array(image.GetDirection()).reshape(3, 3)
     np.testing.assert_allclose(volume.frame.directions, (turn * image.GetSpacing()).T, atol=1e-6)
     np.testing.assert_allclose(volume.frame.origin, image.GetOrigin(), atol=1e-5)
@@ -133,7 +108,7 @@ def testSlopeAndInterceptAreApplied(tmp_path, ending, stored, dtype):
     expected = np.asanyarray(loaded.dataobj).astype(dtype)
     volume = openVolume(path)
     assert isinstance(volume, ScaledVolume) and volume.dtype == dtype
-    check(volume, expected)
+    checkVolume(volume, expected)
     assert isHeld(volume) and isSequential(volume) == ending.endswith("gz")
     np.testing.assert_allclose(affineOf(volume.frame), AFFINE, atol=1e-5)
 
@@ -143,7 +118,7 @@ def testSlopesThatMeanNothingLeaveTheValues(tmp_path, slope, intercept):
     array = sampleArray("int16", SHAPE)
     path = writeChanged(tmp_path, array, scl_slope=slope, scl_inter=intercept)
     assert isinstance(openVolume(path), RawVolume)
-    check(openVolume(path), array)
+    checkVolume(openVolume(path), array)
 
 
 def testMemoryDoesNotFollowTheSizeOfAScaledVolume(tmp_path):
@@ -174,14 +149,14 @@ def testExtensionsOfTheHeaderAreSkipped(tmp_path, name, version):
     image = makeImage(sampleArray("uint16", SHAPE), version)
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a comment of some length " * 9))
     nib.save(image, tmp_path / name)
-    check(openVolume(tmp_path / name), sampleArray("uint16", SHAPE))
+    checkVolume(openVolume(tmp_path / name), sampleArray("uint16", SHAPE))
 
 
 @pytest.mark.parametrize("count", [4, 5])
 def testAxesOfOneVolumeAreLeftOut(tmp_path, count):
     array = sampleArray("uint16", SHAPE)
     nib.save(makeImage(array.reshape(*SHAPE, *[1] * (count - 3))), tmp_path / "a.nii.gz")
-    check(openVolume(tmp_path / "a.nii.gz"), array)
+    checkVolume(openVolume(tmp_path / "a.nii.gz"), array)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -192,7 +167,7 @@ def testPairsAreReadByEitherName(tmp_path, given, version):
     nib.save(kind(array, AFFINE), tmp_path / "a.hdr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hdr", "a.img"]
     volume = openVolume(tmp_path / given)
-    check(volume, array)
+    checkVolume(volume, array)
     assert set(volume.files) == {tmp_path / "a.hdr", tmp_path / "a.img"} and volume.path.name == given
     np.testing.assert_allclose(affineOf(volume.frame), AFFINE, atol=1e-5)
 

@@ -1,13 +1,11 @@
 """Raw files by their layout: values, and what a user is told who has given none or a wrong one."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sampleVolumes import sampleArray
+from sampleVolumes import checkVolume, refuse, sampleArray
 
-from engine.base.errors import PipelineError
 from engine.volumes.formats import openVolume, stemOf, withLayout
 from engine.volumes.layouts import TYPES
 from engine.volumes.nrrdGeometry import withVoxelSize
@@ -22,25 +20,6 @@ def write(folder, array, name="scan.raw", before=b""):
     return folder / name
 
 
-def check(volume, expected):
-    """Compare a volume with its voxels (x, y, z): whole, in part, slab by slab, in another process."""
-    assert volume.shape == expected.shape and volume.dtype == expected.dtype
-    region = (1, 6), (0, 3), (1, 4)
-    for opened in (volume, pickle.loads(pickle.dumps(volume))):
-        np.testing.assert_array_equal(opened.read(), expected)
-        np.testing.assert_array_equal(opened.read(region), expected[1:6, 0:3, 1:4])
-        blocks = list(opened.slabs(region, 2))
-        np.testing.assert_array_equal(np.concatenate(blocks, axis=2), expected[1:6, 0:3, 1:4])
-
-
-def refusal(path):
-    """Give the whole line with which a file is refused."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("order", "word"), [("<", ""), ("<", " little"), (">", " big")])
 @pytest.mark.parametrize("skip", [0, 13])
@@ -49,7 +28,7 @@ def testFileIsReadByItsLayout(tmp_path, dtype, order, word, skip):
     path = write(tmp_path, array, before=bytes(range(skip)))
     layout = f"7x5x4 {dtype}{word}{f' {skip}' if skip else ''}"
     volume = openVolume(withLayout(path, layout))
-    check(volume, array)
+    checkVolume(volume, array)
     assert isinstance(volume, RawVolume) and volume.header == {} and volume.files == (path,)
     assert (volume.path, volume.inner) == (path, layout) and stemOf(f"{path}::{layout}") == "scan"
     assert volume.frame.why == "a raw file gives no size of a voxel; --voxelSize does"
@@ -62,7 +41,7 @@ def testFileIsReadByItsLayout(tmp_path, dtype, order, word, skip):
 @pytest.mark.parametrize("name", ["scan.raw", "scan.dat", "scan.bin", "SCAN.RAW"])
 def testLayoutsMayBeWrittenLoosely(tmp_path, layout, name):
     path = write(tmp_path, sampleArray("<u2", SHAPE), name)
-    check(openVolume(f"{path}::{layout}"), sampleArray("<u2", SHAPE))
+    checkVolume(openVolume(f"{path}::{layout}"), sampleArray("<u2", SHAPE))
 
 
 def testALayoutBelongsToRawFilesThatDoNotTellTheirs(tmp_path):
@@ -89,7 +68,7 @@ def testALayoutBelongsToRawFilesThatDoNotTellTheirs(tmp_path):
 def testNonsenseIsNoLayout(tmp_path, layout):
     path = write(tmp_path, sampleArray("<u2", SHAPE))
     words = f"the layout cannot be read (expected '{WAY}, received '{layout}'); types are {', '.join(TYPES)}"
-    assert refusal(f"{path}::{layout}") == f"{path}: {words}"
+    assert refuse(f"{path}::{layout}") == f"{path}: {words}"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +84,7 @@ def testNonsenseIsNoLayout(tmp_path, layout):
 )
 def testOtherLengthsAreRefusedWithLayoutsThatFit(tmp_path, layout, fitting):
     path = write(tmp_path, sampleArray("<u2", SHAPE))
-    line = refusal(f"{path}::{layout}")
+    line = refuse(f"{path}::{layout}")
     assert line.startswith(f"{path}: the length of the file does not fit its layout (expected ")
     assert ", received 280 bytes)" in line
     if layout == "7x5x4 uint16 big 20":
@@ -118,8 +97,8 @@ def testOtherLengthsAreRefusedWithLayoutsThatFit(tmp_path, layout, fitting):
 def testMissingLayoutIsExplained(tmp_path):
     path = write(tmp_path, sampleArray("<u2", SHAPE))
     words = "a raw file does not tell its sides and type: write them behind its name "
-    assert refusal(path) == f"{path}: {words}(expected 'scan.raw::{WAY})"
-    assert refusal(tmp_path / "b.raw") == f"{tmp_path / 'b.raw'}: there is no such file"
+    assert refuse(path) == f"{path}: {words}(expected 'scan.raw::{WAY})"
+    assert refuse(tmp_path / "b.raw") == f"{tmp_path / 'b.raw'}: there is no such file"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +117,7 @@ def testMissingLayoutIsExplained(tmp_path):
 )
 def testLayoutInANameIsProposedButNotTaken(tmp_path, name, dtype, proposal):
     path = write(tmp_path, sampleArray(dtype, SHAPE), name)
-    assert refusal(path).endswith(f"; by its name and length it may be '{name}::{proposal}'")
+    assert refuse(path).endswith(f"; by its name and length it may be '{name}::{proposal}'")
     assert openVolume(f"{path}::{proposal}").shape == SHAPE
 
 
@@ -148,23 +127,23 @@ def testLayoutInANameIsProposedButNotTaken(tmp_path, name, dtype, proposal):
 )
 def testNamesThatDoNotFitTheLengthProposeNothing(tmp_path, name):
     (tmp_path / name).write_bytes(bytes(279))
-    assert refusal(tmp_path / name).endswith("preset little 0)")
+    assert refuse(tmp_path / name).endswith("preset little 0)")
 
 
 @pytest.mark.parametrize("ending", ["mhd", "nhdr"])
 def testHeaderBesideARawFileIsNamed(tmp_path, ending):
     path = write(tmp_path, sampleArray("<u2", SHAPE))
     (tmp_path / f"scan.{ending}").touch()
-    assert refusal(path).endswith(f"; give scan.{ending}, which describes it")
+    assert refuse(path).endswith(f"; give scan.{ending}, which describes it")
 
 
 def testEmptyFilesAreRefused(tmp_path):
     (tmp_path / "scan.raw").touch()
-    assert "received 0 bytes" in refusal(f"{tmp_path / 'scan.raw'}::7x5x4 uint8")
+    assert "received 0 bytes" in refuse(f"{tmp_path / 'scan.raw'}::7x5x4 uint8")
     (tmp_path / "scan_7x5x4.raw").touch()
-    assert "by its name" not in refusal(tmp_path / "scan_7x5x4.raw")
+    assert "by its name" not in refuse(tmp_path / "scan_7x5x4.raw")
 
 
 def testOtherFormatsTakeNoLayout(tmp_path):
     (tmp_path / "a.mhd").touch()
-    assert refusal(f"{tmp_path / 'a.mhd'}::7x5x4 uint8").startswith(f"{tmp_path / 'a.mhd'}: holds one volume")
+    assert refuse(f"{tmp_path / 'a.mhd'}::7x5x4 uint8").startswith(f"{tmp_path / 'a.mhd'}: holds one volume")

@@ -7,7 +7,7 @@ import nrrd
 import numpy as np
 import pytest
 import tifffile
-from sampleVolumes import writeVolume
+from sampleVolumes import checkVolume, refuse, writeVolume
 
 from engine.base.errors import PipelineError
 from engine.volumes.formats import openVolume
@@ -42,19 +42,8 @@ def writeSlices(folder, planes, name="slice{}.tif", **options):
 
 
 def check(volume, planes):
-    """Compare a volume with its planes, whole, in part and slab by slab."""
-    expected = planes.T
-    assert volume.shape == expected.shape and volume.dtype.newbyteorder("=") == expected.dtype
-    np.testing.assert_array_equal(volume.read(), expected)
-    region = (1, 6), (2, None), (3, 8)
-    part = expected[1:6, 2:, 3:8]
-    np.testing.assert_array_equal(volume.read(region), part)
-    for count in (1, 2, 5, 99):
-        blocks = list(volume.slabs(region, count))
-        assert all(block.flags.f_contiguous for block in blocks)
-        np.testing.assert_array_equal(np.concatenate(blocks, axis=2), part)
-    with pytest.raises(PipelineError, match="leaves the volume"):
-        volume.slabs(((0, 99), (0, 1), (0, 1)))
+    """Compare a volume with its planes (z, y, x)."""
+    checkVolume(volume, planes.T)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
@@ -221,13 +210,6 @@ def writeClaim(path, name, value, **options):
     for place in places:
         struct.pack_into("<H", content, place, value)
     path.write_bytes(content)
-
-
-def refuse(path) -> str:
-    """Give the whole line with which a stack is refused when it is opened."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path)
-    return str(caught.value)
 
 
 BAD = {

@@ -1,12 +1,9 @@
 """Volumes of PyHST and nabu, with the descriptions that their writers make."""
 
-import pickle
-
 import numpy as np
 import pytest
-from sampleVolumes import sampleArray
+from sampleVolumes import checkVolume, refuse, sampleArray
 
-from engine.base.errors import PipelineError
 from engine.volumes.formats import openVolume, stemOf
 from engine.volumes.rawData import RawVolume
 
@@ -32,30 +29,11 @@ def write(folder, array, info=INFO, name="scan.vol.info"):
     return folder / "scan.vol"
 
 
-def check(volume, expected):
-    """Compare a volume with its voxels (x, y, z): whole, in part, slab by slab, in another process."""
-    assert volume.shape == expected.shape and volume.dtype == expected.dtype
-    region = (1, 6), (0, 3), (1, 4)
-    for opened in (volume, pickle.loads(pickle.dumps(volume))):
-        np.testing.assert_array_equal(opened.read(), expected)
-        np.testing.assert_array_equal(opened.read(region), expected[1:6, 0:3, 1:4])
-        blocks = list(opened.slabs(region, 2))
-        np.testing.assert_array_equal(np.concatenate(blocks, axis=2), expected[1:6, 0:3, 1:4])
-
-
-def refusal(path):
-    """Give the whole line with which a file is refused."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.parametrize("name", ["scan.vol.info", "scan.info"])
 def testVolumeOfPyhstIsReadAsItsDescriptionSays(tmp_path, name):
     array = sampleArray("<f4", SHAPE)
     volume = openVolume(write(tmp_path, array, name=name))
-    check(volume, array)
+    checkVolume(volume, array)
     assert isinstance(volume, RawVolume) and volume.header == {} and stemOf(volume.path) == "scan"
     assert volume.files == (tmp_path / "scan.vol", tmp_path / name)
     np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
@@ -66,7 +44,7 @@ def testVolumeOfPyhstIsReadAsItsDescriptionSays(tmp_path, name):
 def testTypeFollowsFromTheLengthOfTheFile(tmp_path, dtype):
     array = sampleArray(dtype, SHAPE)
     info = INFO.replace("LOWBYTEFIRST", "HIGHBYTEFIRST") if dtype[0] == ">" else INFO
-    check(openVolume(write(tmp_path, array, info)), array)
+    checkVolume(openVolume(write(tmp_path, array, info)), array)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "uint16", "int32", "float64"])
@@ -74,7 +52,7 @@ def testTypeOfTheDescriptionBeatsThatOfTheLength(tmp_path, dtype):
     array = sampleArray(dtype, SHAPE)
     info = f"! PyHST_SLAVE VOLUME INFO FILE\nNUM_X =    7\nNUM_Y =    5\nNUM_Z =    4\nDATA_TYPE = {dtype}\n"
     volume = openVolume(write(tmp_path, array, info))
-    check(volume, array)
+    checkVolume(volume, array)
     assert volume.frame.why == "scan.vol.info gives no size of a voxel; --voxelSize does"
 
 
@@ -94,10 +72,10 @@ def writeTomoscan(folder, array, sides=None, **metadata):
 def testVolumesOfTomoscanAreRead(tmp_path):
     array = sampleArray("<f4", SHAPE)
     volume = openVolume(writeTomoscan(tmp_path, array, voxelSize=0.65, BYTEORDER="LOWBYTEFIRST"))
-    check(volume, array)
+    checkVolume(volume, array)
     np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
     volume = openVolume(writeTomoscan(tmp_path, array, (1.3e-6, 0.5e-6, 0.65e-6)))
-    check(volume, array)
+    checkVolume(volume, array)
     np.testing.assert_allclose(volume.frame.sides, (0.65, 0.5, 1.3))
     assert volume.frame.unit == "um"
 
@@ -116,7 +94,7 @@ def testVolumesOfNabuAreRead(tmp_path):
     writer.HSTVolWriter(str(path), hst_metadata={"voxelSize": 0.65}).write(np.ascontiguousarray(array.T))
     names = ("scan.vol", "scan.vol.info", "scan.vol.xml")
     volume = openVolume(path)
-    check(volume, array)
+    checkVolume(volume, array)
     assert volume.files == tuple(tmp_path / name for name in names)
     np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
 
@@ -126,7 +104,7 @@ def testRawFileWithADescriptionOfPymicroIsRead(tmp_path):
     (tmp_path / "scan.raw").write_bytes(array.tobytes("F"))
     (tmp_path / "scan.raw.info").write_text("NUM_X = 7\nNUM_Y = 5\nNUM_Z = 4\nDATA_TYPE = uint16\n")
     volume = openVolume(tmp_path / "scan.raw")
-    check(volume, array)
+    checkVolume(volume, array)
     assert volume.files == (tmp_path / "scan.raw", tmp_path / "scan.raw.info")
 
 
@@ -134,7 +112,7 @@ def testCommentsAndSpacesAreNoFields(tmp_path):
     info = "! NUM_X = 99\n\n  num_x=7   ! across\nNUM_Y=5 # NUM_Y = 6\nNUM_Z =4\nnonsense\n"
     info += "voxelSize = 0.5 0.6 0.7 ! NUM_Z = 3\n"
     volume = openVolume(write(tmp_path, sampleArray("<f4", SHAPE), info))
-    check(volume, sampleArray("<f4", SHAPE))
+    checkVolume(volume, sampleArray("<f4", SHAPE))
     np.testing.assert_allclose(volume.frame.sides, (0.5, 0.6, 0.7))
 
 
@@ -148,7 +126,7 @@ def testLayoutTakesThePlaceOfADescription(tmp_path):
     array = sampleArray(">u2", SHAPE)
     (tmp_path / "scan.vol").write_bytes(array.tobytes("F"))
     volume = openVolume(f"{tmp_path / 'scan.vol'}::7x5x4 uint16 big")
-    check(volume, array)
+    checkVolume(volume, array)
     assert volume.inner == "7x5x4 uint16 big" and volume.frame.unit == "voxel"
 
 
@@ -156,8 +134,8 @@ def testMissingDescriptionIsNamed(tmp_path):
     (tmp_path / "scan.vol").write_bytes(bytes(560))
     words = "its description is missing beside it (expected scan.vol.info); "
     words += "or write the layout behind the name: 'scan.vol::512x512x300 float32'"
-    assert refusal(tmp_path / "scan.vol") == f"{tmp_path / 'scan.vol'}: {words}"
-    assert refusal(tmp_path / "b.vol") == f"{tmp_path / 'b.vol'}: there is no such file"
+    assert refuse(tmp_path / "scan.vol") == f"{tmp_path / 'scan.vol'}: {words}"
+    assert refuse(tmp_path / "b.vol") == f"{tmp_path / 'b.vol'}: there is no such file"
 
 
 BAD = {
@@ -182,7 +160,7 @@ BAD = {
 def testDescriptionThatCannotBeReadIsToldInOneLine(tmp_path, case):
     (old, new), words = BAD[case]
     path = write(tmp_path, sampleArray("<f4", SHAPE), INFO.replace(old, new))
-    assert refusal(path).startswith(f"{tmp_path / 'scan.vol.info'}: {words}")
+    assert refuse(path).startswith(f"{tmp_path / 'scan.vol.info'}: {words}")
 
 
 def testDescriptionOfAnotherLengthIsRefused(tmp_path):
@@ -190,6 +168,6 @@ def testDescriptionOfAnotherLengthIsRefused(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     words = "the length of the file does not fit its layout "
     words += "(expected 560 bytes of voxels by 7x5x4 float32, received 557 bytes)"
-    assert refusal(path) == f"{path}: {words}"
+    assert refuse(path) == f"{path}: {words}"
     path.write_bytes(bytes(7 * 5 * 3 * 4))
-    assert refusal(path).endswith("received 420 bytes); '7x5x3 float32' would fit")
+    assert refuse(path).endswith("received 420 bytes); '7x5x3 float32' would fit")

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sampleVolumes import checkVolume, refuse
 
 from engine.base.errors import PipelineError
 from engine.preparation.samples import _digestVolume
@@ -28,19 +29,8 @@ def makePlanes(dtype="uint16", shape=SHAPE):
 
 
 def check(volume, planes):
-    """Compare a volume with its planes, whole, in part and slab by slab."""
-    expected = planes.T
-    assert volume.shape == expected.shape and volume.dtype == expected.dtype.newbyteorder("=")
-    np.testing.assert_array_equal(volume.read(), expected)
-    region = (1, 5), (2, None), (3, 10)
-    part = expected[1:5, 2:, 3:10]
-    np.testing.assert_array_equal(volume.read(region), part)
-    for count in (1, 3, 99):
-        blocks = list(volume.slabs(region, count))
-        assert all(block.flags.f_contiguous and block.dtype == volume.dtype for block in blocks)
-        np.testing.assert_array_equal(np.concatenate(blocks, axis=2), part)
-    with pytest.raises(PipelineError, match="leaves the volume"):
-        volume.slabs(((0, 99), (0, 1), (0, 1)))
+    """Compare a volume with its planes (z, y, x)."""
+    checkVolume(volume, planes.T)
 
 
 def writeArray(path, planes, name=None, **options):
@@ -67,14 +57,6 @@ def scaleBy(*values):
 
 def shiftBy(*values):
     return {"type": "translation", "translation": list(values)}
-
-
-def refuse(path) -> str:
-    """Give the whole line with which a folder is refused when it is opened."""
-    with pytest.raises(PipelineError) as caught:
-        openVolume(path)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------- plain arrays
