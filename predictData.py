@@ -133,9 +133,8 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     reference = sought[0][1]  # the same file for all of them
     threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)
-    switches = {name: getattr(arguments, name) for name in kinds.SWITCHES}
     hasReference = reference is not None
-    results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, switches, hasReference)
+    results = kinds.chooseResults(arguments.nameOutput, arguments.outputFormat, vars(arguments), hasReference)
     backend, sharing = chooseMachine(workers, request, arguments.part, arguments.verify)
     geometry = Geometry(request.shape[::-1], sideMultiple(plan), haloOf(plan))
     clock.lap("opening")

@@ -142,8 +142,7 @@ def main(arguments: argparse.Namespace) -> None:
         inspect = partial(inspectPart, rotationCount=cutting.nb_rotation, labels=labels, asked=asked)
         parts, found = zip(*(inspect(part, workers) for part in parts), strict=True)
         findings = {part.name: scales for part, scales in zip(parts, found, strict=True)}
-        record["outputs"] = describeOutputs(parts)
-        record["greys"] = describeSets(parts, findings)
+        record |= {"outputs": describeOutputs(parts), "greys": describeSets(parts, findings)}
         say(*doubtSets(record["greys"]))
         total = sum(part.sampleCount * math.prod(part.shape) for part in parts)
         bar = showProgress(total=total / 1e6, unit="Mvoxel", desc="Cutting")

@@ -141,7 +141,6 @@ def main(arguments: argparse.Namespace) -> None:
     origin = readOrigin(arguments.learningData, arguments.weightStart, plan)
     drawing = drawing._replace(voxels=origin.voxels)
     optimisation = optimisation._replace(isSparse=any(samples.labelled for samples in data.values()))
-
     settings = plainSettings(arguments)
     identity = identify(settings, data, arguments.weightStart)
     with (

@@ -7,7 +7,7 @@ made in outcome.py.
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -62,7 +62,6 @@ KINDS = (
     Result("probability", "", "", tiffEnding="_probability.tif", voxels=PROBABILITY),
 )
 BY_KIND = {result.kind: result for result in KINDS}
-SWITCHES = tuple(dict.fromkeys(result.switch for result in KINDS if result.switch))
 
 
 def nameResults(nameOutput: Path, outputFormat: str) -> dict[str, Path]:
@@ -74,13 +73,13 @@ def nameResults(nameOutput: Path, outputFormat: str) -> dict[str, Path]:
 
 
 def chooseResults(
-    nameOutput: Path, outputFormat: str, switches: dict[str, bool], hasReference: bool
+    nameOutput: Path, outputFormat: str, parameters: dict[str, Any], hasReference: bool
 ) -> dict[str, Path]:
-    """Choose the results that are switched on and can be made: {kind: file}."""
+    """Choose the results that parameters switch on and that can be made: {kind: file}."""
     return {
         kind: path
         for kind, path in nameResults(nameOutput, outputFormat).items()
-        if switches.get(BY_KIND[kind].switch, True) and (hasReference or not BY_KIND[kind].needsReference)
+        if parameters.get(BY_KIND[kind].switch, True) and (hasReference or not BY_KIND[kind].needsReference)
     }
 
 

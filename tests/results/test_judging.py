@@ -33,7 +33,7 @@ from engine.volumes.turned import TurnedVolume
 STEPS = {6: 1, 18: 2, 26: 3}  # of scipy.ndimage.generate_binary_structure
 GEOMETRY = {"spacings": np.array([0.5, 0.7, 1.1]), "units": ["um"] * 3}
 SHAPE = 23, 19, 31  # x, y, z
-SWITCHES = dict.fromkeys(kinds.SWITCHES, True) | {"mhd": False}
+SWITCHES = {result.switch: True for result in kinds.KINDS} | {"mhd": False}
 LABEL_RANGE = outcome.labelRange
 LEARNT = {"threshold": 0.45, "sureness": [[0.7, 0.8], [0.8, 0.9], [0.6, 0.75]]}
 
