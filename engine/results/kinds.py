@@ -166,7 +166,8 @@ def nameProbability(nameInput: Path) -> Path:
 
 def nameInputs(volume: Volume, modelFile: Path) -> dict[str, Path]:
     """Name what no result may replace besides the files that were named: {what a user reads: path}."""
-    files = {f"the data file {path.name} of nameInput": path for path in volume.files}
+    folder = volume.path.parent
+    files = {f"the data file {os.path.relpath(path, folder)} of nameInput": path for path in volume.files}
     others = {"the contract of modelFile": modelFile.with_suffix(".json")}
     others["the manual mask of nameInput"] = nameManualMask(volume.path)  # even where there is none yet
     return {"nameInput": volume.path} | files | others
