@@ -70,25 +70,25 @@ class DaskWorkers:
     def everywhere(self, function: Callable[[], Any]) -> dict[str, Any]:
         """Call a function once on every worker that is there; gives what it returns, by address.
 
+        A worker that dies before it answers is left out, and all are asked again. So the function may be
+        called twice.
+
         Raises
         ------
         PipelineError
-            A worker cannot, or refuses.
+            A worker cannot, or refuses; all die again and again, or the scheduler is gone.
         """
+        call = _makeCall(), str(ROOT), pickle.dumps(_Constant(function)), b""
         with _explainedLoss():
-            try:
-                for _ in range(RETRIES + 1):  # who is there may die before it answers
-                    self._waitForOne()
-                    call = _makeCall(), str(ROOT), pickle.dumps(_Constant(function)), b""
-                    if answers := self._client.run(*call):
-                        break
-            except (ImportError, FileNotFoundError) as error:
-                rule = f"a worker lacks the project or one of its packages: {error}"
-                remedy = f"every machine must see {ROOT} under this path and use an environment like this one"
-                raise PipelineError(rule, remedy=remedy) from error
-        if not answers:
+            for _ in range(RETRIES + 1):
+                self._waitForOne()
+                answers = self._client.run(*call, on_error="return")
+                living = {address: answer for address, answer in answers.items() if not _isLost(answer)}
+                if living and len(living) == len(answers):
+                    break
+        if not living:
             raise PipelineError(GONE, remedy=GONE_REMEDY)
-        return {address: _unpack(answer, address) for address, answer in answers.items()}
+        return {address: _unpack(_checkAnswer(answer), address) for address, answer in living.items()}
 
     def _waitForOne(self) -> None:
         """Wait until a worker is there again: one that has died may be on its way back."""
@@ -151,7 +151,7 @@ def _takeDone(
         if error is None:
             answers[number] = _unpack(future.result(), "a worker")
         elif isinstance(error, OSError | MemoryError):
-            raise PipelineError(f"a worker failed: {type(error).__name__}: {_firstLine(error)}")
+            raise _explainFailure(error)
         elif not isinstance(error, KilledWorker):
             raise error
         elif losses[number] >= LOSSES:
@@ -165,15 +165,45 @@ def _takeDone(
     return answers
 
 
+def _isLost(answer: bytes | Exception) -> bool:
+    """Tell whether a worker has died, or is not reached any more: what the scheduler says in its place."""
+    return isinstance(answer, OSError) and not isinstance(answer, FileNotFoundError)
+
+
+def _checkAnswer(answer: bytes | Exception) -> bytes:
+    """Give what a worker has answered.
+
+    Raises
+    ------
+    PipelineError
+        It lacks what it needs.
+    """
+    if isinstance(answer, ImportError | FileNotFoundError):
+        rule = f"a worker lacks the project or one of its packages: {answer}"
+        remedy = f"every machine must see {ROOT} under this path and use an environment like this one"
+        raise PipelineError(rule, remedy=remedy) from answer
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 class _Constant:
-    """A call without an item."""
+    """A call without an item, whose errors of the system are its own and not those of the way to it."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.function = function
 
     def __call__(self, _: Any) -> Any:
         """Call it."""
-        return self.function()
+        try:
+            return self.function()
+        except (OSError, MemoryError) as error:
+            raise _explainFailure(error) from error
+
+
+def _explainFailure(error: BaseException) -> PipelineError:
+    """Tell in one line what a worker's system has refused."""
+    return PipelineError(f"a worker failed: {type(error).__name__}: {_firstLine(error)}")
 
 
 def _unpack(answer: bytes, who: str) -> Any:

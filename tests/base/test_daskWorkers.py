@@ -204,6 +204,39 @@ def testAWorkerThatComesBackIsAwaited(cluster):
         again.join()
 
 
+def testAWorkerThatDiesWhileItIsAskedIsLeftOut(workers, tmp_path):
+    survivors = workers.everywhere(partial(dieOnceHere, tmp_path / "mark"))
+    assert set(survivors.values()) == {"alive"} and (tmp_path / "mark").exists()
+
+
+def dieOnceHere(mark):
+    """Kill the worker that is first to come."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        time.sleep(0.5)
+        return "alive"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def testWorkersThatAllDieWhileTheyAreAskedAreTold(cluster, monkeypatch):
+    monkeypatch.setattr(daskWorkers, "RETURN_SECONDS", 1)
+    cluster.start()
+    with openScheduler(Scheduler(cluster.address, 1)) as workers:
+        with pytest.raises(PipelineError, match="no worker is there any more; start one"):
+            workers.everywhere(partial(die, None))
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), FileNotFoundError(2, "none")])
+def testAnErrorOfTheSystemWhereAllAreAskedIsOneLine(workers, error):
+    with pytest.raises(PipelineError, match=f"^a worker failed: {type(error).__name__}: .Errno"):
+        workers.everywhere(partial(raiseError, error))
+
+
+def raiseError(error):
+    raise error
+
+
 def testNoWorkerLeftIsTold(cluster, monkeypatch):
     monkeypatch.setattr(daskWorkers, "RETURN_SECONDS", 1)
     worker = cluster.start()
