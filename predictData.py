@@ -78,7 +78,7 @@ report: bool = True  # write ..._report.html, a page with slices, particles and 
 overview: bool = True  # write ..._overview.png, three mid-slices
 suggest: int = 0  # boxes to label next, written as pairs of image and mask; 0: none
 mhd: bool = False  # write ....mhd, with which ITK and ParaView open the voxels of the probability
-outputFormat: Literal["nrrd", "tiff"] = "nrrd"  # of mask and labels; tiff: for ImageJ, with the probability
+outputFormat: Literal["nrrd", "tiff", "omezarr"] = "nrrd"  # of mask and labels; others: with the probability
 outputType: Literal["float32", "uint8", "uint16"] = "float32"  # of the probability; or integers
 outputEncoding: Literal["raw", "gzip"] = "raw"  # of the probability
 # machine
@@ -152,7 +152,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
         normalised = contracts.describeNormalization(contract, request.normalization, arguments.momentsOf)
         tell(*told.describeRequest(request), f"Normalisation: {normalised}")
         tell(*describePlace(volume, reference), *told.describeRun(run), f"Threshold: {threshold:g}, {why}")
-        tell(*told.checkDisk(run, kinds.measureTiff(results, arguments.outputFormat)))
+        tell(*told.checkDisk(run, *kinds.measureCopies(results, arguments.outputFormat)))
         if arguments.slurm:
             say(*slurmJobs.writeScript(run, arguments, Path(__file__).resolve(), tell))
             return

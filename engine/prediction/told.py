@@ -109,7 +109,7 @@ def estimateDuration(stream: Stream, run: Run) -> str:
     return f"Estimate: {describeDuration(duration)} at {speed} (one slab: {seconds:.3f} s)"
 
 
-def checkDisk(run: Run, copyBytes: int) -> list[str]:
+def checkDisk(run: Run, copyBytes: int, copyFormat: str) -> list[str]:
     """Tell what the results take on the disk; refuse a disk that is too full, before any work.
 
     Parameters
@@ -118,6 +118,8 @@ def checkDisk(run: Run, copyBytes: int) -> list[str]:
         What is done.
     copyBytes : int
         Bytes a voxel of copies that are not compressed; NRRD masks and labels are, to a few hundredths.
+    copyFormat : str
+        Of these.
     """
     request, voxelCount = run.request, math.prod(run.geometry.size)
     byteCount = 0 if run.isFinished else voxelCount * np.dtype(request.outputType).itemsize
@@ -127,7 +129,7 @@ def checkDisk(run: Run, copyBytes: int) -> list[str]:
         return []
     sizes = f"Result: {byteCount / GIB:.3f} GiB"
     sizes += ", as much for a while before it is gzip" if scratch else ""
-    sizes += f", at most {copies / GIB:.3f} GiB as TIFF" if copies else ""
+    sizes += f", at most {copies / GIB:.3f} GiB as {copyFormat}" if copies else ""
     needed = byteCount + scratch + copies
     with contextlib.suppress(OSError, AttributeError):  # none there; Windows
         held = partialName(request.nameOutput).stat().st_blocks * 512  # goes on, or is written over

@@ -11,11 +11,13 @@ import numpy as np
 from engine.base.deflated import Deflating, Member, Piece
 from engine.base.files import explainWriteError, temporaryName, writeAtomically
 from engine.measures.labelling import Labels
-from engine.results.kinds import BY_KIND
+from engine.results.evaluation import Criteria
+from engine.results.kinds import BY_KIND, FORMS, TIFF, ZARR, Voxels, formatOf
 from engine.volumes.frame import Frame
 from engine.volumes.nrrdHeaders import describeData, formatHeader
 from engine.volumes.targets import Target
 from engine.volumes.tiff import openTiff
+from engine.volumes.zarrWriter import openZarr
 
 CHUNK_ROWS = 10_000
 MICROMETRES = ("\xb5m", "\u03bcm")  # micro sign, Greek letter
@@ -69,12 +71,19 @@ class Parts:
         return {kind: deflating.finish() for kind, deflating in self._deflating.items()}
 
 
+class PlaneWriter(NamedTuple):
+    """A begun file that is no NRRD, or a part of one."""
+
+    voxels: Voxels
+    write: Callable[[np.ndarray], None]  # the next planes (z, y, x)
+
+
 class Files(NamedTuple):
     """Begun files of results that have a value for every voxel."""
 
     paths: dict[str, Path]  # of all kinds
     members: dict[str, Member]  # NRRD: they take pieces
-    writers: dict[str, Callable[[np.ndarray], None]]  # TIFF: they take planes (z, y, x)
+    writers: dict[str, PlaneWriter]  # the others: they take planes
 
     def append(self, pieces: dict[str, Piece]) -> None:
         """Write the pieces of the next range."""
@@ -83,10 +92,10 @@ class Files(NamedTuple):
                 self.members[kind].append(piece)
 
     def write(self, labels: np.ndarray, probability: np.ndarray) -> None:
-        """Write the next labelled planes, and their probability, as TIFF."""
-        for kind, writePlanes in self.writers.items():
+        """Write the next labelled planes, and their probability, to what is no NRRD."""
+        for kind, writer in self.writers.items():
             with self._explained(kind):
-                writePlanes(BY_KIND[kind].voxels.values(labels, probability))
+                writer.write(writer.voxels.values(labels, probability))
 
     @contextlib.contextmanager
     def _explained(self, kind: str) -> Iterator[None]:
@@ -104,28 +113,55 @@ def openFiles(paths: dict[str, Path], subject: Subject, count: int) -> Iterator[
     Parameters
     ----------
     paths : dict
-        {kind: path}; kinds without voxels are none of this function's business. NRRD, or TIFF where a name
-        ends so.
+        {kind: path} of one format; kinds without voxels are none of this function's business.
     subject : Subject
         What they are of.
     count : int
         Particles.
     """
-    shape, frame, header, target = subject
-    segment = header | describeSegment(shape, target)
-    wanted = {kind: BY_KIND[kind].voxels for kind in paths if BY_KIND[kind].voxels}
+    outputFormat = formatOf(paths)
+    forms = FORMS.get(outputFormat, {})
     files = Files(paths, {}, {})
     with contextlib.ExitStack() as stack:
-        for kind, voxels in wanted.items():
-            if paths[kind].suffix == ".tif":
-                few = "uint16" if count < 1 << 16 else "float32"  # exact up to 16,777,216 particles
-                dtype = few if kind == "labels" else voxels.dtype
-                files.writers[kind] = stack.enter_context(openTiff(paths[kind], shape, dtype, frame))
-            else:
-                described = segment if voxels.isSegmentation else header
-                member = _openMember(paths[kind], shape, voxels.dtype, described)
-                files.members[kind] = stack.enter_context(member)
+        for kind in [kind for kind in paths if BY_KIND[kind].voxels and kind not in forms]:
+            voxels = BY_KIND[kind].voxels
+            segment = describeSegment(subject.shape, subject.target) if voxels.isSegmentation else {}
+            member = _openMember(paths[kind], subject.shape, voxels.dtype, subject.header | segment)
+            files.members[kind] = stack.enter_context(member)
+        if others := {kind: path for kind, path in paths.items() if kind in forms}:
+            begin = {TIFF: _openStacks, ZARR: _openFolder}[outputFormat]
+            writers = stack.enter_context(begin(others, subject, count))
+            for kind, write in writers.items():
+                files.writers[kind] = PlaneWriter(forms[kind].voxels, write)
         yield files
+
+
+@contextlib.contextmanager
+def _openStacks(paths: dict[str, Path], subject: Subject, count: int) -> Iterator[dict[str, Callable]]:
+    """Begin TIFF stacks."""
+    few = "uint16" if count < 1 << 16 else "float32"  # exact up to 16,777,216 particles
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for kind, path in paths.items():
+            dtype = few if kind == "labels" else FORMS[TIFF][kind].voxels.dtype
+            writers[kind] = stack.enter_context(openTiff(path, subject.shape, dtype, subject.frame))
+        yield writers
+
+
+@contextlib.contextmanager
+def _openFolder(paths: dict[str, Path], subject: Subject, _: int) -> Iterator[dict[str, Callable]]:
+    """Begin an OME-Zarr: the probability, and labels of it."""
+    forms, target = FORMS[ZARR], subject.target
+    notes = {name: value for name, value in subject.header.items() if name in Criteria._fields}
+    colour = [*(round(255 * part) for part in target.colour), 255]
+    positive = {"colors": [{"label-value": 1, "rgba": colour}]}
+    positive |= {"properties": [{"label-value": 1, "name": target.name}]}
+    with openZarr(paths["probability"], subject.shape, subject.frame, notes) as folder:
+        writers = {"probability": folder.addImage("probability", forms["probability"].voxels.dtype)}
+        for kind in [kind for kind in paths if kind not in writers]:
+            described = positive if kind == "mask" else {}
+            writers[kind] = folder.addLabels(paths[kind].name, forms[kind].voxels.dtype, described)
+        yield writers
 
 
 @contextlib.contextmanager

@@ -18,9 +18,11 @@ from engine.volumes.growing import partialName
 from engine.volumes.names import splitInner
 from engine.volumes.tiff import requireTifffile
 from engine.volumes.volume import Volume
+from engine.volumes.zarrWriter import requireReplaceable, requireZarr
 
 POSITIVE, REST = np.uint8(0), np.uint8(255)  # published
-TIFF = "tiff"
+NRRD, TIFF, ZARR = "nrrd", "tiff", "omezarr"  # outputFormat
+ZARR_ENDING = ".ome.zarr"  # of the folder that holds all
 
 
 class Voxels(NamedTuple):
@@ -28,7 +30,6 @@ class Voxels(NamedTuple):
 
     dtype: str
     values: Callable[[np.ndarray, np.ndarray], np.ndarray]  # of labelled planes and their probability
-    tiffBytes: int = 0  # a voxel in TIFF, at most
     isSegmentation: bool = False  # which 3D Slicer opens as such
 
 
@@ -39,19 +40,26 @@ class Result(NamedTuple):
     ending: str  # behind the name of the probability
     switch: str  # parameter that turns it on; empty: none
     needsReference: bool = False
-    tiffEnding: str = ""  # with outputFormat tiff
     voxels: Voxels | None = None
     needsParticles: bool = True
 
 
-MASK = Voxels("uint8", lambda labels, probability: np.where(labels > 0, POSITIVE, REST), 1)
+class Form(NamedTuple):
+    """How a result with a value for every voxel is written in another format than NRRD."""
+
+    ending: str
+    voxels: Voxels
+    voxelBytes: int  # at most; 0: compressed to little
+
+
+MASK = Voxels("uint8", lambda labels, probability: np.where(labels > 0, POSITIVE, REST))
 SEGMENTATION = Voxels("uint8", lambda labels, probability: labels > 0, isSegmentation=True)
-LABELS = Voxels("uint32", lambda labels, probability: labels, 4)
-PROBABILITY = Voxels("float32", lambda labels, probability: probability, 4)
+LABELS = Voxels("uint32", lambda labels, probability: labels)
+PROBABILITY = Voxels("float32", lambda labels, probability: probability)
 KINDS = (
-    Result("mask", "_mask.nrrd", "mask", tiffEnding="_mask.tif", voxels=MASK),
+    Result("mask", "_mask.nrrd", "mask", voxels=MASK),
     Result("segmentation", "_mask.seg.nrrd", "segmentation", voxels=SEGMENTATION),
-    Result("labels", "_labels.nrrd", "labels", tiffEnding="_labels.tif", voxels=LABELS),
+    Result("labels", "_labels.nrrd", "labels", voxels=LABELS),
     Result("particles", "_particles.csv", "particles"),
     Result("summary", "_summary.json", "particles"),
     Result("scores", "_scores.json", "scores", needsReference=True),
@@ -59,17 +67,51 @@ KINDS = (
     Result("report", "_report.html", "report"),
     Result("overview", "_overview.png", "overview", needsParticles=False),
     Result("mhd", ".mhd", "mhd", needsParticles=False),
-    Result("probability", "", "", tiffEnding="_probability.tif", voxels=PROBABILITY),
+    Result("probability", "", "", voxels=PROBABILITY),
 )
 BY_KIND = {result.kind: result for result in KINDS}
+FORMS = {
+    TIFF: {
+        "mask": Form("_mask.tif", MASK, 1),
+        "labels": Form("_labels.tif", LABELS, 4),
+        "probability": Form("_probability.tif", PROBABILITY, 4),
+    },
+    ZARR: {
+        "mask": Form(
+            f"{ZARR_ENDING}/labels/mask", SEGMENTATION, 0
+        ),  # 0 is the rest in all labels of OME-Zarr
+        "labels": Form(f"{ZARR_ENDING}/labels/particles", LABELS, 0),
+        "probability": Form(ZARR_ENDING, PROBABILITY, 5),  # coarser levels take a seventh
+    },
+}
+FORMAT_NAMES = {NRRD: "NRRD", TIFF: "TIFF", ZARR: "OME-Zarr"}
+REQUIRED = {TIFF: requireTifffile, ZARR: requireZarr}
 
 
 def nameResults(nameOutput: Path, outputFormat: str) -> dict[str, Path]:
-    """Name the files of all kinds that the format has."""
-    endings = {result.kind: (outputFormat == TIFF and result.tiffEnding) or result.ending for result in KINDS}
-    return {
-        kind: nameOutput.with_name(nameOutput.stem + ending) for kind, ending in endings.items() if ending
-    }
+    """Name the files, and folders, of all kinds that the format has."""
+    forms = FORMS.get(outputFormat, {})
+    endings = {kind: forms[kind].ending if kind in forms else BY_KIND[kind].ending for kind in BY_KIND}
+    return {kind: _nameResult(nameOutput, ending) for kind, ending in endings.items() if ending}
+
+
+def _nameResult(nameOutput: Path, ending: str) -> Path:
+    """Name a result of a probability."""
+    return nameOutput.parent / f"{nameOutput.stem}{ending}"
+
+
+def formatOf(paths: dict[str, Path]) -> str:
+    """Tell the format of results by their names: {kind: path}."""
+
+    def fits(forms: dict[str, Form]) -> bool:
+        return any(kind in paths and str(paths[kind]).endswith(form.ending) for kind, form in forms.items())
+
+    return next((name for name, forms in FORMS.items() if fits(forms)), NRRD)
+
+
+def nameZarr(nameOutput: Path) -> Path:
+    """Name the OME-Zarr of a probability."""
+    return _nameResult(nameOutput, ZARR_ENDING)
 
 
 def chooseResults(
@@ -88,11 +130,13 @@ def needParticles(kinds: Collection[str]) -> bool:
     return any(BY_KIND[kind].needsParticles for kind in kinds)
 
 
-def measureTiff(kinds: Collection[str], outputFormat: str) -> int:
-    """Bytes a voxel that the results take as TIFF, at most; NRRD masks and labels are compressed."""
-    if outputFormat != TIFF:
-        return 0
-    return sum(BY_KIND[kind].voxels.tiffBytes for kind in kinds if BY_KIND[kind].voxels)
+def measureCopies(kinds: Collection[str], outputFormat: str) -> tuple[int, str]:
+    """Bytes a voxel that results take in another format than NRRD, at most, and the name of the format.
+
+    Masks and labels are compressed to little, but in TIFF.
+    """
+    forms = FORMS.get(outputFormat, {})
+    return sum(forms[kind].voxelBytes for kind in kinds if kind in forms), FORMAT_NAMES[outputFormat]
 
 
 def describeOutdated(nameOutput: Path, written: Collection[Path]) -> list[str]:
@@ -103,9 +147,12 @@ def describeOutdated(nameOutput: Path, written: Collection[Path]) -> list[str]:
 
 def listOutdated(nameOutput: Path, written: Collection[Path]) -> list[str]:
     """Name results of an earlier run that this one left as they are."""
-    endings = [ending for result in KINDS for ending in (result.ending, result.tiffEnding) if ending]
-    paths = (nameOutput.with_name(nameOutput.stem + ending) for ending in endings)
-    return sorted({path.name for path in paths if path.exists()} - {path.name for path in written})
+    paths = {path for name in FORMAT_NAMES for path in nameResults(nameOutput, name).values()}
+    left = {path for path in paths if path.exists()} - {*written}
+    whole = {
+        path for path in left if not left.intersection(path.parents)
+    }  # a folder stands for what it holds
+    return sorted(path.relative_to(nameOutput.parent).as_posix() for path in whole)
 
 
 def refuseNameless(nameInput: Path) -> None:
@@ -122,7 +169,7 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
     nameOutput : Path
         The probability.
     outputFormat : str
-        Of the other results: nrrd or tiff.
+        Of the other results.
     inputs : dict
         {what a user reads of it: file}.
     """
@@ -139,12 +186,13 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
         raise PipelineError("nameOutput must end with .nrrd", file=nameOutput)
     if nameOutput.is_dir():
         raise PipelineError("nameOutput is a folder", file=nameOutput)
-    if outputFormat == TIFF:
-        requireTifffile()
     for written in outputs:
         for name, path in inputs.items():
-            if path and splitInner(path)[0].resolve() == written.resolve():
+            if path and splitInner(path)[0].resolve().is_relative_to(written.resolve()):
                 raise PipelineError(f"nameOutput would replace {name}", file=written)
+    REQUIRED.get(outputFormat, lambda: None)()
+    if outputFormat == ZARR:
+        requireReplaceable(nameZarr(nameOutput))
 
 
 def nameManualMask(nameInput: Path) -> Path:

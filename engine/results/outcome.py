@@ -104,7 +104,7 @@ def writeVolumes(
     evaluation : Evaluation
         With the files; its looks are shown the mask.
     workers : Workers
-        Who does it; TIFF is written by this process.
+        Who does it; what is no NRRD is written by this process.
     """
     paths, looks, labels = evaluation.paths, evaluation.looks, findings.measured.labels
     if not (looks.previews or any(BY_KIND[kind].voxels for kind in paths)):

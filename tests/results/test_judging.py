@@ -102,9 +102,12 @@ def judge(folder, workers, *criteria, **rest):
     """Make all results; gives {name: bytes} of them, and the lines."""
     (written, evaluation), lines = prepare(folder, *criteria, **rest), []
     evaluate(written, evaluation, workers, lambda *told: lines.extend(told), Stopwatch())
-    files = {path.name: path.read_bytes() for path in evaluation.paths.values()}
+    files = {}
     for path in evaluation.paths.values():
-        path.unlink()
+        for file in [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]:
+            files[file.relative_to(folder).as_posix()] = file.read_bytes()
+    for path in evaluation.paths.values():
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     assert not list(folder.glob(".*"))  # nothing unfinished is left
     return files, lines
 
@@ -166,12 +169,19 @@ def testOneRangeGivesTheSameTables(scan, pools, monkeypatch):
         assert several[f"scan_segmented_{ending}"] == one[f"scan_segmented_{ending}"]
 
 
-def testTiffIsTheSameToo(scan, pools):
-    one, two, _ = (judge(scan, workers, outputFormat="tiff", mask="")[0] for workers in pools)
-    assert one == two and {"scan_segmented_labels.tif", "scan_segmented_mask.seg.nrrd"} < set(one)
+@pytest.mark.parametrize(
+    ("outputFormat", "labels"),
+    [
+        ("tiff", "scan_segmented_labels.tif"),
+        ("omezarr", "scan_segmented.ome.zarr/labels/particles/zarr.json"),
+    ],
+)
+def testOtherFormatsAreTheSameToo(scan, pools, outputFormat, labels):
+    one, two, _ = (judge(scan, workers, outputFormat=outputFormat, mask="")[0] for workers in pools)
+    assert one == two and {labels, "scan_segmented_mask.seg.nrrd"} < set(one)
 
 
-@pytest.mark.parametrize("outputFormat", ["nrrd", "tiff"])
+@pytest.mark.parametrize("outputFormat", ["nrrd", "tiff", "omezarr"])
 def testPiecesThatLieInFilesGiveTheSameBytes(scan, pools, monkeypatch, outputFormat):
     expected = judge(scan, pools[0], outputFormat=outputFormat)
     monkeypatch.setattr(outcome, "labelRange", labelIntoFiles)
