@@ -93,6 +93,21 @@ def testOmeZarrPyShowsProbabilityMaskAndParticles(folder):
         assert scale["scale"] == [0.8, 0.5, 0.5] and shift["translation"] == [5, -4, 3]
 
 
+def testNapariOpensImageAndLabelsInTheirColour(folder):
+    PluginManager = pytest.importorskip("npe2").PluginManager
+    ViewerModel = pytest.importorskip("napari.components").ViewerModel  # a viewer without a display
+    pytest.importorskip("napari_ome_zarr")
+    PluginManager.instance().discover()
+    viewer, arrays = ViewerModel(), readSlowly(folder)
+    layers = viewer.open(str(zarrOf(folder / "scan.nrrd")), plugin="napari-ome-zarr")
+    expected = arrays["probability"], arrays["mask"] == 0, arrays["labels"]
+    for layer, array in zip(layers, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(layer.data), array.T)
+        assert layer.scale.tolist() == [0.8, 0.5, 0.5] and list(map(str, layer.units)) == ["micrometer"] * 3
+    colour = np.array([0.9, 0.33, 0.05])
+    np.testing.assert_allclose(layers[1].get_color(1)[:3], colour, atol=0.003)
+
+
 def testItIsReadAsInputAndAsReference(folder, tmp_path, capfd):
     path = zarrOf(folder / "scan.nrrd")
     mask = "--nameReference", f"{path}::labels/mask", "--positiveLabel", 1, "--no-report"
