@@ -286,6 +286,53 @@ def testAnotherDateIsRefusedWhereNothingVouchesForTheFile(scan, capfd):
     assert "was written after parts of this result were predicted" in text
 
 
+@pytest.fixture
+def slices(scan):
+    """Write the volume as a folder of TIFF slices."""
+    tifffile = pytest.importorskip("tifffile")
+    folder = scan.with_name("scan")
+    folder.mkdir()
+    for z, plane in enumerate(openVolume(scan).read().T):
+        tifffile.imwrite(folder / f"slice_{z:03d}.tif", plane)
+    return folder
+
+
+def testAFolderIsOneInputHoweverManyFilesItHas(slices, capfd):
+    predict(slices)
+    record = json.loads(resultOf(slices).with_suffix(".json").read_text())
+    assert len(record["inputs"]) == 3 and str(slices) in record["inputs"]
+    summary = json.loads((slices.parent / "scan_segmented_summary.json").read_text())
+    assert summary["settings"]["inputs"] == record["inputs"]
+    capfd.readouterr()
+    predict(slices)
+    assert "scan_segmented.nrrd is finished" in capfd.readouterr().out
+    changePlane(slices / "slice_047.tif")
+    predict(slices)
+    assert "An earlier result is begun anew: nameInput was " in capfd.readouterr().out
+
+
+def changePlane(path):
+    """Change a voxel of a slice and keep its date."""
+    state = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(bytes(2) if path.read_bytes()[-2:] != bytes(2) else b"\1\1")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+def testPartsOfAFolderLookAtSomeOfItsFilesAndAtAllDates(slices, capfd):
+    predict(slices, "--part", "0/3")
+    record = json.loads(Journal(resultOf(slices)).record.read_text())
+    assert "nameInput" in record["identity"] and not [name for name in record["identity"] if "data" in name]
+    changePlane(slices / "slice_047.tif")
+    predict(slices, "--part", "1/3")  # no sample holds it
+    os.utime(slices / "slice_047.tif", (2, 2))
+    assert "this process sees another file" in refused(capfd, slices, "--part", "2/3")
+    changePlane(slices / "slice_095.tif")  # the last one is looked at
+    text = refused(capfd, slices, "--part", "2/3")
+    assert "another job has begun this result" in text and "nameInput was" in text
+
+
 def testAResultOfOneProcessIsNotJoined(scan, monkeypatch, capfd):
     import engine.prediction.journal
 

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ PACKAGES = (
 )
 DIGEST_LENGTH = 64
 SAMPLE_BYTES, SAMPLE_COUNT = 1 << 14, 64  # of a large file: a megabyte in all
+SAMPLE_FILES = 16  # of the files of a folder
 
 
 def packageVersions() -> dict[str, str]:
@@ -45,6 +46,12 @@ def digestFile(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digestFiles(paths: Sequence[Path], folder: Path) -> str:
+    """SHA-256 of the names in a folder and the contents of several files, in their order."""
+    text = "".join(f"{os.path.relpath(path, folder)} {digestFile(path)}\n" for path in paths)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()  # names can hold any bytes
+
+
 def sketchFile(path: str | Path) -> dict[str, int | str]:
     """Tell a file from another one without reading all of it: bytes, and a digest of spread samples."""
     with open(path, "rb") as file:
@@ -55,6 +62,21 @@ def sketchFile(path: str | Path) -> dict[str, int | str]:
             file.seek(place)
             digest.update(file.read(SAMPLE_BYTES))
     return {"bytes": byteCount, "sample": digest.hexdigest()}
+
+
+def spreadOver(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Choose some files of many, the first and the last among them."""
+    last, count = len(paths) - 1, min(len(paths), SAMPLE_FILES)
+    return tuple(paths[number * last // max(count - 1, 1)] for number in range(count))
+
+
+def sketchFiles(paths: Sequence[Path]) -> dict[str, int | str]:
+    """Tell files from others without reading all of them: as `sketchFile` one, of several their sketches."""
+    sketches = [sketchFile(path) for path in paths]
+    if len(sketches) == 1:
+        return sketches[0]
+    digest = hashlib.sha256("".join(str(sketch["sample"]) for sketch in sketches).encode())
+    return {"bytes": sum(int(sketch["bytes"]) for sketch in sketches), "sample": digest.hexdigest()}
 
 
 def digestProgram() -> str:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engine.base.console import relativePath
 from engine.base.errors import PipelineError
-from engine.base.records import digestFile
+from engine.base.records import digestFile, digestFiles
 from engine.base.workers import refuseNegativeCount
 from engine.prediction.backends import Backend
 from engine.volumes.volume import Volume
@@ -63,23 +64,38 @@ def refuseNegative(memoryBudget: float, minimumVoxels: int, workerCount: int) ->
     refuseNegativeCount(workerCount)
 
 
-def digestInputs(request: Request) -> dict[Path, str]:
-    """Give the digest of every file that the probability follows from."""
-    return {path: digestFile(path) for path in sorted(set(nameInputs(request).values()))}
+def digestInputs(request: Request) -> dict[str, str]:
+    """Give the digest of everything that the probability follows from, by the names of `nameInputs`."""
+    named, folder = nameInputs(request), request.volume.path
+    known = {
+        paths: digestFile(*paths) if len(paths) == 1 else digestFiles(paths, folder)
+        for paths in sorted(set(named.values()))
+    }
+    return {name: known[paths] for name, paths in named.items()}
 
 
-def nameInputs(request: Request) -> dict[str, Path]:
-    """Name the files that the probability follows from."""
+def nameInputs(request: Request) -> dict[str, tuple[Path, ...]]:
+    """Name the files that the probability follows from; those of a folder, which can be many, are one."""
     volume, files = request.volume, request.volume.files
-    named = {"nameInput": volume.path, "modelFile": request.modelFile, "weightFile": request.weightFile}
-    if volume.path.is_dir():
-        del named["nameInput"]
     voxels = files[1:] if len(files) > 1 and files[0] == volume.path else files
-    named |= {f"data file {number}": path for number, path in enumerate(voxels, 1)}
-    return named | {f"momentsOf file {number}": path for number, path in enumerate(request.otherFiles, 1)}
+    if volume.path.is_dir():
+        named = {"nameInput": tuple(files)}
+    else:
+        named = {"nameInput": (volume.path,)}
+        named |= {f"data file {number}": (path,) for number, path in enumerate(voxels, 1)}
+    named |= {"modelFile": (request.modelFile,), "weightFile": (request.weightFile,)}
+    return named | {f"momentsOf file {number}": (path,) for number, path in enumerate(request.otherFiles, 1)}
 
 
-def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str]) -> dict[str, Any]:
+def showInputs(request: Request) -> dict[str, str]:
+    """Give the paths, as a user reads them, of what `nameInputs` names."""
+    shown = {name: paths[0] for name, paths in nameInputs(request).items()}
+    return {
+        name: str(relativePath(path)) for name, path in (shown | {"nameInput": request.volume.path}).items()
+    }
+
+
+def describeIdentity(request: Request, backend: Backend, digests: dict[str, str]) -> dict[str, Any]:
     """Describe everything that a probability follows from; equal descriptions mean equal voxels."""
     identity = {
         "outputType": request.outputType,
@@ -95,6 +111,4 @@ def describeIdentity(request: Request, backend: Backend, digests: dict[Path, str
     if request.voxelSize:
         frame = request.volume.frame  # the result's header tells it
         identity["voxelSize"] = " ".join([*(f"{side:g}" for side in frame.sides), frame.unit])
-    if digests:
-        identity |= {name: digests[path] for name, path in nameInputs(request).items()}
-    return identity
+    return identity | digests

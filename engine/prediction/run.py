@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from engine.base.console import relativePath
 from engine.base.errors import PipelineError
 from engine.base.records import (
     commandLine,
@@ -23,7 +22,7 @@ from engine.prediction.job import Job
 from engine.prediction.journal import SHARED, Journal
 from engine.prediction.layout import Geometry, Layout, chooseLayout, costOf, tileSection
 from engine.prediction.parts import chooseCount, costOfParts, cutParts
-from engine.prediction.request import Request, describeIdentity, digestInputs, nameInputs
+from engine.prediction.request import Request, describeIdentity, digestInputs, nameInputs, showInputs
 from engine.prediction.shared import (
     Sharing,
     Witness,
@@ -58,7 +57,7 @@ class Run(NamedTuple):
     steps: list[Step]
     record: dict[str, Any]  # what an unfinished result follows from: identity, layout, devices
     isGoingOn: bool  # with an unfinished one
-    digests: dict[Path, str]
+    digests: dict[str, str]
     differences: list[str]  # from an earlier result under the same name, finished or not
     origin: dict[str, Any]  # what the probability was made with, now or by an earlier run
     isFinished: bool  # by an earlier run
@@ -227,8 +226,8 @@ def _keepFinished(run: Run, finished: dict[str, Any]) -> Run:
     origin = {name: finished.get(name) for name in ORIGIN}
     noted = {"layout": [], "devices": origin["devices"] or []}
     noted |= {kind: finished[kind] for kind in ("identity", SKETCHED) if kind in finished}
-    files = nameInputs(run.request)
-    known = {path: finished["identity"][name] for name, path in files.items() if name in finished["identity"]}
+    names, identity = nameInputs(run.request), finished["identity"]
+    known = {name: identity[name] for name in names if name in identity}
     return run._replace(record=noted, origin=origin, isFinished=True, digests=run.digests or known)
 
 
@@ -317,13 +316,14 @@ def describeInputs(run: Run) -> dict[str, Any]:
     return {
         "region": [list(axis) for axis in run.request.region],
         "inputShape": list(run.request.volume.shape),
-        "inputs": nameDigests(run.digests),
+        "inputs": nameDigests(run),
     }
 
 
-def nameDigests(digests: dict[Path, str]) -> dict[str, str]:
-    """Give digests under the names of their files, as records hold them."""
-    return {str(relativePath(path)): digest for path, digest in digests.items()}
+def nameDigests(run: Run) -> dict[str, str]:
+    """Give digests under the names of their files, or of the folder, as records hold them."""
+    shown = showInputs(run.request)
+    return {shown[name]: digest for name, digest in run.digests.items()}
 
 
 def recordRun(
@@ -344,7 +344,7 @@ def recordRun(
         "threshold": threshold,
         "scores": scores,
         "versions": packageVersions(),
-        "inputs": nameDigests(run.digests),
+        "inputs": nameDigests(run),
         **_describeIdentities(run),
         "result": stampOf(request.nameOutput),
         "seconds": seconds,

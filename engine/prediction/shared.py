@@ -17,12 +17,13 @@ from engine.base.records import (
     packageVersions,
     publishJson,
     readJson,
-    sketchFile,
+    sketchFiles,
+    spreadOver,
 )
 from engine.prediction.journal import SHARED, Journal
 from engine.prediction.layout import Layout
 from engine.prediction.parts import Part
-from engine.prediction.request import Request, digestInputs, nameInputs
+from engine.prediction.request import Request, digestInputs, nameInputs, showInputs
 from engine.volumes.growing import explainedWriting, partialName
 
 DECISIVE = {"keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "connected-components-3d"}
@@ -57,7 +58,7 @@ def isShared(path: Path) -> bool:
 
 def sketchInputs(request: Request) -> dict[str, Any]:
     """Describe the files that a probability follows from, without reading all of them."""
-    return {name: sketchFile(path) for name, path in nameInputs(request).items()}
+    return {name: sketchFiles(spreadOver(paths)) for name, paths in nameInputs(request).items()}
 
 
 def describeProgram(engine: str) -> dict[str, Any]:
@@ -72,13 +73,16 @@ class Witness(NamedTuple):
     """What a process must see as the one does that has begun."""
 
     engine: str
-    files: dict[str, str]  # path by name
-    seen: dict[str, Any]  # versions and program, and a sketch of each file
+    files: dict[str, tuple[str, ...]]  # paths by name, of many files some
+    seen: dict[str, Any]  # versions and program, and a sketch of the files
 
     @classmethod
     def of(cls, request: Request, engine: str) -> "Witness":
         """Tell what this process sees."""
-        files = {name: str(path.resolve()) for name, path in nameInputs(request).items()}
+        files = {
+            name: tuple(str(path.resolve()) for path in spreadOver(paths))
+            for name, paths in nameInputs(request).items()
+        }
         return cls(engine, files, describeProgram(engine) | sketchInputs(request))
 
     def check(self) -> None:
@@ -90,12 +94,12 @@ class Witness(NamedTuple):
             Something lacks, or is another one.
         """
         own = describeProgram(self.engine)
-        for name, path in self.files.items():
+        for name, paths in self.files.items():
             try:
-                own[name] = sketchFile(path)
+                own[name] = sketchFiles(paths)
             except OSError as error:
-                rule = f"a worker cannot read {name}: {error.strerror}"
-                raise PipelineError(rule, file=path, remedy="all machines need the same paths") from error
+                rule, file = f"a worker cannot read {name}: {error.strerror}", error.filename or paths[0]
+                raise PipelineError(rule, file=file, remedy="all machines need the same paths") from error
         if differences := listDifferences(self.seen, own):
             rule = "a worker sees other files, packages or another program than this process"
             raise PipelineError(rule, received="; ".join(differences))
@@ -158,17 +162,18 @@ def _readPublished(path: Path) -> dict[str, Any] | None:
 
 
 def _datesOf(request: Request) -> dict[str, int]:
-    """Give the times at which the files were changed last."""
-    return {name: path.stat().st_mtime_ns for name, path in nameInputs(request).items()}
+    """Give the times at which the files were changed last; of several, their sum."""
+    named = nameInputs(request).items()
+    return {name: sum(path.stat().st_mtime_ns for path in paths) for name, paths in named}
 
 
-def checkFiles(request: Request, record: dict[str, Any], isVerified: bool) -> dict[Path, str]:
+def checkFiles(request: Request, record: dict[str, Any], isVerified: bool) -> dict[str, str]:
     """Compare whole files where samples are not enough: it is asked for, or one has changed its date.
 
     Returns
     -------
     dict
-        Digests of the whole files; empty where they were not needed.
+        Digests of the whole files by name; empty where they were not needed.
 
     Raises
     ------
@@ -183,11 +188,11 @@ def checkFiles(request: Request, record: dict[str, Any], isVerified: bool) -> di
     if changed and journal.finished() and readJson(journal.digests) is None:
         rule = "was written after parts of this result were predicted; nobody can tell whether it is the same"
         remedy = f"give the file the date back that it had, or remove {journal.voxels.name}*"
-        raise PipelineError(rule, file=nameInputs(request)[changed[0]], remedy=remedy)
+        raise PipelineError(rule, file=showInputs(request)[changed[0]], remedy=remedy)
     return agreeDigests(request, isKnown=False)
 
 
-def agreeDigests(request: Request, isKnown: bool) -> dict[Path, str]:
+def agreeDigests(request: Request, isKnown: bool) -> dict[str, str]:
     """Give the digests of whole files, which are made once: by whoever comes first.
 
     Parameters
@@ -205,8 +210,7 @@ def agreeDigests(request: Request, isKnown: bool) -> dict[Path, str]:
     journal, named = Journal(request.nameOutput), nameInputs(request)
     published = readJson(journal.digests)
     if not (isKnown and published and published.keys() == named.keys()):
-        own = digestInputs(request)
-        digests = {name: own[path] for name, path in named.items()}
+        digests = digestInputs(request)
         with explainedWriting(request.nameOutput):
             publishJson(journal.digests, digests)
         published = readJson(journal.digests) or digests
@@ -214,4 +218,4 @@ def agreeDigests(request: Request, isKnown: bool) -> dict[Path, str]:
             rule = "this process sees another file than the one that has begun"
             remedy = "let all machines read the same file"
             raise PipelineError(rule, received="; ".join(differences), remedy=remedy)
-    return {path: published[name] for name, path in named.items()}
+    return {name: published[name] for name in named}

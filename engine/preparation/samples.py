@@ -1,7 +1,6 @@
 """The sub-volumes that prepareData.py wrote: read piece by piece, never held or mapped as a whole."""
 
 import contextlib
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
-from engine.base.records import changedNames, digestFile, packageVersions, readJson, writeJson
+from engine.base.records import changedNames, digestFile, digestFiles, packageVersions, readJson, writeJson
 from engine.preparation.labelled import EVERYTHING, Labelled
 from engine.preparation.pairs import Pair, explainReadErrors
 from engine.preparation.writing import SampleWriter, writeArraysAtomically
@@ -303,15 +302,14 @@ def describeOutputs(parts: list[Part]) -> dict[str, dict[str, Any]]:
 
 def _digestVolume(volume: Volume) -> Iterator[tuple[str, str]]:
     """Give names, as parameters.json has them, and digests of the files of a volume."""
-    digests = []
+    folder = volume.path.parent
+    if volume.path.is_dir():
+        with explainReadErrors(volume.path):
+            yield volume.path.name, digestFiles(volume.files, folder)
+        return
     for path in volume.files:
         with explainReadErrors(path):
-            digests.append((os.path.relpath(path, volume.path.parent), digestFile(path)))
-    if volume.path.is_dir():
-        text = "".join(f"{name} {digest}\n" for name, digest in digests)
-        whole = hashlib.sha256(text.encode("utf-8", "surrogateescape"))  # names can hold any bytes
-        digests = [(volume.path.name, whole.hexdigest())]
-    yield from digests
+            yield os.path.relpath(path, folder), digestFile(path)
 
 
 def isUpToDate(record: dict[str, Any], folder: Path) -> bool:

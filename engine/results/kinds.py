@@ -186,10 +186,12 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
         raise PipelineError("nameOutput must end with .nrrd", file=nameOutput)
     if nameOutput.is_dir():
         raise PipelineError("nameOutput is a folder", file=nameOutput)
-    for written in outputs:
-        for name, path in inputs.items():
-            if path and splitInner(path)[0].resolve().is_relative_to(written.resolve()):
-                raise PipelineError(f"nameOutput would replace {name}", file=written)
+    written = {path.resolve(): path for path in reversed(outputs)}
+    for name, path in inputs.items():
+        own = splitInner(path)[0].resolve() if path else Path()
+        for place in (own, *own.parents):  # a folder is written too
+            if path and place in written:
+                raise PipelineError(f"nameOutput would replace {name}", file=written[place])
     REQUIRED.get(outputFormat, lambda: None)()
     if outputFormat == ZARR:
         requireReplaceable(nameZarr(nameOutput))

@@ -13,7 +13,7 @@ from engine.base.console import describeShape, relativePath
 from engine.base.deflated import Piece
 from engine.base.files import openScratch
 from engine.base.passes import passOver
-from engine.base.records import digestFile, packageVersions, writeJson
+from engine.base.records import digestFile, digestFiles, packageVersions, writeJson
 from engine.base.threads import writeBehind
 from engine.base.workers import Here, Workers
 from engine.measures.analysis import Judged, Measured, describeScores
@@ -164,11 +164,18 @@ def describeReference(
     """Describe what a result is scored against, and the program that does it."""
     described: dict[str, Any] = {}
     if reference:
-        files = sorted(set(reference.files))
-        described["reference"] = {str(relativePath(path)): digestFile(path) for path in files}
+        described["reference"] = _digestReference(reference)
         described["positiveLabel"] = parseLabels(target.labels)
         described |= {"ignoreLabel": ignored} if ignored else {}
     return described | {"versions": packageVersions()}
+
+
+def _digestReference(reference: Volume) -> dict[str, str]:
+    """Give the digests of a mask by its files, or by its folder."""
+    path, files = reference.path, tuple(dict.fromkeys(reference.files))
+    if path.is_dir():
+        return {str(relativePath(path)): digestFiles(files, path)}
+    return {str(relativePath(file)): digestFile(file) for file in sorted(files)}
 
 
 def describePage(page: Page, judged: Judged, subject: Subject, settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from engine.base.console import showProgress
 from engine.base.errors import PipelineError
 from engine.base.machine import coreCount, freeMemoryGiB
 from engine.base.ranges import cutRanges
-from engine.base.records import sketchFile
+from engine.base.records import sketchFile, spreadOver
 from engine.base.workers import Processes, Workers, openWorkers
 from engine.measures.labelling import Labels
 from engine.volumes.formats import openMask, openVolume
@@ -55,7 +55,7 @@ class Source(NamedTuple):
     slab: int  # planes that are read at a time
     reference: Path | None = None
     view: View = View()  # of the reference
-    seen: tuple[tuple[Path, dict], ...] = ()  # what other machines must see: a sketch of each file
+    seen: tuple[tuple[Path, dict], ...] = ()  # what other machines must see: sketches of files, of many some
 
     @classmethod
     def of(cls, result: Path, region: Region, reference: Volume | None, memoryBudget: float) -> "Source":
@@ -74,7 +74,8 @@ class Source(NamedTuple):
     def absolute(self) -> "Source":
         """Give the same with names that mean it on other machines too, which must find the same files."""
         named = [path.resolve() if path else None for path in (self.result, self.reference)]
-        files = openVolume(named[0]).files + (openMask(named[1]).files if named[1] else ())
+        volumes = [openVolume(named[0]), *([openMask(named[1])] if named[1] else ())]
+        files = [file for volume in volumes for file in spreadOver(volume.files)]
         seen = tuple((file, sketchFile(file)) for file in files)
         return self._replace(result=named[0], reference=named[1], seen=seen)
 

@@ -1,5 +1,6 @@
 """Records: the command, versions, JSON, digests, and what differs between two of them."""
 
+import hashlib
 import json
 import os
 import sys
@@ -7,7 +8,19 @@ import sys
 import pytest
 
 from engine.base.errors import PipelineError
-from engine.base.records import commandLine, digestFile, packageVersions, readJson, refuseAnother, writeJson
+from engine.base.records import (
+    SAMPLE_FILES,
+    commandLine,
+    digestFile,
+    digestFiles,
+    packageVersions,
+    readJson,
+    refuseAnother,
+    sketchFile,
+    sketchFiles,
+    spreadOver,
+    writeJson,
+)
 
 
 def testCommandLineCanBePasted(monkeypatch):
@@ -45,6 +58,36 @@ def testNamesOfAnyBytesAreReadBackAsTheyWere(tmp_path):
 def testDigestIsSha256(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert digestFile(tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+def testDigestOfSeveralFilesTellsNamesAndContents(tmp_path):
+    files = [tmp_path / name for name in ("a", "b")]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    digest = digestFiles(files, tmp_path)
+    text = "".join(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in files)
+    assert digest == hashlib.sha256(text.encode()).hexdigest()
+    assert digestFiles(files[::-1], tmp_path) != digest
+    files[1].write_bytes(b"c")
+    assert digestFiles(files, tmp_path) != digest
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(0, []), (1, [0]), (2, [0, 1]), (5, [0, 1, 2, 3, 4])])
+def testFewFilesAreAllLookedAt(count, chosen):
+    assert spreadOver(range(count)) == tuple(chosen)
+
+
+def testOfManyFilesSomeAreLookedAt(tmp_path):
+    for count in (SAMPLE_FILES, 17, 1000):
+        chosen = spreadOver(range(count))
+        assert len(set(chosen)) == SAMPLE_FILES and (chosen[0], chosen[-1]) == (0, count - 1)
+    files = [tmp_path / str(number) for number in range(3)]
+    for file in files:
+        file.write_bytes(file.name.encode() * 9)
+    sketch = sketchFiles(files)
+    assert sketch["bytes"] == 27 and sketchFiles(files[:1]) == sketchFile(files[0])
+    files[2].write_bytes(b"3" * 9)
+    assert sketchFiles(files)["sample"] != sketch["sample"] and sketchFiles(files)["bytes"] == 27
 
 
 def testDifferencesAreNamed():
