@@ -77,9 +77,7 @@ FORMS = {
         "probability": Form("_probability.tif", PROBABILITY, 4),
     },
     ZARR: {
-        "mask": Form(
-            f"{ZARR_ENDING}/labels/mask", SEGMENTATION, 0
-        ),  # 0 is the rest in all labels of OME-Zarr
+        "mask": Form(f"{ZARR_ENDING}/labels/mask", SEGMENTATION, 0),  # in labels of OME-Zarr 0 is the rest
         "labels": Form(f"{ZARR_ENDING}/labels/particles", LABELS, 0),
         "probability": Form(ZARR_ENDING, PROBABILITY, 5),  # coarser levels take a seventh
     },
@@ -149,10 +147,8 @@ def listOutdated(nameOutput: Path, written: Collection[Path]) -> list[str]:
     """Name results of an earlier run that this one left as they are."""
     paths = {path for name in FORMAT_NAMES for path in nameResults(nameOutput, name).values()}
     left = {path for path in paths if path.exists()} - {*written}
-    whole = {
-        path for path in left if not left.intersection(path.parents)
-    }  # a folder stands for what it holds
-    return sorted(path.relative_to(nameOutput.parent).as_posix() for path in whole)
+    named = {path for path in left if not left.intersection(path.parents)}  # a folder stands for its content
+    return sorted(path.relative_to(nameOutput.parent).as_posix() for path in named)
 
 
 def refuseNameless(nameInput: Path) -> None:
