@@ -23,6 +23,8 @@ FOLDERS = ("zarrFolders",)  # modules whose volumes are folders with an ending o
 MARKS = dict.fromkeys(("zarr.json", ".zgroup", ".zarray"), "zarrFolders")  # files that tell what a folder is
 RAW = "rawFiles"
 STACK = "stacks"  # any other folder: one of slices
+SHOWN = (".nrrd", ".tif", ".h5", ".zarr", ".mhd", ".nii", ".vol", ".raw")  # of formats, in a message
+MAGIC = b"NRRD"  # of the format that a name of no known ending may have
 COMPANIONS = ("_infos.txt",)  # what programs write beside a volume of this name, needed or not: nabu
 ADDRESS = re.compile("[a-zA-Z][a-zA-Z0-9+.-]+:/")  # s3://..., of which a Path keeps one slash
 
@@ -58,6 +60,10 @@ def _open(path: str | Path, function: str) -> Volume:
     if ADDRESS.match(str(path)) and not os.path.exists(path):
         remedy = "copy it to this computer, or mount it as a folder"
         raise PipelineError("is an address, no file or folder", file=path, remedy=remedy)
+    if not _endingOf(path) and path.is_file() and not _isNrrd(path):
+        from engine.volumes.companions import refuseOther  # which opens volumes too
+
+        raise refuseOther(path)
     name = _moduleOf(path)
     module = importlib.import_module(f"engine.volumes.{name}")  # libraries load slowly
     opener = getattr(module, function, module.openVolume)
@@ -66,6 +72,15 @@ def _open(path: str | Path, function: str) -> Volume:
     if inner:
         raise PipelineError("holds one volume, without names in it", file=path, received=inner)
     return opener(path)
+
+
+def _isNrrd(path: Path) -> bool:
+    """Whether a file begins as NRRD does; so does one that cannot be read, which is told elsewhere."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return True
 
 
 def _moduleOf(path: Path) -> str:

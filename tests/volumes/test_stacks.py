@@ -390,5 +390,5 @@ def testOtherNamesAreTriedAsNrrd(tmp_path):
     (tmp_path / "a.nrrd").rename(tmp_path / "a.scan")
     assert openVolume(tmp_path / "a.scan").shape == SHAPE
     (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(PipelineError, match="is no NRRD file"):
+    with pytest.raises(PipelineError, match="a.txt: is no volume of a known format"):
         openVolume(tmp_path / "a.txt")
