@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.volumes.omeFiles import nameFiles
 from engine.volumes.planes import PlaneVolume
 from engine.volumes.rawData import RawVolume
 from engine.volumes.sliceNames import Slices, listSlices
 from engine.volumes.tiffPages import (
-    nameFiles,
     onlySeries,
+    openDescribed,
     openTiff,
     placesOf,
     rawOffset,
@@ -58,16 +59,17 @@ def openVolume(path: str | Path) -> Volume:
 
 def _openFile(path: Path) -> Volume:
     """Open a file with all slices, or one that names the others with the rest of them."""
-    with openTiff(path) as tiff:
-        series = onlySeries(tiff, path)
+    with openDescribed(path) as (tiff, companions):
+        series, named = onlySeries(tiff, path), nameFiles(tiff, path)
         depth, (height, width) = _countSlices(tiff, series, path), series.shape[-2:]
         shape, kind = (width, height, depth), typeOf(tiff, series)
         frame, notes = readFrame(tiff, findNotes(path, path))
-        offset = rawOffset(series)
+        notes = (*companions, *notes)
+        offset = None if named else rawOffset(series)
         if offset is not None:
             requireBytes(path, offset, int(np.prod(shape)) * kind.itemsize)
             return RawVolume(path, {}, shape, kind, "raw", (path,), (offset,), place=frame, notes=notes)
-        places = placesOf(series, path, nameFiles(tiff, path))
+        places = placesOf(series, path, named)
     volume = _decoded(path, places, shape, kind, frame)
     files = dict.fromkeys((path, *(file for file, _ in places), *notes))
     return dataclasses.replace(volume, files=tuple(files))
@@ -106,8 +108,8 @@ def _openFolder(folder: Path) -> Volume:
     """Open a folder of slices; other files in it, such as a log of the reconstruction, are left alone."""
     slices = listSlices(folder)
     first = slices.files[0]
-    with openTiff(first) as tiff:
-        if nameFiles(tiff, first):
+    with openDescribed(first) as (tiff, companions):
+        if companions or nameFiles(tiff, first):
             return _openNamed(folder, slices)
         size, kind, _ = _describeSlice(tiff, first)
         frame, notes = readFrame(tiff, findNotes(folder, first), slices.step)

@@ -1,4 +1,4 @@
-"""TIFF as programs write it: ImageJ above 4 GB, OME-TIFF of one and several files, masks of single bits."""
+"""TIFF as programs write it: ImageJ above 4 GB, OME-TIFF, masks of single bits."""
 
 import pickle
 import struct
@@ -10,7 +10,6 @@ import pytest
 import tifffile
 
 from engine.base.errors import PipelineError
-from engine.preparation.pairs import listVolumes
 from engine.volumes.formats import openVolume
 from engine.volumes.planes import PlaneVolume
 from engine.volumes.rawData import RawVolume
@@ -207,145 +206,6 @@ def testPagesAcrossAnotherAxisAreRefused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", makePlanes(), metadata={"axes": "XYZ"}, **GREY)
     words = "its pages are no slices across z (expected axes that end in YX, received XYZ)"
     assert refuse(tmp_path / "a.tif") == f"{words}; save it with the axes ZYX"
-
-
-XML = """<?xml version="1.0" encoding="UTF-8"?>
-<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{own}"><Image ID="Image:0">
-<Pixels ID="Pixels:0" DimensionOrder="{order}" Type="uint16" SizeX="5" SizeY="4" SizeZ="{depth}" SizeC="1"
-SizeT="1" PhysicalSizeX="0.65" PhysicalSizeY="0.5" PhysicalSizeZ="1.3"><Channel ID="Channel:0:0"/>
-{data}</Pixels></Image></OME>"""
-DATA = """<TiffData FirstZ="{z}" IFD="{page}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{uuid}</UUID>
-</TiffData>"""
-
-
-def writeFiles(folder, layout, planes, order="XYZCT", names=None, byteorder="<", **options):
-    """Write an OME-TIFF of several files as Bio-Formats does; `layout` gives the planes of each."""
-    folder.mkdir()
-    names = names or {name: name for name in layout}
-    data = "".join(
-        DATA.format(z=z, page=page, name=names[name], uuid=name)
-        for name, numbers in layout.items()
-        for page, z in enumerate(numbers)
-    )
-    for name, numbers in layout.items():
-        xml = XML.format(own=name, order=order, depth=len(planes), data=data)
-        with tifffile.TiffWriter(folder / name, byteorder=byteorder) as writer:
-            for number, z in enumerate(numbers):
-                description = None if number else xml
-                settings = {"description": description, "metadata": None, "contiguous": False, **GREY}
-                writer.write(planes[z], **settings, **options)
-
-
-LAYOUTS = {
-    "one each": {f"scan_z{z}.ome.tif": [z] for z in range(6)},
-    "the other way": {f"scan_{5 - z}.ome.tif": [z] for z in range(6)},
-    "some each": {"a.ome.tif": [0, 1, 2, 3], "b.ome.tif": [4, 5]},
-    "mixed": {"a.ome.tif": [4, 1, 3], "b.ome.tif": [0, 5, 2]},
-}
-
-
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}, {"byteorder": ">"}])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("order", ["XYZCT", "XYCTZ"])
-def testOmeOfSeveralFilesIsReadByAnyOfThem(tmp_path, layout, options, order):
-    planes, folder = makePlanes(), tmp_path / "scan"
-    writeFiles(folder, LAYOUTS[layout], planes, order, **options)
-    for name in LAYOUTS[layout]:
-        volume = openVolume(folder / name)
-        check(volume, planes)
-        checkPlace(volume)
-        assert volume.path == volume.files[0] == folder / name
-        assert set(volume.files) == {folder / other for other in LAYOUTS[layout]}
-    assert listVolumes(folder) == [folder / sorted(LAYOUTS[layout])[0]]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def testOmeOfSeveralFilesIsReadByItsFolder(tmp_path, layout):
-    planes, folder = makePlanes(), tmp_path / "scan"
-    writeFiles(folder, LAYOUTS[layout], planes)
-    volume = openVolume(folder)
-    check(volume, planes)
-    checkPlace(volume)
-    assert volume.path == folder and {file.name for file in volume.files} == LAYOUTS[layout].keys()
-
-
-REMEDY = "copy all files of this OME-TIFF into one folder, or save it as one file"
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def testAMissingFileOfAnOmeTiffIsNamed(tmp_path, layout):
-    folder, names = tmp_path / "scan", sorted(LAYOUTS[layout])
-    writeFiles(folder, LAYOUTS[layout], makePlanes())
-    (folder / names[-1]).unlink()
-    words = f"its OME-XML names the file {names[-1]}, which is not there; {REMEDY}"
-    assert refuse(folder / names[0]) == words
-
-
-@pytest.mark.parametrize(
-    "name", ["../b.ome.tif", "/etc/hostname", "sub/../../b.ome.tif", "C:\\data\\b.ome.tif", ""]
-)
-def testAnOmeTiffReadsNothingOutsideOfItsFolder(tmp_path, name):
-    folder = tmp_path / "scan"
-    layout = LAYOUTS["some each"]
-    writeFiles(folder, layout, makePlanes(), names={"a.ome.tif": "a.ome.tif", "b.ome.tif": name})
-    (folder / "b.ome.tif").rename(tmp_path / "b.ome.tif")
-    words = f"its OME-XML names a file outside of its folder (received {name or 'no name'}); {REMEDY}"
-    assert refuse(folder / "a.ome.tif") == words
-
-
-def testAFileOfAnOmeTiffThatIsCutIsRefused(tmp_path):
-    folder, planes = tmp_path / "scan", makePlanes()
-    writeFiles(folder, {"a.ome.tif": [0, 1, 2, 3], "b.ome.tif": [4]}, planes)
-    words = f"slices that its OME-XML tells of are missing (expected 6, received 5); {REMEDY}"
-    assert refuse(folder / "a.ome.tif") == words
-
-
-def testASlicesThatOmeDoesNotNameIsNoneOfIts(tmp_path):
-    folder = tmp_path / "scan"
-    writeFiles(folder, LAYOUTS["one each"], makePlanes())
-    tifffile.imwrite(folder / "scan_z6.ome.tif", makePlanes()[0], **GREY)
-    with pytest.raises(PipelineError) as caught:
-        openVolume(folder)
-    words = "lies in the folder of slices scan, but their OME-XML does not name it; take it out of the folder"
-    assert str(caught.value) == f"{folder / 'scan_z6.ome.tif'}: {words}"
-
-
-def testSlicesOfOmeThatNameThemselvesAloneAreSlices(tmp_path):
-    planes = makePlanes()
-    (tmp_path / "scan").mkdir()
-    for z, plane in enumerate(planes):
-        tifffile.imwrite(
-            tmp_path / "scan" / f"s_{z}.ome.tif", plane, ome=True, metadata={"axes": "YX"}, **GREY
-        )
-    check(openVolume(tmp_path / "scan"), planes)
-
-
-def testARenamedOmeTiffIsReadAllTheSame(tmp_path):
-    planes = makePlanes()
-    writeFiles(tmp_path / "scan", {"old.ome.tif": range(6)}, planes)
-    (tmp_path / "scan" / "old.ome.tif").rename(tmp_path / "new.tif")
-    check(openVolume(tmp_path / "new.tif"), planes)
-
-
-def testAPartThatAnotherFileDescribesIsRefused(tmp_path):
-    xml = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-    xml += '<BinaryOnly MetadataFile="scan.companion.ome" UUID="urn:uuid:1"/></OME>'
-    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), description=xml, metadata=None, **GREY)
-    name = "scan.companion.ome"
-    words = (
-        f"is a part of an OME-TIFF that {name} describes; name {name} if it is a TIFF, or save it as one file"
-    )
-    assert refuse(tmp_path / "a.tif") == words
-
-
-def testPlanesThatOmeAnnouncesAndThatAreNotThereAreNoZeros(tmp_path):
-    planes = makePlanes()
-    xml = XML.format(own="a", order="XYZCT", depth=9, data="<TiffData/>")
-    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
-        for number, plane in enumerate(planes):
-            writer.write(plane, description=None if number else xml, metadata=None, contiguous=False, **GREY)
-    words = f"slices that its OME-XML tells of are missing (expected 9, received 6); {REMEDY}"
-    assert refuse(tmp_path / "a.tif") == words
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
