@@ -16,6 +16,7 @@ from engine.volumes.planes import PlaneVolume
 from engine.volumes.rawData import RawVolume
 from engine.volumes.sliceNames import Slices, listSlices
 from engine.volumes.tiffPages import (
+    nameCode,
     onlySeries,
     openDescribed,
     openTiff,
@@ -69,6 +70,7 @@ def _openFile(path: Path) -> Volume:
         if offset is not None:
             requireBytes(path, offset, int(np.prod(shape)) * kind.itemsize)
             return RawVolume(path, {}, shape, kind, "raw", (path,), (offset,), place=frame, notes=notes)
+        _requirePages(len(tiff.pages), depth, series, bool(named), path)
         places = placesOf(series, path, named)
     volume = _decoded(path, places, shape, kind, frame)
     files = dict.fromkeys((path, *(file for file, _ in places), *notes))
@@ -91,6 +93,15 @@ def _countSlices(tiff: "tifffile.TiffFile", series: Any, path: Path) -> int:
         expected = f"{announced} slices, as ImageJ says"
         raise PipelineError("the data are truncated", file=path, expected=expected, received="fewer bytes")
     return announced
+
+
+def _requirePages(count: int, depth: int, series: Any, isOneOfSeveral: bool, path: Path) -> None:
+    """Refuse slices that all lie in one page and have to be decoded: single bits, compressed, in tiles."""
+    if count == 1 < depth and not isOneOfSeveral:
+        page = series.keyframe
+        received = f"{page.bitspersample} bits, compression {nameCode(page.compression)}"
+        rule, remedy = "holds all its slices in one page, encoded", "save it with one page a slice"
+        raise PipelineError(rule, file=path, expected="plain numbers", received=received, remedy=remedy)
 
 
 def _decoded(path: Path, places: list, shape: tuple, kind: np.dtype, frame: Any) -> PlaneVolume:

@@ -181,6 +181,11 @@ def requireBytes(path: Path, offset: int, byteCount: int) -> None:
         raise PipelineError(rule, file=path, expected=f"{byteCount} bytes", received=received)
 
 
+def nameCode(code: int) -> str:
+    """Name the value of a tag such as a compression; tifffile gives one it does not know as a number."""
+    return getattr(code, "name", "NONE" if code == 1 else f"number {code}")
+
+
 def readPlanes(places: list[Place], shape: tuple[int, int], numbers: range) -> Iterator[np.ndarray]:
     """Read planes (y, x) by their numbers; each file is open as long as planes of it follow each other."""
     for path, group in groupby((places[number] for number in numbers), itemgetter(0)):
@@ -198,8 +203,8 @@ def _decode(page: Any, path: Path, shape: tuple[int, int]) -> np.ndarray:
     except Exception as error:
         compression, predictor = page.keyframe.compression, page.keyframe.predictor
         if compression not in BUILT_IN or predictor not in PREDICTORS:
-            way = f" with predictor {predictor.name}" if predictor not in PREDICTORS else ""
-            rule = f"its compression {compression.name}{way} cannot be read"
+            way = f" with predictor {nameCode(predictor)}" if predictor not in PREDICTORS else ""
+            rule = f"its compression {nameCode(compression)}{way} cannot be read"
             remedy = "pip install imagecodecs, or save it uncompressed"
             raise PipelineError(rule, file=path, remedy=remedy) from error
         raise PipelineError(f"the data are truncated or damaged: {error}", file=path) from error

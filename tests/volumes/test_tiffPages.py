@@ -286,14 +286,49 @@ def testHalfPrecisionWithAPredictorIsReadOrRefused(tmp_path):
     check(openVolume(tmp_path / "a.tif"), planes.astype("float32"))
 
 
-def setTag(path: Path, name: str, value: int) -> None:
+def setTag(path: Path, name: str, value: int, order: str = "<") -> None:
     """Overwrite a short tag of every page."""
     content = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         places = [page.tags[name].valueoffset for page in tiff.pages]
     for place in places:
-        struct.pack_into("<H", content, place, value)
+        struct.pack_into(f"{order}H", content, place, value)
     path.write_bytes(content)
+
+
+ENCODED = "holds all its slices in one page, encoded (expected plain numbers, received {}, compression {}); "
+ENCODED += "save it with one page a slice"
+VOLUMES = {
+    "bits": ("bool", {}, "1 bits", "NONE"),
+    "halves": ("float16", {}, "16 bits", "NONE"),
+    "deflate": ("uint16", {"compression": "zlib"}, "16 bits", "ADOBE_DEFLATE"),
+    "tiles": ("uint8", {"tile": (16, 16)}, "8 bits", "NONE"),
+    "blocks": ("uint8", {"tile": (16, 16, 16)}, "8 bits", "NONE"),
+}
+
+
+@pytest.mark.parametrize("case", VOLUMES)
+def testEncodedSlicesInOnePageAreRefused(tmp_path, case):
+    """A page that is a volume, as a tag of SGI has it: tifffile decodes it as a whole or not at all."""
+    dtype, options, bits, compression = VOLUMES[case]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, makePlanes(dtype), volumetric=True, **GREY, **options)
+    with tifffile.TiffFile(path) as tiff:
+        assert len(tiff.pages) == 1
+    assert refuse(path) == ENCODED.format(bits, compression)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def testPlainSlicesInOnePageAreRead(tmp_path, dtype, order):
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(dtype), volumetric=True, byteorder=order, **GREY)
+    check(openVolume(tmp_path / "a.tif"), makePlanes(dtype))
+
+
+def testSingleBitsInTheOnePageOfImageJAreRefused(tmp_path):
+    writeImageJ(tmp_path / "a.tif", dict(enumerate(makePlanes("uint8"))), SHAPE)
+    setTag(tmp_path / "a.tif", "BitsPerSample", 1, ">")
+    assert refuse(tmp_path / "a.tif") == ENCODED.format("1 bits", "NONE")
 
 
 @pytest.mark.parametrize("bits", [2, 4, 10, 12, 14])
@@ -319,6 +354,16 @@ def testPartsThatWereNeverWrittenAreNoZeros(tmp_path):
     with pytest.raises(PipelineError) as caught:
         openVolume(path).read()
     assert str(caught.value) == f"{path}: the data are damaged: parts of page 4 were never written"
+
+
+@pytest.mark.parametrize(("code", "name"), [(34925, "LZMA"), (9999, "number 9999")])
+def testCompressionsThatCannotBeReadAreNamed(tmp_path, code, name):
+    """Also those of which tifffile knows no more than the number, and whether imagecodecs is here or not."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, makePlanes(), compression="zlib", **GREY)
+    setTag(path, "Compression", code)
+    words = f"its compression {name} cannot be read; pip install imagecodecs, or save it uncompressed"
+    assert refuse(path) == words
 
 
 @pytest.mark.parametrize(("compression", "predictor"), [("lzw", 2), ("zstd", None), ("lzma", 2), ("zlib", 3)])
