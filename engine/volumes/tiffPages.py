@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import struct
 from collections.abc import Iterator
 from itertools import groupby
@@ -43,7 +44,13 @@ def openTiff(path: Path, xml: str | None = None) -> Iterator["tifffile.TiffFile"
     except OSError as error:
         raise PipelineError(f"cannot be read: {error.strerror or error}", file=path) from error
     except Exception as error:  # tifffile raises whatever a damaged file leads to
-        raise PipelineError(f"is no readable TIFF file: {error}", file=path) from error
+        raise PipelineError(f"is no readable TIFF file: {_tell(error)}", file=path) from error
+
+
+def _tell(error: Exception) -> str:
+    """Give the words of an error; with its kind where there are none, as of KeyError(0)."""
+    words = str(error).strip()
+    return words if re.search("[A-Za-z]", words) else f"{type(error).__name__} {words}".strip()
 
 
 @contextlib.contextmanager
@@ -202,12 +209,13 @@ def _decode(page: Any, path: Path, shape: tuple[int, int]) -> np.ndarray:
         plane = page.asarray()
     except Exception as error:
         compression, predictor = page.keyframe.compression, page.keyframe.predictor
-        if compression not in BUILT_IN or predictor not in PREDICTORS:
+        isKnown = isinstance(compression, int) and isinstance(predictor, int)  # not so where tags are damaged
+        if isKnown and (compression not in BUILT_IN or predictor not in PREDICTORS):
             way = f" with predictor {nameCode(predictor)}" if predictor not in PREDICTORS else ""
             rule = f"its compression {nameCode(compression)}{way} cannot be read"
             remedy = "pip install imagecodecs, or save it uncompressed"
             raise PipelineError(rule, file=path, remedy=remedy) from error
-        raise PipelineError(f"the data are truncated or damaged: {error}", file=path) from error
+        raise PipelineError(f"the data are truncated or damaged: {_tell(error)}", file=path) from error
     if plane.shape != shape:
         rule = f"the data are damaged: page {page.index} has another shape"
         raise PipelineError(rule, file=path, expected=shape, received=plane.shape)

@@ -385,6 +385,19 @@ def testMissingPackageIsNamed(tmp_path, monkeypatch):
         openVolume(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ValueError("odd tags"), "odd tags"), (KeyError(0), "KeyError 0"), (AssertionError(), "AssertionError")],
+)
+def testADamagedFileIsNeverToldWithoutWords(tmp_path, monkeypatch, error, words):
+    def fail(path, **options):
+        raise error
+
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), **GREY)
+    monkeypatch.setattr(tifffile, "TiffFile", fail)
+    assert refuse(tmp_path / "a.tif") == f"{tmp_path / 'a.tif'}: is no readable TIFF file: {words}"
+
+
 def testOtherNamesAreTriedAsNrrd(tmp_path):
     nrrd.write(str(tmp_path / "a.nrrd"), makePlanes())
     (tmp_path / "a.nrrd").rename(tmp_path / "a.scan")

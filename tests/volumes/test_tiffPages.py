@@ -366,6 +366,16 @@ def testCompressionsThatCannotBeReadAreNamed(tmp_path, code, name):
     assert refuse(path) == words
 
 
+def testADamagedTagIsNoCompression(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, makePlanes(), compression="zlib", **GREY)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        struct.pack_into("<I", content, tiff.pages.first.tags["Compression"].offset + 4, 2)  # two values
+    path.write_bytes(content)
+    assert refuse(path).startswith("the data are truncated or damaged: ")
+
+
 @pytest.mark.parametrize(("compression", "predictor"), [("lzw", 2), ("zstd", None), ("lzma", 2), ("zlib", 3)])
 def testCompressionsOfImagecodecsAreRead(tmp_path, compression, predictor):
     pytest.importorskip("imagecodecs")
