@@ -72,6 +72,18 @@ def testFolderOfSlicesIsReadInTheOrderOfItsNumbers(tmp_path, options):
     assert volume.path == folder
 
 
+def testSlicesOfTomocupyAndTomopyAreRead(tmp_path):
+    """As they save them: slices from any number on, beside the command that made them; no size of a voxel."""
+    planes = makePlanes("float32")
+    (tmp_path / "scan_rec").mkdir()
+    for number, plane in enumerate(planes):
+        tifffile.imwrite(tmp_path / "scan_rec" / f"recon_{number + 95:05}.tiff", plane)
+    (tmp_path / "scan_rec" / "rec_line.txt").write_text("tomocupy recon --file-name scan.h5")
+    volume = openVolume(tmp_path / "scan_rec")
+    check(volume, planes)
+    assert (volume.frame.unit, volume.frame.hasOrigin, len(volume.files)) == ("voxel", False, len(planes))
+
+
 def testPagesThatDoNotFollowEachOtherAreRead(tmp_path):
     planes = makePlanes()
     with tifffile.TiffWriter(tmp_path / "a.tiff") as writer:

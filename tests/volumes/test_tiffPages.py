@@ -97,7 +97,8 @@ def testStackOfImageJAbove4GigabytesIsReadWithoutReadingAll(tmp_path, counts):
     assert path.stat().st_size == IMAGE_START + 2 * 1100 * 1400 * 1500 > 1 << 32
     assert path.stat().st_blocks * 512 < 1 << 26  # a file with holes
     volume = openVolume(path)
-    assert volume.shape == shape[::-1] and volume.dtype == ">u2"
+    assert volume.shape == shape[::-1] and volume.dtype == ">u2" and volume.frame.unit == "um"
+    np.testing.assert_allclose(volume.frame.sides, (0.65, 0.5, 1.3), rtol=1e-6)
     tracemalloc.start()
     for number, plane in values.items():  # plane 1022 lies across 4 GiB
         (block,) = volume.slabs(((None, None), (None, None), (number, number + 1)), 1)
