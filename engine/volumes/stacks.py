@@ -83,9 +83,10 @@ def _countSlices(tiff: "tifffile.TiffFile", series: Any, path: Path) -> int:
     ImageJ writes one page before all voxels of a stack above 4 GB. What it says of the number of slices as
     "images" alone is not seen by tifffile; of a cut file one slice is seen.
     """
-    if series.ndim == 3:
-        return series.shape[0]
     announced = (tiff.imagej_metadata or {}).get("images", 1)
+    if series.ndim == 3:
+        _requireAgreement(announced, series.shape[0], len(tiff.pages), path)
+        return series.shape[0]
     if not isinstance(announced, int) or announced <= 1 or len(tiff.pages) > 1:
         raise PipelineError(FLAT, file=path, remedy=FLAT_REMEDY)
     offset = rawOffset(series)
@@ -93,6 +94,14 @@ def _countSlices(tiff: "tifffile.TiffFile", series: Any, path: Path) -> int:
         expected = f"{announced} slices, as ImageJ says"
         raise PipelineError("the data are truncated", file=path, expected=expected, received="fewer bytes")
     return announced
+
+
+def _requireAgreement(announced: Any, depth: int, pageCount: int, path: Path) -> None:
+    """Refuse a description of ImageJ whose slices are not its images, where no pages tell which is right."""
+    if pageCount == 1 and isinstance(announced, int) and announced not in (1, depth):
+        rule, remedy = "the description of ImageJ contradicts itself", "save it again with ImageJ"
+        expected, received = f"{announced} images", f"{depth} slices"
+        raise PipelineError(rule, file=path, expected=expected, received=received, remedy=remedy)
 
 
 def _requirePages(count: int, depth: int, series: Any, isOneOfSeveral: bool, path: Path) -> None:

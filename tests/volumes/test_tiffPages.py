@@ -137,6 +137,14 @@ def testCutStackOfImageJIsRefused(tmp_path, counts):
     assert refuse(path) == words
 
 
+@pytest.mark.parametrize("lines", [("slices=5",), ("frames=3",), ("channels=5", "hyperstack=true")])
+def testDescriptionOfImageJThatContradictsItselfLosesNoSlices(tmp_path, lines):
+    writeImageJ(tmp_path / "a.tif", dict(enumerate(makePlanes())), SHAPE, lines, counts=("images",))
+    received = f"{lines[0].split('=')[1]} slices"
+    words = f"the description of ImageJ contradicts itself (expected 6 images, received {received})"
+    assert refuse(tmp_path / "a.tif") == f"{words}; save it again with ImageJ"
+
+
 def testPagesAndDescriptionMustAgree(tmp_path):
     """A program that leaves out pages and keeps the description: no slice may be lost in silence."""
     path = tmp_path / "a.tif"
