@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import stat
 from pathlib import Path
 
 from engine.base.errors import PipelineError
@@ -60,6 +61,7 @@ def _open(path: str | Path, function: str) -> Volume:
     if ADDRESS.match(str(path)) and not os.path.exists(path):
         remedy = "copy it to this computer, or mount it as a folder"
         raise PipelineError("is an address, no file or folder", file=path, remedy=remedy)
+    _requirePlain(path)
     if not _endingOf(path) and path.is_file() and not _isNrrd(path):
         from engine.volumes.companions import refuseOther  # which opens volumes too
 
@@ -72,6 +74,20 @@ def _open(path: str | Path, function: str) -> Volume:
     if inner:
         raise PipelineError("holds one volume, without names in it", file=path, received=inner)
     return opener(path)
+
+
+def _requirePlain(path: Path) -> None:
+    """Refuse what is neither file nor folder, such as a pipe; what is not there is told by its module."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except ValueError as error:  # a zero in the name
+        raise PipelineError("there is no such file", file=path) from error
+    except OSError as error:
+        raise PipelineError(f"cannot be read: {error.strerror or error}", file=path) from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise PipelineError("is neither a file nor a folder", file=path)
 
 
 def _isNrrd(path: Path) -> bool:
