@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.base.errors import PipelineError
-from engine.volumes.omeFiles import REMEDY, findCompanion, nameFiles, readCompanion
+from engine.volumes.omeFiles import REMEDY, SAVE, findCompanion, nameFiles, readCompanion
 
 if TYPE_CHECKING:  # it loads slowly
     import tifffile
@@ -158,10 +158,28 @@ def _requirePlanes(series: Any, pageCount: int, isOneOfSeveral: bool, path: Path
 
 
 def placesOf(series: Any, path: Path, named: list[Path]) -> list[Place]:
-    """Give file and page of every plane of a series, whose other files are `named`."""
+    """Give file and page of every plane of a series, whose other files are `named`.
+
+    Raises
+    ------
+    PipelineError
+        OME-XML does not fit the pages, takes one for several planes, or leaves some of several files out.
+    """
+    if named and series.kind != "ome":  # tifffile would go on with the pages of this file
+        raise PipelineError("its OME-XML does not fit the pages of its files", file=path, remedy=REMEDY)
     known = {os.path.abspath(file): file for file in (*named, path)}
-    pages = series.pages
-    return [(known[os.path.abspath(page.parent.filehandle.path)], page.index) for page in pages]
+    counts, places = {}, []
+    for page in series.pages:
+        file = known[os.path.abspath(page.parent.filehandle.path)]
+        counts[file] = len(page.parent.pages)
+        places.append((file, page.index))
+    if len(set(places)) < len(places):
+        raise PipelineError("its OME-XML takes a page for several slices", file=path, remedy=SAVE)
+    isWhole = set(named) <= counts.keys() and sum(counts.values()) == len(places)
+    if named and not isWhole:
+        rule, received = "its OME-XML tells of fewer slices than its files have pages", len(places)
+        raise PipelineError(rule, file=path, received=received, remedy=SAVE)
+    return places
 
 
 def typeOf(tiff: "tifffile.TiffFile", series: Any) -> np.dtype:

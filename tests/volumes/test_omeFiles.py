@@ -283,6 +283,46 @@ def testACompanionThatDoesNotDescribeItsFilesIsRefused(tmp_path, case):
     assert refuseWhole(path).startswith(f"{file}: {words}")
 
 
+FEWER = "its OME-XML tells of fewer slices than its files have pages (received 5); save it as one file"
+BAD_XML = {
+    "fewer slices": (("SizeZ", "6", "5"), FEWER),
+    "more slices": (
+        ("SizeZ", "6", "7"),
+        "slices that its OME-XML tells of are missing (expected 7, received 6)",
+    ),
+    "wider": (("SizeX", "5", "6"), "its OME-XML does not fit the pages of its files; copy all files"),
+    "narrower": (("SizeX", "5", "4"), "its OME-XML does not fit the pages of its files; copy all files"),
+    "a slice twice": (
+        ("FirstZ", "1", "0"),
+        "slices that its OME-XML tells of are missing (expected 6, received 5)",
+    ),
+    "a page twice": (("IFD", "1", "0"), "its OME-XML takes a page for several slices; save it as one file"),
+    "no such page": (
+        ("IFD", "1", "9"),
+        "slices that its OME-XML tells of are missing (expected 6, received 4)",
+    ),
+    "channels": (("SizeC", "1", "6"), "has several channels (expected one, received 6)"),
+}
+
+
+@pytest.mark.parametrize("isCompanion", [True, False])
+@pytest.mark.parametrize("case", BAD_XML)
+def testXmlThatDoesNotFitItsFilesLosesNoSlices(tmp_path, case, isCompanion):
+    (name, old, new), words = BAD_XML[case]
+    folder, planes = tmp_path / "scan", makePlanes()
+    old, new = (f'{name}="{number}"' for number in (old, new))
+    if isCompanion:
+        companion = writeCompanion(folder, LAYOUTS["some each"], planes)
+        companion.write_text(companion.read_text().replace(old, new))
+    else:
+        writeFiles(folder, LAYOUTS["some each"], planes)
+        for name in LAYOUTS["some each"]:
+            with tifffile.TiffFile(folder / name) as tiff:
+                xml = tiff.ome_metadata.replace(old, new)
+            tifffile.tiffcomment(folder / name, xml.encode())
+    assert refuse(folder / "a.ome.tif").startswith(words)
+
+
 def testAPartThatAnotherTiffDescribesNamesThat(tmp_path):
     xml = PART.format(own="a", companion="scan.ome.tif")
     tifffile.imwrite(tmp_path / "a.tif", makePlanes(), description=xml, metadata=None, **GREY)
