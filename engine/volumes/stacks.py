@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # it loads slowly
     import tifffile
 
 FLAT = "is a single slice, no volume"
-FLAT_REMEDY = "put the slices of a volume into a folder of their own"
+FLAT_REMEDY = "put the slices of a volume into a folder of their own, and name that folder"
 
 
 def openVolume(path: str | Path) -> Volume:

@@ -239,7 +239,8 @@ BAD = {
     ),
     "one slice": (
         lambda p: tifffile.imwrite(p, makePlanes()[0], **GREY),
-        "is a single slice, no volume; put the slices of a volume into a folder of their own",
+        "is a single slice, no volume; "
+        "put the slices of a volume into a folder of their own, and name that folder",
     ),
     "bits": (
         lambda p: writeClaim(p, "BitsPerSample", 12),
