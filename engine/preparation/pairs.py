@@ -10,6 +10,7 @@ from typing import NamedTuple
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
 from engine.volumes.formats import (
+    SHOWN,
     isBareName,
     isVolumeName,
     listCompanions,
@@ -24,7 +25,6 @@ from engine.volumes.place import openOnto
 from engine.volumes.targets import PUBLISHED, Labels
 from engine.volumes.volume import Volume
 
-SHOWN = (".nrrd", ".tif", ".h5", ".zarr", ".mhd", ".nii", ".vol", ".raw")  # of formats, in a message
 BOX = re.compile(r".*_box\d+_x\d+_y\d+_z\d+")  # what predictData.py --suggest calls its files
 
 

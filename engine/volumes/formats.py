@@ -3,6 +3,7 @@
 import importlib
 import os
 import re
+import stat
 from pathlib import Path
 
 from engine.base.errors import PipelineError
@@ -23,6 +24,8 @@ FOLDERS = ("zarrFolders",)  # modules whose volumes are folders with an ending o
 MARKS = dict.fromkeys(("zarr.json", ".zgroup", ".zarray"), "zarrFolders")  # files that tell what a folder is
 RAW = "rawFiles"
 STACK = "stacks"  # any other folder: one of slices
+SHOWN = (".nrrd", ".tif", ".h5", ".zarr", ".mhd", ".nii", ".vol", ".raw")  # of formats, in a message
+MAGIC = b"NRRD"  # of the format that a name of no known ending may have
 COMPANIONS = ("_infos.txt",)  # what programs write beside a volume of this name, needed or not: nabu
 ADDRESS = re.compile("[a-zA-Z][a-zA-Z0-9+.-]+:/")  # s3://..., of which a Path keeps one slash
 
@@ -58,6 +61,11 @@ def _open(path: str | Path, function: str) -> Volume:
     if ADDRESS.match(str(path)) and not os.path.exists(path):
         remedy = "copy it to this computer, or mount it as a folder"
         raise PipelineError("is an address, no file or folder", file=path, remedy=remedy)
+    _requirePlain(path)
+    if not _endingOf(path) and path.is_file() and not _isNrrd(path):
+        from engine.volumes.companions import refuseOther  # which opens volumes too
+
+        raise refuseOther(path)
     name = _moduleOf(path)
     module = importlib.import_module(f"engine.volumes.{name}")  # libraries load slowly
     opener = getattr(module, function, module.openVolume)
@@ -66,6 +74,29 @@ def _open(path: str | Path, function: str) -> Volume:
     if inner:
         raise PipelineError("holds one volume, without names in it", file=path, received=inner)
     return opener(path)
+
+
+def _requirePlain(path: Path) -> None:
+    """Refuse what is neither file nor folder, such as a pipe; what is not there is told by its module."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except ValueError as error:  # a zero in the name
+        raise PipelineError("there is no such file", file=path) from error
+    except OSError as error:
+        raise PipelineError(f"cannot be read: {error.strerror or error}", file=path) from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise PipelineError("is neither a file nor a folder", file=path)
+
+
+def _isNrrd(path: Path) -> bool:
+    """Whether a file begins as NRRD does; so does one that cannot be read, which is told elsewhere."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return True
 
 
 def _moduleOf(path: Path) -> str:

@@ -21,8 +21,9 @@ from engine.volumes.frame import Frame, Turn
 from engine.volumes.hdf5Frames import readFrame
 from engine.volumes.hdf5Kinds import requireFilters, requireInside, voxelType
 from engine.volumes.hdf5Links import COPIED, Place
+from engine.volumes.hdf5Moved import openVirtual
 from engine.volumes.hdf5Search import Found, chooseDataset
-from engine.volumes.hdf5Sources import listSources
+from engine.volumes.hdf5Sources import Sources, listSources
 from engine.volumes.rawData import RawVolume
 from engine.volumes.turned import TurnedVolume
 from engine.volumes.volume import Volume
@@ -42,6 +43,7 @@ class _Layout(NamedTuple):
     depth: int  # planes of a chunk
     files: tuple[Path, ...]  # with its voxels
     isVirtual: bool
+    prefix: str  # of the names of these files
 
 
 def openVolume(path: str | Path, inner: str = "") -> Volume:
@@ -82,7 +84,7 @@ def _makeVolume(found: Found, layout: _Layout, path: Path) -> Volume:
             path, {}, layout.shape, layout.kind, "raw", (place.path,), offsets, place=layout.frame, inner=name
         )
     sources = files if layout.isVirtual else ()
-    read = partial(_readBlock, place, tuple(sorted(found.axes)), sources)
+    read = partial(_readBlock, place, tuple(sorted(found.axes)), sources, layout.prefix)
     return ChunkedVolume(
         path, files, layout.shape, layout.kind, layout.frame, layout.depth, read, inner=found.name
     )
@@ -114,16 +116,16 @@ def _readLayout(found: Found, path: Path) -> _Layout:
         offset = None if isVirtual else _findBytes(dataset, place.path)
         if offset is not None:
             kind = np.dtype(dataset.dtype.str)
-    files = (place.path,)
+    files, prefix = (place.path,), ""
     if isVirtual:
-        files, chunks = _readSources(found, path, shape)
+        sources = _checkSources(found, path, shape)
+        files, chunks, prefix = (place.path, *sources.files), sources.chunks, sources.prefix
     depth = 1
     if chunks and len(chunks) == len(shape):
         depth = min(chunks[kept[0]], shape[kept[0]])
         _tellHugeChunks(found.name, math.prod(chunks) * kind.itemsize, path)
-    return _Layout(
-        tuple(shape[axis] for axis in reversed(kept)), kind, frame, offset, depth, files, isVirtual
-    )
+    sides = tuple(shape[axis] for axis in reversed(kept))
+    return _Layout(sides, kind, frame, offset, depth, files, isVirtual, prefix)
 
 
 def _findBytes(dataset: h5py.Dataset, path: Path) -> int | None:
@@ -169,10 +171,8 @@ def _tellHugeChunks(name: str, byteCount: int, path: Path) -> None:
         )
 
 
-def _readSources(
-    found: Found, path: Path, shape: tuple[int, ...]
-) -> tuple[tuple[Path, ...], tuple[int, ...] | None]:
-    """Check the sources of a virtual dataset; give their files, and chunks."""
+def _checkSources(found: Found, path: Path, shape: tuple[int, ...]) -> Sources:
+    """Check the sources of a virtual dataset; tell of voxels that are in none of them."""
     sources = listSources(found.place, path)
     if sources.missing == math.prod(shape):
         rule = f"no part of {found.name} is there"
@@ -182,7 +182,7 @@ def _readSources(
             "%s: %d voxels of %s are in none of its parts (indices %d:%d of its first axis); they read as %s",
             *(path, sources.missing, found.name, *sources.planes, _fillOf(found.place)),
         )
-    return (found.place.path, *sources.files), sources.chunks
+    return sources
 
 
 def _fillOf(place: Place) -> object:
@@ -195,7 +195,7 @@ def _fillOf(place: Place) -> object:
 
 
 def _readBlock(
-    place: Place, axes: tuple[int, int, int], sources: tuple[Path, ...], ranges: Ranges
+    place: Place, axes: tuple[int, int, int], sources: tuple[Path, ...], prefix: str, ranges: Ranges
 ) -> np.ndarray:
     """Read ranges along x, y, z of the axes of a dataset that are kept: (z, y, x) in the type of the file.
 
@@ -206,7 +206,7 @@ def _readBlock(
         raise PipelineError(f"the file of a part of {place.name} has gone", file=gone)
     with openForReading(place.path) as file:
         with _explaining(place.path):
-            dataset = file[place.name]
+            dataset = openVirtual(file, place.name, prefix)
             requireFilters(dataset, place.path)
             index: list[int | slice] = [0] * dataset.ndim
         for axis, (start, stop) in zip(axes, reversed(ranges), strict=True):

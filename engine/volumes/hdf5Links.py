@@ -149,20 +149,20 @@ def findFile(name: str, holder: Path, top: Path, what: str) -> Path | None:
     PipelineError
         It lies neither in the folder of the file that was asked for nor below.
     """
-    folders = _foldersOf(holder)
+    folders = foldersOf(holder)
     if os.path.isabs(name):
         paths = [name, *(os.path.join(folder, os.path.basename(name)) for folder in folders)]
     else:
         paths = [os.path.join(folder, name) for folder in folders]
     paths = [os.path.normpath(path) for path in paths]
     found = next((path for path in paths if os.path.isfile(path)), None)
-    if not any(Path(found or paths[-1]).is_relative_to(folder) for folder in _foldersOf(top)):
+    if not any(Path(found or paths[-1]).is_relative_to(folder) for folder in foldersOf(top)):
         rule, remedy = f"{what} is not in the folder of {top.name}", "copy it there"
         raise PipelineError(rule, file=holder, received=name, remedy=remedy)
     return Path(found) if found else None
 
 
-def _foldersOf(path: Path) -> list[str]:
+def foldersOf(path: Path) -> list[str]:
     """List the folder of a file, and where its name is a link, that of the file itself."""
     return list(
         dict.fromkeys(os.path.dirname(name) for name in (os.path.abspath(path), os.path.realpath(path)))

@@ -17,6 +17,7 @@ from engine.base.errors import PipelineError
 from engine.base.hdf5 import openForReading
 from engine.volumes.hdf5Kinds import requireFilters, requireInside
 from engine.volumes.hdf5Links import COPIED, MOST_LINKS, Place, findFile, reach
+from engine.volumes.hdf5Moved import byPrefix, findPrefix, remedyFor
 
 MOST_SOURCES = 100_000  # that a pattern of names stands for
 GAP = 100  # names of such a pattern that are looked for behind the last one that is there
@@ -37,12 +38,15 @@ class Sources(NamedTuple):
         Voxels that are in no source: they read as the fill value.
     planes : (int, int)
         From the first to behind the last index along its first axis with such voxels.
+    prefix : str
+        The folder that HDF5 has to be given to find the files, empty where it needs none.
     """
 
     files: tuple[Path, ...]
     chunks: tuple[int, ...] | None
     missing: int
     planes: tuple[int, int]
+    prefix: str = ""
 
 
 def listSources(place: Place, top: Path, way: tuple[Place, ...] = ()) -> Sources:
@@ -72,6 +76,8 @@ def listSources(place: Place, top: Path, way: tuple[Place, ...] = ()) -> Sources
         dataset = file[place.name]
         shape, mappings = dataset.shape, dataset.virtual_sources()
         checking = _Checking(place, dataset.dtype, top, (*way, place))
+    if mappings and not way:
+        checking.prefix = findPrefix(place, [mapping.file_name for mapping in mappings])
     space = h5py.h5s.create_simple(shape)
     space.select_all()
     for mapping in mappings:
@@ -85,7 +91,8 @@ def listSources(place: Place, top: Path, way: tuple[Place, ...] = ()) -> Sources
         planes = int(low[0]), int(high[0]) + 1
     found = [part.sources for part in checking.known.values() if part]
     files = dict.fromkeys(path for sources in found for path in sources.files)
-    return Sources(tuple(files), found[0].chunks if found else None, int(missing), planes)
+    chunks = found[0].chunks if found else None
+    return Sources(tuple(files), chunks, int(missing), planes, checking.prefix)
 
 
 class _Part(NamedTuple):
@@ -101,6 +108,7 @@ class _Checking:
     def __init__(self, place: Place, kind: np.dtype, top: Path, way: tuple[Place, ...]) -> None:
         self._place, self._kind, self._top, self._way = place, kind, top, way
         self.known: dict[tuple[str, str], _Part | None] = {}
+        self.prefix = ""
 
     def listParts(self, mapping: Any) -> list[tuple[str, _Part]]:
         """List the sources of a mapping with the names of their files: one, or as many as are numbered."""
@@ -121,8 +129,8 @@ class _Checking:
     def _refuseMissing(self, fileName: str, name: str) -> None:
         """Refuse a dataset of which a part is not there."""
         rule = f"a part of {self._place.name} is missing"
-        received = f"{fileName}::{name}"
-        raise PipelineError(rule, file=self._place.path, received=received, remedy=COPIED)
+        received, remedy = f"{fileName}::{name}", remedyFor(self._place, fileName)
+        raise PipelineError(rule, file=self._place.path, received=received, remedy=remedy)
 
     def _find(self, fileName: str, name: str) -> _Part | None:
         """Find and check a source; None where there is none."""
@@ -130,7 +138,8 @@ class _Checking:
         if key not in self.known:
             path = self._place.path
             if fileName != ".":
-                path = findFile(fileName, path, self._top, f"a part of {self._place.name}")
+                named = byPrefix(self.prefix, fileName)
+                path = findFile(named, path, self._top, f"a part of {self._place.name}")
             self.known[key] = self._check(Place((path,), name)) if path else None
         return self.known[key]
 
@@ -150,6 +159,9 @@ class _Checking:
             shape, chunks, isVirtual = dataset.shape, dataset.chunks, dataset.is_virtual
         if not isVirtual:
             return _Part(Sources(place.files, chunks, 0, WHOLE), shape)
+        if self.prefix:  # HDF5 would take it for the parts of the part too
+            rule = f"{what}, is made of parts itself, and the dataset was moved"
+            raise PipelineError(rule, file=place.path, remedy=COPIED)
         sources = listSources(place, self._top, self._way)
         if sources.missing:
             raise PipelineError(f"{sources.missing} voxels of {what}, are in no file", file=place.path)

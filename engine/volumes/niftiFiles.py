@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.volumes.companions import findHeader
 from engine.volumes.dataFiles import measureSurplus
 from engine.volumes.frame import Frame, compareFrames
 from engine.volumes.nrrdGeometry import readFrame
@@ -144,8 +145,10 @@ def _findOther(path: Path, ending: str) -> Path:
     if found is None:
         if not path.exists():
             raise PipelineError("there is no such file", file=path)
+        header = findHeader(path) if ending == ".hdr" else None
+        remedy = SAVE_REMEDY if header is None else f"give {header.name}, which describes it"
         what = "the header" if ending == ".hdr" else "the file with the voxels"
-        raise PipelineError(f"{what} {names[0].name} is missing beside it", file=path, remedy=SAVE_REMEDY)
+        raise PipelineError(f"{what} {names[0].name} is missing beside it", file=path, remedy=remedy)
     return found
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from engine.base.errors import PipelineError
 from engine.volumes import volFiles
+from engine.volumes.companions import findHeader
 from engine.volumes.layouts import WAY, openByLayout, proposeLayout
 from engine.volumes.rawData import RawVolume
-
-HEADERS = (".mhd", ".nhdr", ".hdr")  # of files that may describe a raw one
 
 
 def openVolume(path: str | Path, inner: str = "") -> RawVolume:
@@ -41,12 +40,11 @@ def openVolume(path: str | Path, inner: str = "") -> RawVolume:
 
 def _refuseUndescribed(path: Path) -> PipelineError:
     """Say how a layout is written, and which one is likely."""
-    owners = [path.with_suffix(ending) for ending in HEADERS]
-    owner = next((owner for owner in owners if owner.is_file()), None)
-    proposal, remedy = proposeLayout(path), None
-    if owner is not None:
-        remedy = f"give {owner.name}, which describes it"
-    elif proposal is not None:
+    header, proposal, remedy = findHeader(path), proposeLayout(path), None
+    if header is not None:
+        remedy = f"give {header.name}, which describes it"
+        return PipelineError("a raw file does not tell its sides and type", file=path, remedy=remedy)
+    if proposal is not None:
         remedy = f"by its name and length it may be '{path.name}::{proposal}'"
     rule = "a raw file does not tell its sides and type: write them behind its name"
     return PipelineError(rule, file=path, expected=f"'{path.name}::{WAY}", remedy=remedy)

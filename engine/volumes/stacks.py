@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.volumes.omeFiles import nameFiles
 from engine.volumes.planes import PlaneVolume
 from engine.volumes.rawData import RawVolume
 from engine.volumes.sliceNames import Slices, listSlices
 from engine.volumes.tiffPages import (
-    nameFiles,
+    nameCode,
     onlySeries,
+    openDescribed,
     openTiff,
     placesOf,
     rawOffset,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:  # it loads slowly
     import tifffile
 
 FLAT = "is a single slice, no volume"
-FLAT_REMEDY = "put the slices of a volume into a folder of their own"
+FLAT_REMEDY = "put the slices of a volume into a folder of their own, and name that folder"
 
 
 def openVolume(path: str | Path) -> Volume:
@@ -58,16 +60,18 @@ def openVolume(path: str | Path) -> Volume:
 
 def _openFile(path: Path) -> Volume:
     """Open a file with all slices, or one that names the others with the rest of them."""
-    with openTiff(path) as tiff:
-        series = onlySeries(tiff, path)
+    with openDescribed(path) as (tiff, companions):
+        series, named = onlySeries(tiff, path), nameFiles(tiff, path)
         depth, (height, width) = _countSlices(tiff, series, path), series.shape[-2:]
         shape, kind = (width, height, depth), typeOf(tiff, series)
         frame, notes = readFrame(tiff, findNotes(path, path))
-        offset = rawOffset(series)
+        notes = (*companions, *notes)
+        offset = None if named else rawOffset(series)
         if offset is not None:
             requireBytes(path, offset, int(np.prod(shape)) * kind.itemsize)
             return RawVolume(path, {}, shape, kind, "raw", (path,), (offset,), place=frame, notes=notes)
-        places = placesOf(series, path, nameFiles(tiff, path))
+        _requirePages(len(tiff.pages), depth, series, bool(named), path)
+        places = placesOf(series, path, named)
     volume = _decoded(path, places, shape, kind, frame)
     files = dict.fromkeys((path, *(file for file, _ in places), *notes))
     return dataclasses.replace(volume, files=tuple(files))
@@ -79,9 +83,10 @@ def _countSlices(tiff: "tifffile.TiffFile", series: Any, path: Path) -> int:
     ImageJ writes one page before all voxels of a stack above 4 GB. What it says of the number of slices as
     "images" alone is not seen by tifffile; of a cut file one slice is seen.
     """
-    if series.ndim == 3:
-        return series.shape[0]
     announced = (tiff.imagej_metadata or {}).get("images", 1)
+    if series.ndim == 3:
+        _requireAgreement(announced, series.shape[0], len(tiff.pages), path)
+        return series.shape[0]
     if not isinstance(announced, int) or announced <= 1 or len(tiff.pages) > 1:
         raise PipelineError(FLAT, file=path, remedy=FLAT_REMEDY)
     offset = rawOffset(series)
@@ -89,6 +94,23 @@ def _countSlices(tiff: "tifffile.TiffFile", series: Any, path: Path) -> int:
         expected = f"{announced} slices, as ImageJ says"
         raise PipelineError("the data are truncated", file=path, expected=expected, received="fewer bytes")
     return announced
+
+
+def _requireAgreement(announced: Any, depth: int, pageCount: int, path: Path) -> None:
+    """Refuse a description of ImageJ whose slices are not its images, where no pages tell which is right."""
+    if pageCount == 1 and isinstance(announced, int) and announced not in (1, depth):
+        rule, remedy = "the description of ImageJ contradicts itself", "save it again with ImageJ"
+        expected, received = f"{announced} images", f"{depth} slices"
+        raise PipelineError(rule, file=path, expected=expected, received=received, remedy=remedy)
+
+
+def _requirePages(count: int, depth: int, series: Any, isOneOfSeveral: bool, path: Path) -> None:
+    """Refuse slices that all lie in one page and have to be decoded: single bits, compressed, in tiles."""
+    if count == 1 < depth and not isOneOfSeveral:
+        page = series.keyframe
+        received = f"{page.bitspersample} bits, compression {nameCode(page.compression)}"
+        rule, remedy = "holds all its slices in one page, encoded", "save it with one page a slice"
+        raise PipelineError(rule, file=path, expected="plain numbers", received=received, remedy=remedy)
 
 
 def _decoded(path: Path, places: list, shape: tuple, kind: np.dtype, frame: Any) -> PlaneVolume:
@@ -106,8 +128,8 @@ def _openFolder(folder: Path) -> Volume:
     """Open a folder of slices; other files in it, such as a log of the reconstruction, are left alone."""
     slices = listSlices(folder)
     first = slices.files[0]
-    with openTiff(first) as tiff:
-        if nameFiles(tiff, first):
+    with openDescribed(first) as (tiff, companions):
+        if companions or nameFiles(tiff, first):
             return _openNamed(folder, slices)
         size, kind, _ = _describeSlice(tiff, first)
         frame, notes = readFrame(tiff, findNotes(folder, first), slices.step)

@@ -2,17 +2,18 @@
 
 import contextlib
 import os
+import re
 import struct
 from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 import numpy as np
 
 from engine.base.errors import PipelineError
+from engine.volumes.omeFiles import REMEDY, SAVE, findCompanion, nameFiles, readCompanion
 
 if TYPE_CHECKING:  # it loads slowly
     import tifffile
@@ -21,21 +22,20 @@ MOST_CHANNELS = 4  # of a single slice; more than these are slices
 PREDICTORS = (1, 2)  # none, differences along a row
 BUILT_IN = (1, 8, 32946, 32773)  # none, deflate, packed bits: tifffile needs no other package
 BITS = (1, 8, 16, 32, 64)
-OME_REMEDY = "copy all files of this OME-TIFF into one folder, or save it as one file"
 Place = tuple[Path, int]  # a file, and the number of a page in it
 
 # -------------------------------------------------- the file
 
 
 @contextlib.contextmanager
-def openTiff(path: Path) -> Iterator["tifffile.TiffFile"]:
-    """Open a file; what is wrong with it is told in one line."""
+def openTiff(path: Path, xml: str | None = None) -> Iterator["tifffile.TiffFile"]:
+    """Open a file, with OME-XML that comes from elsewhere; what is wrong with it is told in one line."""
     try:
         import tifffile
     except ImportError as error:
         raise PipelineError("TIFF needs tifffile", file=path, remedy="pip install tifffile") from error
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(path, omexml=xml) as tiff:
             yield tiff
     except PipelineError:
         raise
@@ -44,7 +44,25 @@ def openTiff(path: Path) -> Iterator["tifffile.TiffFile"]:
     except OSError as error:
         raise PipelineError(f"cannot be read: {error.strerror or error}", file=path) from error
     except Exception as error:  # tifffile raises whatever a damaged file leads to
-        raise PipelineError(f"is no readable TIFF file: {error}", file=path) from error
+        raise PipelineError(f"is no readable TIFF file: {_tell(error)}", file=path) from error
+
+
+def _tell(error: Exception) -> str:
+    """Give the words of an error; with its kind where there are none, as of KeyError(0)."""
+    words = str(error).strip()
+    return words if re.search("[A-Za-z]", words) else f"{type(error).__name__} {words}".strip()
+
+
+@contextlib.contextmanager
+def openDescribed(path: Path) -> Iterator[tuple["tifffile.TiffFile", tuple[Path, ...]]]:
+    """Open a file with its OME-XML, which may lie in a companion file beside it; give that one too."""
+    with openTiff(path) as tiff:
+        companion = findCompanion(tiff, path)
+        if companion is None:
+            yield tiff, ()
+            return
+    with openTiff(path, readCompanion(companion, path)) as tiff:
+        yield tiff, (companion,)
 
 
 def onlySeries(tiff: "tifffile.TiffFile", path: Path) -> Any:
@@ -128,7 +146,7 @@ def _requirePlanes(series: Any, pageCount: int, isOneOfSeveral: bool, path: Path
     if None in pages:
         found = sum(page is not None for page in pages)
         rule = "slices that its OME-XML tells of are missing"
-        raise PipelineError(rule, file=path, expected=planeCount, received=found, remedy=OME_REMEDY)
+        raise PipelineError(rule, file=path, expected=planeCount, received=found, remedy=REMEDY)
     isWhole = isOneOfSeveral or len(series.levels) > 1 or pageCount in (1, planeCount)
     if not isWhole:
         rule = "its description tells of another number of slices than it has pages"
@@ -136,61 +154,32 @@ def _requirePlanes(series: Any, pageCount: int, isOneOfSeveral: bool, path: Path
         raise PipelineError(rule, file=path, expected=planeCount, received=pageCount, remedy=remedy)
 
 
-# -------------------------------------------------- several files
+# -------------------------------------------------- voxels
 
 
-def nameFiles(tiff: "tifffile.TiffFile", path: Path) -> list[Path]:
-    """Name the other files of an OME-TIFF whose slices lie in several ones; they lie in its folder.
+def placesOf(series: Any, path: Path, named: list[Path]) -> list[Place]:
+    """Give file and page of every plane of a series, whose other files are `named`.
 
     Raises
     ------
     PipelineError
-        One of them is missing, or lies elsewhere: tifffile would put zeros in its place, or read anything.
+        OME-XML does not fit the pages, takes one for several planes, or leaves some of several files out.
     """
-    root = omeRoot(tiff)
-    if root is None:
-        return []
-    only = next(root.iterfind("{*}BinaryOnly"), None)
-    if only is not None:
-        first = only.get("MetadataFile", "another file")
-        rule = f"is a part of an OME-TIFF that {first} describes"
-        raise PipelineError(rule, file=path, remedy=f"name {first} if it is a TIFF, or save it as one file")
-    found, own = [], root.get("UUID")
-    for element in root.iterfind(".//{*}TiffData/{*}UUID"):
-        name = element.get("FileName", "")
-        if name.lower() != path.name.lower() and (own is None or element.text != own):
-            found.append(name)
-    return [_placeFile(path, name) for name in dict.fromkeys(found)]
-
-
-def _placeFile(path: Path, name: str) -> Path:
-    """Give the place of a file that OME-XML names."""
-    isElsewhere = ".." in PurePosixPath(name).parts or os.path.isabs(name)
-    if not name or isElsewhere or PureWindowsPath(name).drive or "\\" in name:
-        rule = "its OME-XML names a file outside of its folder"
-        raise PipelineError(rule, file=path, received=name or "no name", remedy=OME_REMEDY)
-    if not (path.parent / name).is_file():
-        rule = f"its OME-XML names the file {name}, which is not there"
-        raise PipelineError(rule, file=path, remedy=OME_REMEDY)
-    return path.parent / name
-
-
-def omeRoot(tiff: "tifffile.TiffFile") -> ElementTree.Element | None:
-    """Give the OME-XML of a file; None where it has none that can be read."""
-    try:
-        return ElementTree.fromstring(tiff.ome_metadata) if tiff.is_ome else None
-    except ElementTree.ParseError:  # tifffile goes without it too
-        return None
-
-
-def placesOf(series: Any, path: Path, named: list[Path]) -> list[Place]:
-    """Give file and page of every plane of a series, whose other files are `named`."""
+    if named and series.kind != "ome":  # tifffile would go on with the pages of this file
+        raise PipelineError("its OME-XML does not fit the pages of its files", file=path, remedy=REMEDY)
     known = {os.path.abspath(file): file for file in (*named, path)}
-    pages = series.pages
-    return [(known[os.path.abspath(page.parent.filehandle.path)], page.index) for page in pages]
-
-
-# -------------------------------------------------- voxels
+    counts, places = {}, []
+    for page in series.pages:
+        file = known[os.path.abspath(page.parent.filehandle.path)]
+        counts[file] = len(page.parent.pages)
+        places.append((file, page.index))
+    if len(set(places)) < len(places):
+        raise PipelineError("its OME-XML takes a page for several slices", file=path, remedy=SAVE)
+    isWhole = set(named) <= counts.keys() and sum(counts.values()) == len(places)
+    if named and not isWhole:
+        rule, received = "its OME-XML tells of fewer slices than its files have pages", len(places)
+        raise PipelineError(rule, file=path, received=received, remedy=SAVE)
+    return places
 
 
 def typeOf(tiff: "tifffile.TiffFile", series: Any) -> np.dtype:
@@ -217,6 +206,11 @@ def requireBytes(path: Path, offset: int, byteCount: int) -> None:
         raise PipelineError(rule, file=path, expected=f"{byteCount} bytes", received=received)
 
 
+def nameCode(code: int) -> str:
+    """Name the value of a tag such as a compression; tifffile gives one it does not know as a number."""
+    return getattr(code, "name", "NONE" if code == 1 else f"number {code}")
+
+
 def readPlanes(places: list[Place], shape: tuple[int, int], numbers: range) -> Iterator[np.ndarray]:
     """Read planes (y, x) by their numbers; each file is open as long as planes of it follow each other."""
     for path, group in groupby((places[number] for number in numbers), itemgetter(0)):
@@ -233,12 +227,13 @@ def _decode(page: Any, path: Path, shape: tuple[int, int]) -> np.ndarray:
         plane = page.asarray()
     except Exception as error:
         compression, predictor = page.keyframe.compression, page.keyframe.predictor
-        if compression not in BUILT_IN or predictor not in PREDICTORS:
-            way = f" with predictor {predictor.name}" if predictor not in PREDICTORS else ""
-            rule = f"its compression {compression.name}{way} cannot be read"
+        isKnown = isinstance(compression, int) and isinstance(predictor, int)  # not so where tags are damaged
+        if isKnown and (compression not in BUILT_IN or predictor not in PREDICTORS):
+            way = f" with predictor {nameCode(predictor)}" if predictor not in PREDICTORS else ""
+            rule = f"its compression {nameCode(compression)}{way} cannot be read"
             remedy = "pip install imagecodecs, or save it uncompressed"
             raise PipelineError(rule, file=path, remedy=remedy) from error
-        raise PipelineError(f"the data are truncated or damaged: {error}", file=path) from error
+        raise PipelineError(f"the data are truncated or damaged: {_tell(error)}", file=path) from error
     if plane.shape != shape:
         rule = f"the data are damaged: page {page.index} has another shape"
         raise PipelineError(rule, file=path, expected=shape, received=plane.shape)

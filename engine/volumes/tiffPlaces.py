@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from engine.volumes.frame import METRES, Frame, frameOfVoxels
-from engine.volumes.tiffPages import omeRoot
+from engine.volumes.omeFiles import omeRoot
 
 if TYPE_CHECKING:  # it loads slowly
     import tifffile

@@ -1,8 +1,9 @@
-"""Volumes of PyHST and nabu: .vol, raw voxels, with a .vol.info beside it that tells their sides."""
+"""Volumes of PyHST and nabu: .vol, raw voxels; a .vol.info or .vol.xml beside it tells their sides."""
 
 import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -15,6 +16,10 @@ from engine.volumes.rawData import RawVolume
 BY_LENGTH = {4: "float32", 1: "uint8", 2: "uint16"}  # bytes of a voxel, where the description names no type
 BYTE_ORDERS = {"LOWBYTEFIRST": "little", "HIGHBYTEFIRST": "big"}
 INFO_LIMIT_BYTES = 1 << 20
+KEYS = {  # by the ending of a description: sides along x, y and z, byte order
+    ".info": ("NUM_X", "NUM_Y", "NUM_Z", "BYTEORDER"),
+    ".xml": ("SIZEX", "SIZEY", "SIZEZ", "BYTE_ORDER"),
+}
 LINE = re.compile(r"\s*(\w+)\s*=\s*(.*?)\s*")
 
 
@@ -24,7 +29,7 @@ def openVolume(path: str | Path, inner: str = "") -> RawVolume:
     Parameters
     ----------
     path : path
-        The file; beside it scan.vol.info (or scan.info).
+        The file; beside it scan.vol.info (or scan.info), or else scan.vol.xml.
     inner : str
         A layout, as of a raw file, that takes the place of the description.
 
@@ -38,15 +43,15 @@ def openVolume(path: str | Path, inner: str = "") -> RawVolume:
         raise PipelineError("is a folder, no file" if path.is_dir() else "there is no such file", file=path)
     if inner:
         return openByLayout(path, inner)
-    info = findInfo(path)
-    if info is None:
-        rule, expected = "its description is missing beside it", f"{path.name}.info"
+    xml = path.with_name(f"{path.name}.xml")
+    beside = tuple(file for file in (findInfo(path), xml) if file is not None and file.is_file())
+    if not beside:
+        rule, expected = "its description is missing beside it", f"{path.name}.info or {xml.name}"
         remedy = f"or write the layout behind the name: '{path.name}::512x512x300 float32'"
         raise PipelineError(rule, file=path, expected=expected, remedy=remedy)
-    fields = _readInfo(info)
+    info = beside[0]  # of two the text; PyHST writes the same into both
+    fields = _readXml(path, info) if info == xml else _readInfo(info)
     layout = _readLayout(path, info, fields)
-    others = (path.with_name(f"{path.name}.xml"),)  # PyHST writes the same once more
-    beside = (info, *(other for other in others if other.is_file()))
     place = _readFrame(fields, info)
     where = (path,), (layout.skip,)
     return RawVolume(path, {}, layout.shape, layout.dtype, "raw", *where, place=place, notes=beside)
@@ -58,27 +63,51 @@ def findInfo(path: Path) -> Path | None:
     return next((name for name in names if name.is_file()), None)
 
 
-def _readInfo(info: Path) -> dict[str, str]:
-    """Read the fields of a description by their names in capitals; '!' and '#' start comments."""
+def _readText(info: Path) -> bytes:
+    """Read a description."""
     try:
         with open(info, "rb") as file:
-            text = file.read(INFO_LIMIT_BYTES).decode("utf-8", "replace")
+            return file.read(INFO_LIMIT_BYTES)
     except OSError as error:
         raise PipelineError(f"cannot be read: {error.strerror or error}", file=info) from error
+
+
+def _readInfo(info: Path) -> dict[str, str]:
+    """Read the fields of a description by their names in capitals; '!' and '#' start comments."""
+    text = _readText(info).decode("utf-8", "replace")
     lines = (LINE.fullmatch(re.split("[!#]", line)[0]) for line in text.splitlines())
     return {match[1].upper(): match[2] for match in lines if match}  # s1 and S1 are of no interest
 
 
+def _readXml(path: Path, info: Path) -> dict[str, str]:
+    """Read the fields of the one sub-volume, or of that with the name of the file, by names in capitals."""
+    try:
+        root = ElementTree.fromstring(_readText(info))
+    except ElementTree.ParseError as error:
+        raise PipelineError(f"is damaged: {error}", file=info) from error
+    parts = [
+        {field.tag.upper(): (field.text or "").strip() for field in part}
+        for part in root.iter()
+        if part.tag.upper() == "SUBVOLUME"
+    ]
+    named = [part for part in parts if part.get("SUBVOLUME_NAME") == path.name] or parts
+    if len(named) != 1:
+        rule, expected = "does not describe one volume", f"a subVolume of SUBVOLUME_NAME {path.name}"
+        raise PipelineError(rule, file=info, expected=expected, received=f"{len(parts)} of them")
+    return named[0]
+
+
 def _readLayout(path: Path, info: Path, fields: dict[str, str]) -> Layout:
     """Find what a file holds."""
-    words = [fields.get(f"NUM_{axis}", "missing") for axis in "XYZ"]
+    *sides, orderKey = KEYS[info.suffix]
+    words = [fields.get(side, "missing") for side in sides]
     if not all(re.fullmatch("[0-9]{1,9}", word) and int(word) for word in words):
-        rule, received = "NUM_X, NUM_Y and NUM_Z must be positive whole numbers", ", ".join(words)
+        rule, received = "{}, {} and {} must be positive whole numbers".format(*sides), ", ".join(words)
         raise PipelineError(rule, file=info, received=received[:80])
-    order = BYTE_ORDERS.get(fields.get("BYTEORDER", "LOWBYTEFIRST").upper())
+    order = BYTE_ORDERS.get(fields.get(orderKey, "LOWBYTEFIRST").upper())
     if order is None:
-        rule, expected = "BYTEORDER cannot be read", " or ".join(BYTE_ORDERS)
-        raise PipelineError(rule, file=info, expected=expected, received=fields["BYTEORDER"][:60])
+        rule, expected = f"{orderKey} cannot be read", " or ".join(BYTE_ORDERS)
+        raise PipelineError(rule, file=info, expected=expected, received=fields[orderKey][:60])
     shape = tuple(map(int, words))
     bytesEach, rest = divmod(path.stat().st_size, math.prod(shape))
     kind = BY_LENGTH.get(bytesEach if rest == 0 else 0, "float32")

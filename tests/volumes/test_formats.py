@@ -1,5 +1,6 @@
 """Which module opens what, and what is loaded for it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from places import ROOT
 from sampleVolumes import EXPECTED, writeVolume
 
 from engine.base.errors import PipelineError
+from engine.base.words import printable
 from engine.results.kinds import nameProbability
-from engine.volumes.formats import FORMATS, findBeside, isVolumeName, openVolume, stemOf
+from engine.volumes.formats import FORMATS, findBeside, isVolumeName, openMask, openVolume, stemOf
 from engine.volumes.planes import PlaneVolume
 from engine.volumes.rawData import RawVolume
 
@@ -61,6 +63,42 @@ def testContentThatIsNotThatOfTheEndingIsRefusedInOneLine(tmp_path):
         with pytest.raises(PipelineError) as caught:
             openVolume(tmp_path / name)
         assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [*FORMATS, "", ".scan"])
+def testWhatIsNoFileIsToldInOneLine(tmp_path, ending):
+    """Names that are too long, or hold a zero, links that lead to themselves or to nothing, pipes."""
+    (tmp_path / f"circle{ending}").symlink_to(tmp_path / f"circle{ending}")
+    (tmp_path / f"link{ending}").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / f"pipe{ending}")  # to open it would never end
+    nothing = "there is no such folder" if "zarr" in ending else "there is no such file"
+    expected = {
+        "a" * 300: "cannot be read: File name too long",
+        "a\0b": "there is no such file",
+        "circle": "cannot be read: Too many levels of symbolic links",
+        "pipe": "is neither a file nor a folder",
+        "link": nothing,
+        "none": nothing,
+    }
+    for stem, words in expected.items():
+        path = tmp_path / f"{stem}{ending}"
+        for openAny in (openVolume, openMask):
+            with pytest.raises(PipelineError) as caught:
+                openAny(path)
+            assert str(caught.value) == f"{printable(path)}: {words}"
+
+
+@pytest.mark.parametrize("content", [b"", b"N", b"words\n" * 200, bytes(2000), b"\xff" * 2000, b"PK\3\4"])
+@pytest.mark.parametrize("ending", FORMATS)
+def testOtherContentIsToldInOneLine(tmp_path, ending, content):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(content)
+    (tmp_path / f"folder{ending}").mkdir()
+    for name in (path, tmp_path / f"folder{ending}"):
+        for openAny in (openVolume, openMask):
+            with pytest.raises(PipelineError) as caught:
+                openAny(name)
+            assert str(caught.value).startswith(f"{name}: ") and "\n" not in str(caught.value)
 
 
 def testEveryFormatHasItsModule():

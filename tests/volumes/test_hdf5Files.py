@@ -483,7 +483,9 @@ def testWhatDataExchangeWritesIsRead(tmp_path):
         file["implements"] = "exchange"
         file["exchange/data"].attrs.update({"axes": "z:y:x", "description": "ReconData", "units": "counts"})
         file["measurement/instrument/detector/exposure"] = np.zeros((2, 3, 4))
-    check(openVolume(path), makePlanes("f4"))
+    volume = openVolume(path)
+    check(volume, makePlanes("f4"))
+    assert (volume.frame.unit, volume.frame.why, volume.frame.hasOrigin) == ("voxel", NO_SIZE, False)
 
 
 # --------------------------------------------------------------------------------------------- damaged files

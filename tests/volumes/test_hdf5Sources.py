@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import shutil
 
 import h5py
 import numpy as np
@@ -95,6 +96,106 @@ def testPartsThatWereCopiedBesideTheMasterAreFound(tmp_path):
     writeParts(tmp_path)
     path = writeMaster(tmp_path / "scan.h5", [f"/nowhere/beamline/p{number}.h5" for number in range(3)])
     check(openVolume(path), makePlanes())
+
+
+NABU = "entry/reconstruction/configuration/processing_options/reconstruction"
+
+
+@pytest.mark.parametrize("key", ["voxel_size_cm", "pixel_size_cm"])
+def testMasterOfNabuGivesVoxelsAndTheirSize(tmp_path, key):
+    """The parts hold the voxels, the master their size, along z, y and x."""
+    results = "entry/reconstruction/results/data"
+    names = writeParts(tmp_path / "scan", "f4", results)
+    layout = h5py.VirtualLayout(SHAPE, "f4")
+    for part, start, stop in zip(names, SEAMS, SEAMS[1:], strict=False):
+        layout[start:stop] = h5py.VirtualSource(part, results, (stop - start, *SHAPE[1:]))
+    with h5py.File(tmp_path / "scan.hdf5", "w") as file:
+        file.create_virtual_dataset(results, layout)
+        file[f"{NABU}/{key}"] = np.array([1.3e-4, 5e-5, 6.5e-5])
+    volume = openVolume(tmp_path / "scan.hdf5")
+    check(volume, makePlanes("f4"))
+    np.testing.assert_allclose(volume.frame.sides, (0.65, 0.5, 1.3))
+    assert (volume.frame.unit, volume.inner) == ("um", f"/{results}")
+
+
+def writeTomocupy(folder, monkeypatch, isAbsolute, name="rec/scan.h5"):
+    """Write as tomocupy does: parts are named as seen from where it was started, or absolutely."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    stem = str(folder / name[:-3]) if isAbsolute else name[:-3]
+    os.makedirs(f"{stem}_parts")
+    layout = h5py.VirtualLayout(SHAPE, "f4")
+    for number, (start, stop) in enumerate(zip(SEAMS, SEAMS[1:], strict=False)):
+        part = f"{stem}_parts/p{number:04d}.h5"
+        with h5py.File(part, "w") as file:
+            file.create_dataset("exchange/data", data=makePlanes("f4")[start:stop], chunks=(1, *SHAPE[1:]))
+        layout[start:stop] = h5py.VirtualSource(part, "/exchange/data", (stop - start, *SHAPE[1:]), "f4")
+    with h5py.File(f"{stem}.h5", "w") as file:
+        dataset = file.create_virtual_dataset("exchange/data", layout)
+        dataset.attrs.update({"axes": "z:y:x", "description": "ReconData", "units": "counts"})
+    return folder / name
+
+
+@pytest.mark.parametrize("isAbsolute", [True, False])
+@pytest.mark.parametrize("isMoved", [True, False])
+@pytest.mark.parametrize("name", ["rec/scan.h5", "a/b/scan.h5"])
+def testPartsOfTomocupyAreFoundFromAnyFolder(tmp_path, monkeypatch, isAbsolute, isMoved, name):
+    path = writeTomocupy(tmp_path / "beamline", monkeypatch, isAbsolute, name)
+    if isMoved:
+        (tmp_path / "beamline").rename(tmp_path / "home")
+        path = tmp_path / "home" / name
+    for folder in (path.parent, path.parents[1], tmp_path):
+        monkeypatch.chdir(folder)
+        volume = openVolume(os.path.relpath(path))
+        check(volume, makePlanes("f4"))
+        assert (volume.frame.unit, volume.frame.hasOrigin) == ("voxel", False)
+    parts = [path.parent / "scan_parts" / f"p{number:04d}.h5" for number in range(3)]
+    assert openVolume(path).files == (path, *parts)
+    parts[1].unlink()
+    assert "a part of /exchange/data is missing (received " in refuse(path) and "p0001.h5::" in refuse(path)
+
+
+def testFolderOfPartsThatIsCalledOtherwiseIsToldByItsName(tmp_path, monkeypatch):
+    path = writeTomocupy(tmp_path, monkeypatch, isAbsolute=False)
+    path.parent.rename(tmp_path / "other")
+    line = refuse(tmp_path / "other" / "scan.h5")
+    assert line.endswith("put the dataset into a folder called rec, as it was")
+
+
+def testPartsOutsideOfTheFolderAreNotReadByTheirOldPlaceEither(tmp_path, monkeypatch):
+    """One lies where it was written, the others beside their master: HDF5 would read that one."""
+    path = writeTomocupy(tmp_path / "beamline", monkeypatch, isAbsolute=True)
+    home = tmp_path / "home"
+    shutil.copytree(path.parent, home)
+    (path.parent / "scan_parts" / "p0000.h5").unlink()
+    line = refuse(home / "scan.h5")
+    assert (
+        "a part of /exchange/data is not in the folder of scan.h5 (received " in line and "p0001.h5" in line
+    )
+
+
+def testMovedPartsThatSomethingElseHoldsOpenAreNeverZeros(tmp_path, monkeypatch):
+    """HDF5 keeps the first way in which a process opens a dataset, and reads zeros without a word."""
+    path = writeTomocupy(tmp_path, monkeypatch, isAbsolute=False)
+    monkeypatch.chdir("/")
+    volume = openVolume(path)
+    with h5py.File(path, "r", locking=False) as file:
+        held = file["exchange/data"]
+        assert not held[:].any()
+        with pytest.raises(PipelineError, match="is being opened and read at the same time"):
+            volume.read()
+    check(volume, makePlanes("f4"))
+
+
+def testAMasterAmongPartsThatWereMovedIsRefused(tmp_path, monkeypatch):
+    path = writeTomocupy(tmp_path, monkeypatch, isAbsolute=False)
+    part = path.parent / "scan_parts" / "p0000.h5"
+    part.rename(part.with_name("real.h5"))
+    layout = h5py.VirtualLayout((4, *SHAPE[1:]), "f4")
+    layout[:] = h5py.VirtualSource("real.h5", "exchange/data", (4, *SHAPE[1:]))
+    with h5py.File(part, "w") as file:
+        file.create_virtual_dataset("exchange/data", layout)
+    assert "is made of parts itself, and the dataset was moved" in refuse(path)
 
 
 def testAPartInTheMasterItselfIsRead(tmp_path):

@@ -72,6 +72,18 @@ def testFolderOfSlicesIsReadInTheOrderOfItsNumbers(tmp_path, options):
     assert volume.path == folder
 
 
+def testSlicesOfTomocupyAndTomopyAreRead(tmp_path):
+    """As they save them: slices from any number on, beside the command that made them; no size of a voxel."""
+    planes = makePlanes("float32")
+    (tmp_path / "scan_rec").mkdir()
+    for number, plane in enumerate(planes):
+        tifffile.imwrite(tmp_path / "scan_rec" / f"recon_{number + 95:05}.tiff", plane)
+    (tmp_path / "scan_rec" / "rec_line.txt").write_text("tomocupy recon --file-name scan.h5")
+    volume = openVolume(tmp_path / "scan_rec")
+    check(volume, planes)
+    assert (volume.frame.unit, volume.frame.hasOrigin, len(volume.files)) == ("voxel", False, len(planes))
+
+
 def testPagesThatDoNotFollowEachOtherAreRead(tmp_path):
     planes = makePlanes()
     with tifffile.TiffWriter(tmp_path / "a.tiff") as writer:
@@ -227,7 +239,8 @@ BAD = {
     ),
     "one slice": (
         lambda p: tifffile.imwrite(p, makePlanes()[0], **GREY),
-        "is a single slice, no volume; put the slices of a volume into a folder of their own",
+        "is a single slice, no volume; "
+        "put the slices of a volume into a folder of their own, and name that folder",
     ),
     "bits": (
         lambda p: writeClaim(p, "BitsPerSample", 12),
@@ -385,10 +398,23 @@ def testMissingPackageIsNamed(tmp_path, monkeypatch):
         openVolume(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ValueError("odd tags"), "odd tags"), (KeyError(0), "KeyError 0"), (AssertionError(), "AssertionError")],
+)
+def testADamagedFileIsNeverToldWithoutWords(tmp_path, monkeypatch, error, words):
+    def fail(path, **options):
+        raise error
+
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), **GREY)
+    monkeypatch.setattr(tifffile, "TiffFile", fail)
+    assert refuse(tmp_path / "a.tif") == f"{tmp_path / 'a.tif'}: is no readable TIFF file: {words}"
+
+
 def testOtherNamesAreTriedAsNrrd(tmp_path):
     nrrd.write(str(tmp_path / "a.nrrd"), makePlanes())
     (tmp_path / "a.nrrd").rename(tmp_path / "a.scan")
     assert openVolume(tmp_path / "a.scan").shape == SHAPE
     (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(PipelineError, match="is no NRRD file"):
+    with pytest.raises(PipelineError, match="a.txt: is no volume of a known format"):
         openVolume(tmp_path / "a.txt")

@@ -1,4 +1,4 @@
-"""TIFF as programs write it: ImageJ above 4 GB, OME-TIFF of one and several files, masks of single bits."""
+"""TIFF as programs write it: ImageJ above 4 GB, OME-TIFF, masks of single bits."""
 
 import pickle
 import struct
@@ -10,7 +10,6 @@ import pytest
 import tifffile
 
 from engine.base.errors import PipelineError
-from engine.preparation.pairs import listVolumes
 from engine.volumes.formats import openVolume
 from engine.volumes.planes import PlaneVolume
 from engine.volumes.rawData import RawVolume
@@ -98,7 +97,8 @@ def testStackOfImageJAbove4GigabytesIsReadWithoutReadingAll(tmp_path, counts):
     assert path.stat().st_size == IMAGE_START + 2 * 1100 * 1400 * 1500 > 1 << 32
     assert path.stat().st_blocks * 512 < 1 << 26  # a file with holes
     volume = openVolume(path)
-    assert volume.shape == shape[::-1] and volume.dtype == ">u2"
+    assert volume.shape == shape[::-1] and volume.dtype == ">u2" and volume.frame.unit == "um"
+    np.testing.assert_allclose(volume.frame.sides, (0.65, 0.5, 1.3), rtol=1e-6)
     tracemalloc.start()
     for number, plane in values.items():  # plane 1022 lies across 4 GiB
         (block,) = volume.slabs(((None, None), (None, None), (number, number + 1)), 1)
@@ -135,6 +135,14 @@ def testCutStackOfImageJIsRefused(tmp_path, counts):
         file.truncate(path.stat().st_size - 1)
     words = "the data are truncated (expected 6 slices, as ImageJ says, received fewer bytes)"
     assert refuse(path) == words
+
+
+@pytest.mark.parametrize("lines", [("slices=5",), ("frames=3",), ("channels=5", "hyperstack=true")])
+def testDescriptionOfImageJThatContradictsItselfLosesNoSlices(tmp_path, lines):
+    writeImageJ(tmp_path / "a.tif", dict(enumerate(makePlanes())), SHAPE, lines, counts=("images",))
+    received = f"{lines[0].split('=')[1]} slices"
+    words = f"the description of ImageJ contradicts itself (expected 6 images, received {received})"
+    assert refuse(tmp_path / "a.tif") == f"{words}; save it again with ImageJ"
 
 
 def testPagesAndDescriptionMustAgree(tmp_path):
@@ -207,145 +215,6 @@ def testPagesAcrossAnotherAxisAreRefused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", makePlanes(), metadata={"axes": "XYZ"}, **GREY)
     words = "its pages are no slices across z (expected axes that end in YX, received XYZ)"
     assert refuse(tmp_path / "a.tif") == f"{words}; save it with the axes ZYX"
-
-
-XML = """<?xml version="1.0" encoding="UTF-8"?>
-<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{own}"><Image ID="Image:0">
-<Pixels ID="Pixels:0" DimensionOrder="{order}" Type="uint16" SizeX="5" SizeY="4" SizeZ="{depth}" SizeC="1"
-SizeT="1" PhysicalSizeX="0.65" PhysicalSizeY="0.5" PhysicalSizeZ="1.3"><Channel ID="Channel:0:0"/>
-{data}</Pixels></Image></OME>"""
-DATA = """<TiffData FirstZ="{z}" IFD="{page}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{uuid}</UUID>
-</TiffData>"""
-
-
-def writeFiles(folder, layout, planes, order="XYZCT", names=None, byteorder="<", **options):
-    """Write an OME-TIFF of several files as Bio-Formats does; `layout` gives the planes of each."""
-    folder.mkdir()
-    names = names or {name: name for name in layout}
-    data = "".join(
-        DATA.format(z=z, page=page, name=names[name], uuid=name)
-        for name, numbers in layout.items()
-        for page, z in enumerate(numbers)
-    )
-    for name, numbers in layout.items():
-        xml = XML.format(own=name, order=order, depth=len(planes), data=data)
-        with tifffile.TiffWriter(folder / name, byteorder=byteorder) as writer:
-            for number, z in enumerate(numbers):
-                description = None if number else xml
-                settings = {"description": description, "metadata": None, "contiguous": False, **GREY}
-                writer.write(planes[z], **settings, **options)
-
-
-LAYOUTS = {
-    "one each": {f"scan_z{z}.ome.tif": [z] for z in range(6)},
-    "the other way": {f"scan_{5 - z}.ome.tif": [z] for z in range(6)},
-    "some each": {"a.ome.tif": [0, 1, 2, 3], "b.ome.tif": [4, 5]},
-    "mixed": {"a.ome.tif": [4, 1, 3], "b.ome.tif": [0, 5, 2]},
-}
-
-
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}, {"byteorder": ">"}])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("order", ["XYZCT", "XYCTZ"])
-def testOmeOfSeveralFilesIsReadByAnyOfThem(tmp_path, layout, options, order):
-    planes, folder = makePlanes(), tmp_path / "scan"
-    writeFiles(folder, LAYOUTS[layout], planes, order, **options)
-    for name in LAYOUTS[layout]:
-        volume = openVolume(folder / name)
-        check(volume, planes)
-        checkPlace(volume)
-        assert volume.path == volume.files[0] == folder / name
-        assert set(volume.files) == {folder / other for other in LAYOUTS[layout]}
-    assert listVolumes(folder) == [folder / sorted(LAYOUTS[layout])[0]]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def testOmeOfSeveralFilesIsReadByItsFolder(tmp_path, layout):
-    planes, folder = makePlanes(), tmp_path / "scan"
-    writeFiles(folder, LAYOUTS[layout], planes)
-    volume = openVolume(folder)
-    check(volume, planes)
-    checkPlace(volume)
-    assert volume.path == folder and {file.name for file in volume.files} == LAYOUTS[layout].keys()
-
-
-REMEDY = "copy all files of this OME-TIFF into one folder, or save it as one file"
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def testAMissingFileOfAnOmeTiffIsNamed(tmp_path, layout):
-    folder, names = tmp_path / "scan", sorted(LAYOUTS[layout])
-    writeFiles(folder, LAYOUTS[layout], makePlanes())
-    (folder / names[-1]).unlink()
-    words = f"its OME-XML names the file {names[-1]}, which is not there; {REMEDY}"
-    assert refuse(folder / names[0]) == words
-
-
-@pytest.mark.parametrize(
-    "name", ["../b.ome.tif", "/etc/hostname", "sub/../../b.ome.tif", "C:\\data\\b.ome.tif", ""]
-)
-def testAnOmeTiffReadsNothingOutsideOfItsFolder(tmp_path, name):
-    folder = tmp_path / "scan"
-    layout = LAYOUTS["some each"]
-    writeFiles(folder, layout, makePlanes(), names={"a.ome.tif": "a.ome.tif", "b.ome.tif": name})
-    (folder / "b.ome.tif").rename(tmp_path / "b.ome.tif")
-    words = f"its OME-XML names a file outside of its folder (received {name or 'no name'}); {REMEDY}"
-    assert refuse(folder / "a.ome.tif") == words
-
-
-def testAFileOfAnOmeTiffThatIsCutIsRefused(tmp_path):
-    folder, planes = tmp_path / "scan", makePlanes()
-    writeFiles(folder, {"a.ome.tif": [0, 1, 2, 3], "b.ome.tif": [4]}, planes)
-    words = f"slices that its OME-XML tells of are missing (expected 6, received 5); {REMEDY}"
-    assert refuse(folder / "a.ome.tif") == words
-
-
-def testASlicesThatOmeDoesNotNameIsNoneOfIts(tmp_path):
-    folder = tmp_path / "scan"
-    writeFiles(folder, LAYOUTS["one each"], makePlanes())
-    tifffile.imwrite(folder / "scan_z6.ome.tif", makePlanes()[0], **GREY)
-    with pytest.raises(PipelineError) as caught:
-        openVolume(folder)
-    words = "lies in the folder of slices scan, but their OME-XML does not name it; take it out of the folder"
-    assert str(caught.value) == f"{folder / 'scan_z6.ome.tif'}: {words}"
-
-
-def testSlicesOfOmeThatNameThemselvesAloneAreSlices(tmp_path):
-    planes = makePlanes()
-    (tmp_path / "scan").mkdir()
-    for z, plane in enumerate(planes):
-        tifffile.imwrite(
-            tmp_path / "scan" / f"s_{z}.ome.tif", plane, ome=True, metadata={"axes": "YX"}, **GREY
-        )
-    check(openVolume(tmp_path / "scan"), planes)
-
-
-def testARenamedOmeTiffIsReadAllTheSame(tmp_path):
-    planes = makePlanes()
-    writeFiles(tmp_path / "scan", {"old.ome.tif": range(6)}, planes)
-    (tmp_path / "scan" / "old.ome.tif").rename(tmp_path / "new.tif")
-    check(openVolume(tmp_path / "new.tif"), planes)
-
-
-def testAPartThatAnotherFileDescribesIsRefused(tmp_path):
-    xml = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
-    xml += '<BinaryOnly MetadataFile="scan.companion.ome" UUID="urn:uuid:1"/></OME>'
-    tifffile.imwrite(tmp_path / "a.tif", makePlanes(), description=xml, metadata=None, **GREY)
-    name = "scan.companion.ome"
-    words = (
-        f"is a part of an OME-TIFF that {name} describes; name {name} if it is a TIFF, or save it as one file"
-    )
-    assert refuse(tmp_path / "a.tif") == words
-
-
-def testPlanesThatOmeAnnouncesAndThatAreNotThereAreNoZeros(tmp_path):
-    planes = makePlanes()
-    xml = XML.format(own="a", order="XYZCT", depth=9, data="<TiffData/>")
-    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
-        for number, plane in enumerate(planes):
-            writer.write(plane, description=None if number else xml, metadata=None, contiguous=False, **GREY)
-    words = f"slices that its OME-XML tells of are missing (expected 9, received 6); {REMEDY}"
-    assert refuse(tmp_path / "a.tif") == words
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}])
@@ -426,14 +295,49 @@ def testHalfPrecisionWithAPredictorIsReadOrRefused(tmp_path):
     check(openVolume(tmp_path / "a.tif"), planes.astype("float32"))
 
 
-def setTag(path: Path, name: str, value: int) -> None:
+def setTag(path: Path, name: str, value: int, order: str = "<") -> None:
     """Overwrite a short tag of every page."""
     content = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
         places = [page.tags[name].valueoffset for page in tiff.pages]
     for place in places:
-        struct.pack_into("<H", content, place, value)
+        struct.pack_into(f"{order}H", content, place, value)
     path.write_bytes(content)
+
+
+ENCODED = "holds all its slices in one page, encoded (expected plain numbers, received {}, compression {}); "
+ENCODED += "save it with one page a slice"
+VOLUMES = {
+    "bits": ("bool", {}, "1 bits", "NONE"),
+    "halves": ("float16", {}, "16 bits", "NONE"),
+    "deflate": ("uint16", {"compression": "zlib"}, "16 bits", "ADOBE_DEFLATE"),
+    "tiles": ("uint8", {"tile": (16, 16)}, "8 bits", "NONE"),
+    "blocks": ("uint8", {"tile": (16, 16, 16)}, "8 bits", "NONE"),
+}
+
+
+@pytest.mark.parametrize("case", VOLUMES)
+def testEncodedSlicesInOnePageAreRefused(tmp_path, case):
+    """A page that is a volume, as a tag of SGI has it: tifffile decodes it as a whole or not at all."""
+    dtype, options, bits, compression = VOLUMES[case]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, makePlanes(dtype), volumetric=True, **GREY, **options)
+    with tifffile.TiffFile(path) as tiff:
+        assert len(tiff.pages) == 1
+    assert refuse(path) == ENCODED.format(bits, compression)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def testPlainSlicesInOnePageAreRead(tmp_path, dtype, order):
+    tifffile.imwrite(tmp_path / "a.tif", makePlanes(dtype), volumetric=True, byteorder=order, **GREY)
+    check(openVolume(tmp_path / "a.tif"), makePlanes(dtype))
+
+
+def testSingleBitsInTheOnePageOfImageJAreRefused(tmp_path):
+    writeImageJ(tmp_path / "a.tif", dict(enumerate(makePlanes("uint8"))), SHAPE)
+    setTag(tmp_path / "a.tif", "BitsPerSample", 1, ">")
+    assert refuse(tmp_path / "a.tif") == ENCODED.format("1 bits", "NONE")
 
 
 @pytest.mark.parametrize("bits", [2, 4, 10, 12, 14])
@@ -459,6 +363,26 @@ def testPartsThatWereNeverWrittenAreNoZeros(tmp_path):
     with pytest.raises(PipelineError) as caught:
         openVolume(path).read()
     assert str(caught.value) == f"{path}: the data are damaged: parts of page 4 were never written"
+
+
+@pytest.mark.parametrize(("code", "name"), [(34925, "LZMA"), (9999, "number 9999")])
+def testCompressionsThatCannotBeReadAreNamed(tmp_path, code, name):
+    """Also those of which tifffile knows no more than the number, and whether imagecodecs is here or not."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, makePlanes(), compression="zlib", **GREY)
+    setTag(path, "Compression", code)
+    words = f"its compression {name} cannot be read; pip install imagecodecs, or save it uncompressed"
+    assert refuse(path) == words
+
+
+def testADamagedTagIsNoCompression(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, makePlanes(), compression="zlib", **GREY)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        struct.pack_into("<I", content, tiff.pages.first.tags["Compression"].offset + 4, 2)  # two values
+    path.write_bytes(content)
+    assert refuse(path).startswith("the data are truncated or damaged: ")
 
 
 @pytest.mark.parametrize(("compression", "predictor"), [("lzw", 2), ("zstd", None), ("lzma", 2), ("zlib", 3)])

@@ -99,6 +99,108 @@ def testVolumesOfNabuAreRead(tmp_path):
     np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
 
 
+XML = """<?xml version="1.0" ?>
+<tomodb2>
+  <reconstruction>
+    <idAc>N_A_</idAc>
+    <listSubVolume>
+      <subVolume>
+        <SUBVOLUME_NAME>scan.vol</SUBVOLUME_NAME>
+        <SIZEX>7</SIZEX>
+        <SIZEY>5</SIZEY>
+        <SIZEZ>4</SIZEZ>
+        <ORIGINX>1</ORIGINX>
+        <ORIGINY>1</ORIGINY>
+        <ORIGINZ>1</ORIGINZ>
+        <DIM_REC>560</DIM_REC>
+        <BYTE_ORDER>LOWBYTEFIRST</BYTE_ORDER>
+        <voxelSize>0.65</voxelSize>
+        <ValMin>-1.5</ValMin>
+        <s1>0.0</s1>
+        <S1>0.0</S1>
+      </subVolume>
+    </listSubVolume>
+  </reconstruction>
+</tomodb2>
+"""
+PART = XML[XML.index("<subVolume>") : XML.index("</subVolume>") + len("</subVolume>")]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "|u1", "<u2", ">f4", ">u2"])
+@pytest.mark.parametrize("spelling", [str, str.lower])
+def testXmlOfPyhstDescribesAVolumeToo(tmp_path, dtype, spelling):
+    array = sampleArray(dtype, SHAPE)
+    xml = XML.replace("LOWBYTEFIRST", "HIGHBYTEFIRST") if dtype[0] == ">" else XML
+    volume = openVolume(write(tmp_path, array, spelling(xml), "scan.vol.xml"))
+    checkVolume(volume, array)
+    assert volume.files == (tmp_path / "scan.vol", tmp_path / "scan.vol.xml")
+    np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
+    assert (volume.frame.unit, volume.frame.space, volume.frame.hasOrigin) == ("um", None, False)
+
+
+def testXmlOfNabuDescribesAVolumeToo(tmp_path):
+    writer = pytest.importorskip("nabu.io.writer")
+    array, path = sampleArray("<f4", SHAPE), tmp_path / "scan.vol"
+    writer.HSTVolWriter(str(path), hst_metadata={"voxelSize": 0.65}).write(np.ascontiguousarray(array.T))
+    (tmp_path / "scan.vol.info").unlink()
+    volume = openVolume(path)
+    checkVolume(volume, array)
+    np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
+    assert volume.frame.unit == "um"
+
+
+def testTheTextIsReadWhereBothAreThere(tmp_path):
+    array = sampleArray("<f4", SHAPE)
+    (tmp_path / "scan.vol.xml").write_text("damaged")
+    checkVolume(openVolume(write(tmp_path, array)), array)
+
+
+def testOfSeveralSubVolumesThatOfTheNameOfTheFileIsMeant(tmp_path):
+    array = sampleArray("<f4", SHAPE)
+    other = PART.replace("scan.vol", "other.vol").replace("0.65", "6.5").replace("<SIZEX>7", "<SIZEX>9")
+    volume = openVolume(write(tmp_path, array, XML.replace(PART, other + PART), "scan.vol.xml"))
+    checkVolume(volume, array)
+    np.testing.assert_allclose(volume.frame.sides, (0.65,) * 3)
+    renamed = XML.replace("scan.vol", "old.vol")
+    checkVolume(openVolume(write(tmp_path, array, renamed, "scan.vol.xml")), array)
+
+
+BAD_XML = {
+    "empty": ("", "is damaged: no element found"),
+    "cut": (XML[:200], "is damaged: "),
+    "no volume": (
+        XML.replace(PART, ""),
+        "does not describe one volume (expected a subVolume of SUBVOLUME_NAME scan.vol, received 0 of them)",
+    ),
+    "two": (
+        XML.replace(PART, PART * 2),
+        "does not describe one volume (expected a subVolume of SUBVOLUME_NAME scan.vol, received 2 of them)",
+    ),
+    "sides": (
+        XML.replace("<SIZEY>5</SIZEY>", ""),
+        "SIZEX, SIZEY and SIZEZ must be positive whole numbers (received 7, missing, 4)",
+    ),
+    "order": (
+        XML.replace("LOWBYTEFIRST", "VAX"),
+        "BYTE_ORDER cannot be read (expected LOWBYTEFIRST or HIGHBYTEFIRST, received VAX)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_XML)
+def testXmlThatCannotBeReadIsToldInOneLine(tmp_path, case):
+    xml, words = BAD_XML[case]
+    path = write(tmp_path, sampleArray("<f4", SHAPE), xml, "scan.vol.xml")
+    assert refuse(path).startswith(f"{tmp_path / 'scan.vol.xml'}: {words}")
+
+
+@pytest.mark.parametrize("size", ["0.0", "", "unknown"])
+def testXmlWithoutAUsableSizeLeavesLengthsInVoxels(tmp_path, size):
+    xml = XML.replace("0.65", size)
+    volume = openVolume(write(tmp_path, sampleArray("<f4", SHAPE), xml, "scan.vol.xml"))
+    assert volume.frame.unit == "voxel"
+
+
 def testRawFileWithADescriptionOfPymicroIsRead(tmp_path):
     array = sampleArray("uint16", SHAPE)
     (tmp_path / "scan.raw").write_bytes(array.tobytes("F"))
@@ -132,7 +234,7 @@ def testLayoutTakesThePlaceOfADescription(tmp_path):
 
 def testMissingDescriptionIsNamed(tmp_path):
     (tmp_path / "scan.vol").write_bytes(bytes(560))
-    words = "its description is missing beside it (expected scan.vol.info); "
+    words = "its description is missing beside it (expected scan.vol.info or scan.vol.xml); "
     words += "or write the layout behind the name: 'scan.vol::512x512x300 float32'"
     assert refuse(tmp_path / "scan.vol") == f"{tmp_path / 'scan.vol'}: {words}"
     assert refuse(tmp_path / "b.vol") == f"{tmp_path / 'b.vol'}: there is no such file"

@@ -1,11 +1,13 @@
 """Zarr folders as ome-zarr-py, nabu and zarr itself write them, against the arrays they were given."""
 
+import importlib.util
 import json
 import logging
 import os
 import pickle
 import shutil
 import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -190,8 +192,20 @@ def testLabelsOfOmeZarrPyLieOnTheirImage(tmp_path, version):
     assert "name one of labels/moved (11 x 7 x 6 uint16), labels/pores (11 x 7 x 6 uint8), as in" in line
 
 
-def writeByNabu(path, planes, isReversed):
-    writer = pytest.importorskip("nabu.io.writer_zarr")
+@pytest.fixture
+def nabuWriter(monkeypatch):
+    """Give nabu's writer; where tensorstore is not installed it writes with zarr, as it can be told to."""
+    pytest.importorskip("nabu")
+    if importlib.util.find_spec("tensorstore") is None:
+        absent = types.ModuleType("tensorstore")
+        absent.TensorStore = type("TensorStore", (), {})
+        monkeypatch.setitem(sys.modules, "tensorstore", absent)
+        ome = pytest.importorskip("nabu.io.ome_zarr")
+        monkeypatch.setattr(ome, "USE_TENSORSTORE", False)
+    return pytest.importorskip("nabu.io.writer_zarr")
+
+
+def writeByNabu(writer, path, planes, isReversed):
     path.mkdir()
     options = {"translation": (2e-5, -3e-6, 7e-6), "scale": (1.3e-6, 5e-7, 6.5e-7), "overwrite": True}
     options |= {"chunks_shape": (4, 4, 4), "shards_shape": (8, 8, 8), "atleast_size": 4}
@@ -204,10 +218,9 @@ def writeByNabu(path, planes, isReversed):
 
 @pytest.mark.parametrize("dtype", ["uint16", "float16"])
 @pytest.mark.parametrize("isReversed", [False, True])
-def testImageOfNabuIsReadInItsPlace(tmp_path, dtype, isReversed):
-    pytest.importorskip("nabu.io.writer_zarr")
+def testImageOfNabuIsReadInItsPlace(tmp_path, nabuWriter, dtype, isReversed):
     planes = makePlanes(dtype, (17, 9, 13))  # with an incomplete chunk, or else it goes on writing
-    writeByNabu(tmp_path / "output", planes, isReversed)
+    writeByNabu(nabuWriter, tmp_path / "output", planes, isReversed)
     volume = openVolume(tmp_path / "output" / "scan")
     check(volume, planes.astype("float32") if dtype == "float16" else planes)
     sign = -1 if isReversed else 1
@@ -215,6 +228,47 @@ def testImageOfNabuIsReadInItsPlace(tmp_path, dtype, isReversed):
     np.testing.assert_allclose(volume.frame.origin, (7e-6, -3e-6, 2e-5))
     assert (volume.frame.unit, volume.frame.hasOrigin) == ("m", True)
     np.testing.assert_allclose(openVolume(f"{tmp_path}/output/scan::1").frame.sides, (1.3e-6, 1e-6, 2.6e-6))
+
+
+def writeAsNabu(path, planes, isReversed):
+    """Write as nabu does, without it: metres of the whole image, 2^n of its levels, unpacked shards."""
+    axes = [axis | {"unit": "meter"} for axis in AXES]
+    scale, shift = [1.3e-6, 5e-7, 6.5e-7], [2e-5, -3e-6, 7e-6]
+    if isReversed:
+        scale[0], shift[0] = -scale[0], shift[0] + (len(planes) - 1) * scale[0]
+    levels = [
+        {"path": str(level), "coordinateTransformations": [scaleBy(*[2.0**level] * 3)]} for level in (0, 1)
+    ]
+    scales = {"axes": axes, "datasets": levels, "name": "scan"}
+    scales["coordinateTransformations"] = [scaleBy(*scale), shiftBy(*shift)]
+    attributes = {"ome": {"version": "0.5", "multiscales": [scales]}}
+    group = zarr.create_group(store=str(path), zarr_format=3, attributes=attributes)
+    for level, step in enumerate((1, 2)):
+        part = planes[::step, ::step, ::step]
+        group.create_array(str(level), data=part, chunks=(2, 2, 2), shards=(4, 4, 4), compressors=None)
+    return path
+
+
+@pytest.mark.parametrize("isReversed", [False, True])
+def testPlaceOfNabuIsThatInMetresAndItsMaskInMicrometresLiesOnIt(tmp_path, isReversed):
+    planes = makePlanes()
+    stored = planes[::-1] if isReversed else planes
+    image = openVolume(writeAsNabu(tmp_path / "a", stored, isReversed))
+    check(image, stored)
+    sign, first = (-1, 2e-5 + 10 * 1.3e-6) if isReversed else (1, 2e-5)
+    np.testing.assert_allclose(image.frame.directions, np.diag([6.5e-7, 5e-7, sign * 1.3e-6]))
+    np.testing.assert_allclose(image.frame.origin, (7e-6, -3e-6, first))
+    assert (image.frame.unit, image.frame.hasOrigin) == ("m", True)
+    small = openVolume(f"{tmp_path / 'a'}::1")
+    np.testing.assert_array_equal(small.read(), stored[::2, ::2, ::2].T)
+    np.testing.assert_allclose(small.frame.sides, (1.3e-6, 1e-6, 2.6e-6))
+    steps = [scaleBy(*SCALE), shiftBy(*SHIFT)]  # the same grid in micrometres, z upwards
+    mask = openVolume(writeOme(tmp_path / "mask.zarr", planes, steps=steps))
+    np.testing.assert_array_equal(putInPlace(image, mask, "").read(), image.read())
+    steps = [scaleBy(*SCALE), shiftBy(SHIFT[0] + 0.4, *SHIFT[1:])]
+    moved = openVolume(writeOme(tmp_path / "moved.zarr", planes, steps=steps))
+    with pytest.raises(PipelineError, match="differ in the space (origin|directions)"):
+        putInPlace(image, moved, "")
 
 
 # --------------------------------------------------------------------------------------- which array is meant
