@@ -129,7 +129,7 @@ def work(arguments: argparse.Namespace, workers: DaskWorkers | None) -> None:
     contract = contracts.findContract(weights)
     request = checkRequest(arguments, volume, contract, weights)
     asked = [(getattr(arguments, name), getattr(contract, name, None)) for name in LABELS]
-    sought = openTargets(*asked, arguments.nameReference, volume)
+    sought = openTargets(*asked, arguments.nameReference, volume, arguments.suggest > 0)
     reference = sought[0][1]  # the same file for all of them
     threshold, why = contracts.chooseThreshold(arguments.threshold, contract, weights)
     criteria = Criteria(threshold, arguments.connectivity, arguments.minimumVoxels)

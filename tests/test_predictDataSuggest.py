@@ -22,6 +22,7 @@ import predictData
 import prepareData
 import trainingAndValidation
 from engine.measures import boxes
+from engine.volumes.formats import stemOf
 from engine.volumes.scale import MOMENTS_FIELD
 
 SHAPE = (40, 32, 29)
@@ -57,9 +58,26 @@ def suggest(models, data, scan, capfd):
 def read(folder):
     """Read what was suggested: {name: (image, mask, header of the image)}."""
     images, masks = (sorted((folder / name).iterdir()) for name in ("trainingImages", "trainingMasks"))
-    assert [path.name for path in images] == [path.name for path in masks]
+    assert [stemOf(path) for path in images] == [stemOf(path) for path in masks]
     pairs = [(nrrd.read(str(image)), nrrd.read(str(mask))) for image, mask in zip(images, masks, strict=True)]
     return {path.name: (one[0], two[0], one[1]) for path, (one, two) in zip(images, pairs, strict=True)}
+
+
+def nameSegments(data, *names):
+    """Save the masks as segmentations: the first name is what they hold, the others are empty."""
+    for path in (*(data / "trainingMasks").iterdir(), *(data / "validationMasks").iterdir()):
+        mask, header = nrrd.read(str(path))
+        for number, name in enumerate(names):
+            header |= {f"Segment{number}_Name": name, f"Segment{number}_LabelValue": str(number + 1)}
+        nrrd.write(str(path.with_suffix(".seg.nrrd")), (mask == 0).astype(np.uint8), header)
+        path.unlink()
+
+
+def movePairs(data):
+    """Put what was suggested to the files of the training."""
+    for name in ("trainingImages", "trainingMasks"):
+        for path in (data / "scan_segmented_suggested" / name).iterdir():
+            shutil.move(path, data / name)
 
 
 def medianOf(data):
@@ -128,12 +146,17 @@ def testAFolderWithoutPermissionIsRefused(models, data, scan, capfd):
     refusal(capfd, predictData, [*names, "--suggest", 1], "nothing can be written into this folder")
 
 
-@pytest.mark.parametrize(("normalization", "label"), [("volume", "0"), ("subVolume", "0"), ("volume", "1")])
+@pytest.mark.parametrize(
+    ("normalization", "label"),
+    [("volume", "0"), ("subVolume", "0"), ("volume", "1"), ("volume", "pore,wall")],
+)
 def testATrainingGoesOnWithThePairsAsTheyAre(suggest, data, scan, capfd, normalization, label):
     if label == "1":
         for path in (*(data / "trainingMasks").iterdir(), *(data / "validationMasks").iterdir()):
             mask, header = nrrd.read(str(path))
             nrrd.write(str(path), (mask == 0).astype(np.uint8), header)
+    elif label != "0":
+        nameSegments(data, "wall", "pore", "dirt")
     flags = [*prepareFlags(data), "--normalization", normalization, "--positiveLabel", label]
     callMain(prepareData, flags)
     first, second = data / "first", data / "second"
@@ -145,9 +168,7 @@ def testATrainingGoesOnWithThePairsAsTheyAre(suggest, data, scan, capfd, normali
     shutil.rmtree(data / "scan_segmented_suggested")
     suggest("--suggest", 3, "--threshold", threshold, model=first / "dice.h5")
     pairs = read(data / "scan_segmented_suggested")
-    for name in ("trainingImages", "trainingMasks"):
-        for path in (data / "scan_segmented_suggested" / name).iterdir():
-            shutil.move(path, data / name)
+    movePairs(data)
     capfd.readouterr()
     callMain(prepareData, flags)
     printed = capfd.readouterr()
@@ -160,7 +181,8 @@ def testATrainingGoesOnWithThePairsAsTheyAre(suggest, data, scan, capfd, normali
     part = image[:8].astype(np.float64)
     expected = (part - mean) / std if normalization == "volume" else (part - part.mean()) / part.std()
     np.testing.assert_allclose(images[18, ..., 0], expected, atol=1e-5)
-    np.testing.assert_array_equal(masks[18, ..., 0], mask[:8] == int(label))
+    assert 0 < masks[18].mean() < 1
+    np.testing.assert_array_equal(masks[18, ..., 0], mask[:8] == (int(label) if label.isdigit() else 1))
     started = ["--weightStart", first / "dice.h5"]
     callMain(trainingAndValidation, [*trainFlags(data / "pythonFiles", second), *started])
     contract = json.loads((second / "net.json").read_text())
@@ -168,3 +190,53 @@ def testATrainingGoesOnWithThePairsAsTheyAre(suggest, data, scan, capfd, normali
     assert "is unlike the other volumes" not in printed.out
     isTold = "of the scan that it was cut from, as its header tells" in printed.out
     assert isTold is (normalization == "volume")
+
+
+def testNamesGiveSegmentationsThatAreCorrectedAndPrepared(suggest, data, capfd):
+    nameSegments(data, "pore", "wall", "dirt")
+    names = "--positiveLabel", "precipitate,pore", "--ignoreLabel", "dirt"
+    suggest()  # so that there is a probability
+    threshold = medianOf(data)
+    suggest("--suggest", 1, "--threshold", threshold, *names)
+    folder = data / "scan_segmented_suggested"
+    (path,) = (folder / "trainingMasks").iterdir()
+    (entry,) = json.loads((folder / "suggested.json").read_text())["boxes"]
+    assert path.name == f"{entry['name']}.seg.nrrd" and entry["positiveLabel"] == "precipitate,pore"
+    labels, header = nrrd.read(str(path))
+    probability = nrrd.read(str(data / "scan_segmented.nrrd"))[0]
+    expected = probability[tuple(slice(*part) for part in entry["box"])] >= np.float32(threshold)
+    np.testing.assert_array_equal(labels, expected)
+    rows = [[header[f"Segment{number}_{key}"] for key in ("Name", "LabelValue")] for number in range(3)]
+    assert rows == [["precipitate", "1"], ["pore", "2"], ["dirt", "3"]]
+    assert {header[f"Segment{number}_Extent"] for number in range(3)} == {"0 15 0 15 0 15"}
+    labels[:2], expected[:2] = 2, True  # as a user would: pores, nothing, and what cannot be decided
+    labels[2:4], expected[2:4] = 0, False
+    labels[4:6], expected[4:6] = 3, False
+    nrrd.write(str(path), labels, header)
+    for image in (data / "trainingImages").iterdir():
+        image.unlink()
+        (data / "trainingMasks" / image.name.replace("data", "segm").replace(".nrrd", ".seg.nrrd")).unlink()
+    movePairs(data)
+    for mask in (data / "validationMasks").iterdir():
+        voxels, header = nrrd.read(str(mask))
+        nrrd.write(str(mask), voxels, header | {"Segment1_Name": "precipitate"})
+    callMain(prepareData, [*prepareFlags(data), *names])
+    assert capfd.readouterr().err == ""
+    found = [np.load(data / "pythonFiles" / f"trainingData{kind}.npy") for kind in ("Mask", "Labelled")]
+    np.testing.assert_array_equal(found[0][0, ..., 0], expected[:8])
+    np.testing.assert_array_equal(found[1][0, ..., 0], labels[:8] != 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--positiveLabel", "ignore"), ("no mask can be suggested", "positiveLabel ignore")),
+        (("--positiveLabel", "pore", "--ignoreLabel", "Pore"), ("no mask can be suggested", "leave out")),
+        (("--positiveLabel", "1", "--ignoreLabel", "0-9"), "no value is positive"),
+    ],
+)
+def testLabelsWithoutAMaskAreRefusedBeforeThePrediction(models, data, scan, capfd, flags, words):
+    before = snapshot(data)
+    names = predictFlags(scan, data / "scan_segmented.nrrd", models / "good.h5")
+    refusal(capfd, predictData, [*names, "--suggest", 1, *flags], words)
+    assert snapshot(data) == before

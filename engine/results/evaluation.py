@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from engine.base.parameters import NOTHING
 from engine.base.ranges import Store
+from engine.results.fillings import chooseFilling
 from engine.results.looks import Looks
 from engine.volumes.ignored import chooseIgnored
 from engine.volumes.place import describePlaces, openOnto
@@ -78,6 +79,7 @@ def openTargets(
     ignored: tuple[Labels, Labels | int | None],
     nameReference: Path,
     volume: Volume,
+    isSuggesting: bool = False,
 ) -> list[tuple[Target, Volume | None, Labels]]:
     """Choose what is looked for, and open the manual mask to see it there; None where there is no mask.
 
@@ -88,16 +90,26 @@ def openTargets(
         `ignored.chooseIgnored`.
     nameReference, volume
         As of `openReference`.
+    isSuggesting : bool
+        Whether masks with these labels are to be written: then names have a meaning without a manual mask.
 
     Returns
     -------
     list
         Target; its mask; the numbers of the mask that count in no score.
+
+    Raises
+    ------
+    PipelineError
+        As of these, of `openReference` and, where masks are to be written, of `fillings.chooseFilling`.
     """
     found = []
-    for target in chooseTargets(*positive, str(nameReference) != NOTHING):
+    for target in chooseTargets(*positive, isSuggesting or str(nameReference) != NOTHING):
         left = chooseIgnored(*ignored, target.labels)
+        target = target._replace(ignoreLabel=left)
         mask = openReference(nameReference, volume, target.labels, left)
+        if isSuggesting:
+            chooseFilling(target)  # while nothing is predicted yet
         found.append((target, mask, ignoredLabels(mask, left) if mask else ()))
     return found
 

@@ -6,7 +6,7 @@ boxes that were ever suggested there: none of them is suggested again, and no fi
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,11 @@ from engine.base.console import describeShape
 from engine.base.errors import PipelineError
 from engine.base.files import explainWriteError, refuseLongNames
 from engine.base.records import readJson, writeJson
-from engine.measures.boxes import MULTIPLE, Box, Choice
+from engine.measures.boxes import MULTIPLE, Box, Choice, Grid
 from engine.results.evaluation import Evaluation
 from engine.volumes.formats import openVolume, stemOf
 from engine.volumes.names import shortName
+from engine.volumes.segmentFields import ENDING
 from engine.volumes.targets import describeLabels
 from engine.volumes.volume import Region, Volume
 
@@ -61,9 +62,8 @@ def refuseSuggesting(count: int, region: Region, nameOutput: Path, volume: Volum
         if path.exists() and not os.access(path, os.W_OK | os.X_OK):
             raise PipelineError("nothing can be written into this folder", file=path, remedy=UNDO)
     longest = Planned.nameBox(volume, 10**6, tuple((side, side) for side in volume.shape))
-    refuseLongNames(
-        [folder / FOLDERS[1] / f"{longest}.nrrd"], "choose a shorter name for the scan, or for --nameOutput"
-    )
+    remedy = "choose a shorter name for the scan, or for --nameOutput"
+    refuseLongNames([folder / FOLDERS[1] / f"{longest}{ENDING}"], remedy)
     Folder(folder, volume).read()
 
 
@@ -88,9 +88,14 @@ class Planned(NamedTuple):
         place = "_".join(f"{axis}{first}" for axis, (first, _) in zip("xyz", box, strict=True))
         return f"{stemOf(volume.path)}_box{number:02d}_{place}"
 
-    def paths(self, folder: Path) -> tuple[Path, Path]:
+    def paths(self, folder: Path, isSegmentation: bool = False) -> tuple[Path, Path]:
         """Name image and mask in a folder of suggestions."""
-        return tuple(folder / name / f"{self.name}.nrrd" for name in FOLDERS)
+        endings = ".nrrd", ENDING if isSegmentation else ".nrrd"
+        return tuple(folder / name / f"{self.name}{end}" for name, end in zip(FOLDERS, endings, strict=True))
+
+    def hasMask(self, folder: Path) -> bool:
+        """Whether there is a mask already, of either kind: an image has one."""
+        return any(self.paths(folder, kind)[1].exists() for kind in (False, True))
 
 
 class Folder:
@@ -150,9 +155,15 @@ class Folder:
             if match is None or path.name.startswith(".") or int(match[1]) in self.boxes:
                 continue
             number, *firsts = map(int, match.groups())
-            sides = openVolume(path).shape
-            box = tuple((first, first + side) for first, side in zip(firsts, sides, strict=True))
+            box = tuple(zip(firsts, self._findEnds(path, firsts), strict=True))
             yield number, Planned(number, stemOf(path), box)
+
+    def _findEnds(self, path: Path, firsts: Sequence[int]) -> Iterator[int]:
+        """Find the ends of the box of a file; a segmentation may be cut to what is drawn in it."""
+        isSegmentation = path.name.lower().endswith(ENDING)
+        sides = Grid.of(self._volume.shape).box if isSegmentation else openVolume(path).shape
+        ends = (first + side for first, side in zip(firsts, sides, strict=True))
+        return map(min, ends, self._volume.shape) if isSegmentation else ends
 
     def listUnwritten(self, region: Region) -> list[Planned]:
         """List what an interrupted run has chosen in a region and not written, in order."""

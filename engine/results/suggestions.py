@@ -4,8 +4,6 @@ One walk over probability and grey values finds them; their voxels are read once
 """
 
 import functools
-import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +16,7 @@ from engine.base.workers import Workers
 from engine.measures.boxes import Box, Cells, Grid, chooseBoxes
 from engine.measures.labelling import Joining, Relabelling
 from engine.results.evaluation import Criteria, Evaluation, Written
-from engine.results.kinds import POSITIVE, REST
+from engine.results.fillings import chooseFilling
 from engine.results.ranges import Blocks, Range, Source, walk
 from engine.results.reading import listPairs
 from engine.results.suggested import LIST, Folder, Planned, nameFolder
@@ -29,7 +27,7 @@ from engine.volumes.nrrdHeaders import TYPES
 from engine.volumes.nrrdWriter import ENCODING, openPlanes
 from engine.volumes.rawData import isSequential
 from engine.volumes.scale import MOMENTS_FIELD, Scale
-from engine.volumes.targets import Labels, describeLabels, selectPositive
+from engine.volumes.targets import Target
 from engine.volumes.volume import Volume
 
 # ----------------------------------------------------------------------------------------------- what is seen
@@ -121,7 +119,7 @@ def suggestBoxes(
     positives = _readPositives(source._replace(reference=None), criteria, joining, inside)
     greys = readBoxes(written.volume, [one.box for one in planned], source.slab)
     for one, grey, positive in zip(planned, greys, positives, strict=True):
-        _writePair(one, grey, positive, (folder.path, written.volume, scale, target.labels))
+        _writePair(one, grey, positive, (folder.path, written.volume, scale, target))
     folder.finish(planned)
     return _describe(folder, planned, count, search.grid)
 
@@ -185,11 +183,12 @@ def _readPositives(
 
 
 def _writePair(
-    planned: Planned, grey: np.ndarray, positive: np.ndarray, of: tuple[Path, Volume, Scale, Labels]
+    planned: Planned, grey: np.ndarray, positive: np.ndarray, of: tuple[Path, Volume, Scale, Target]
 ) -> None:
     """Write image and mask of a box; what is there is left as it is."""
-    folder, volume, scale, labels = of
-    image, mask = planned.paths(folder)
+    folder, volume, scale, target = of
+    filling = chooseFilling(target)
+    image, mask = planned.paths(folder, filling.isSegmentation)
     if not image.exists():
         dtype = volume.dtype if volume.dtype.str[1:] in TYPES else np.dtype(np.float32)
         header = resultHeader(volume, planned.box, dtype)
@@ -198,38 +197,9 @@ def _writePair(
             header[MOMENTS_FIELD] = f"{float(scale.mean)!r} {float(scale.std)!r}"
         with openPlanes(image, grey.shape, dtype.str, header, "raw") as write:
             write(grey.T)
-    if not mask.exists():
-        inside, outside, dtype = chooseValues(labels)
-        header = resultHeader(volume, planned.box, dtype)
+    if not planned.hasMask(folder):
+        dtype = filling.dtype
+        header = resultHeader(volume, planned.box, dtype) | filling.describe(positive.shape, target.colour)
         header.pop(MOMENTS_FIELD, None)
         with openPlanes(mask, positive.shape, dtype.str, header, ENCODING) as write:
-            write(np.where(positive, inside, outside).astype(dtype).T)
-
-
-def chooseValues(labels: Labels) -> tuple[int, int, np.dtype]:
-    """Choose the values of a mask so that these labels select what is positive in it.
-
-    Parameters
-    ----------
-    labels : sequence of int or str
-        As `parseLabels` gives them.
-
-    Returns
-    -------
-    tuple
-        Value of positive voxels, value of the rest, type. 0 and 255 where 0 is positive, as published; 0 for
-        the rest wherever it can be.
-    """
-
-    def isPositive(value: int) -> bool:
-        return bool(selectPositive(np.array([value]), labels)[0])
-
-    named = [int(number) for number in re.findall(r"(?<!\d)-?\d+", describeLabels(labels))]
-    inside = next(value for value in itertools.chain(range(256), named) if isPositive(value))
-    usual = int(REST) if inside == POSITIVE else 0
-    outside = next(
-        value
-        for value in itertools.chain((usual, 0, 255), range(256), itertools.count(256))
-        if not isPositive(value)
-    )
-    return inside, outside, np.promote_types(np.min_scalar_type(inside), np.min_scalar_type(outside))
+            write(np.where(positive, filling.inside, filling.outside).astype(dtype).T)

@@ -191,6 +191,14 @@ def namedLabels(mask: Volume) -> Labels:
     return _valuesOf(readSegments(mask))
 
 
+def means(labels: Labels, segment: Segment) -> bool:
+    """Whether labels mean a segment, by its name or its number; () means none."""
+    if np.size(labels) == 0:
+        return False
+    isComplement, parts = splitLabels(labels)
+    return any(_fits(part, segment) for part in parts) != isComplement
+
+
 def _choosePositive(labels: Labels, segments: list[Segment], path: Path) -> list[Segment]:
     """Choose the segments that are positive, at least one."""
     isComplement, parts = splitLabels(labels)

@@ -25,6 +25,7 @@ class Target(NamedTuple):
     name: str
     labels: tuple[int, ...] | str  # in the manual mask
     colour: tuple[float, float, float]  # red, green, blue in 0..1
+    ignoreLabel: Labels = ()  # labels that count nowhere, as the user or the training gives them
 
     @property
     def cssColour(self) -> str:
@@ -47,7 +48,7 @@ def chooseTargets(
     known : sequence of int, str, int or None
         Labels of the training, as far as they are known.
     hasReference : bool
-        Whether there is a manual mask to look for them in.
+        Whether there is a manual mask to look for them in, or one is to be written.
 
     Raises
     ------

@@ -15,14 +15,16 @@ from scipy import ndimage
 from engine.base.errors import PipelineError
 from engine.base.workers import Here, openWorkers
 from engine.measures.boxes import MOST_CELLS
+from engine.preparation.pairs import listPairs, openPairs
 from engine.results import ranges, suggested, suggestions
 from engine.results.evaluation import Criteria, Evaluation, Written
-from engine.results.suggestions import chooseValues, cutBoxes, suggestBoxes
-from engine.volumes.formats import openVolume
+from engine.results.suggestions import cutBoxes, suggestBoxes
+from engine.volumes.formats import openVolume, stemOf
 from engine.volumes.growing import encodeProbability
 from engine.volumes.nrrdWriter import openPlanes
 from engine.volumes.scale import MOMENTS_FIELD, Scale, Statistics, measureVolume
-from engine.volumes.targets import PUBLISHED, parseLabels, selectPositive
+from engine.volumes.segments import ignoredLabels, resolveLabels
+from engine.volumes.targets import PUBLISHED, selectPositive
 
 SHAPE = (150, 100, 84)  # x, y, z
 SPOTS = {"first": (40, 36, 50), "second": (110, 60, 30)}  # of the probability
@@ -76,9 +78,10 @@ def write(arrays, tmp_path):
     return make
 
 
-def evaluationOf(threshold=0.5, minimumVoxels=1, labels=(0,), connectivity=26):
+def evaluationOf(threshold=0.5, minimumVoxels=1, labels=(0,), connectivity=26, ignoreLabel=()):
     criteria = Criteria(threshold, connectivity, minimumVoxels)
-    return Evaluation(PUBLISHED._replace(labels=labels), criteria, None, {}, None, None)
+    target = PUBLISHED._replace(labels=labels, ignoreLabel=ignoreLabel)
+    return Evaluation(target, criteria, None, {}, None, None)
 
 
 def suggest(written, count=2, evaluation=None, workers=None, scale=SCALE):
@@ -96,7 +99,7 @@ def listed(written):
 def pairsOf(written):
     folder = folderOf(written)
     images, masks = (sorted((folder / name).iterdir()) for name in suggested.FOLDERS)
-    assert [path.name for path in images] == [path.name for path in masks]
+    assert [stemOf(path) for path in images] == [stemOf(path) for path in masks]
     return list(zip(images, masks, strict=True))
 
 
@@ -238,30 +241,6 @@ def testAnyNumberOfProcessesGivesTheSameFiles(write, monkeypatch):
 # ----------------------------------------------------------------------------------------------------- labels
 
 
-@pytest.mark.parametrize(
-    ("label", "values"),
-    [
-        ("0", (0, 255, "uint8")),
-        ("1", (1, 0, "uint8")),
-        ("2,1", (1, 0, "uint8")),
-        ("1-30", (1, 0, "uint8")),
-        ("!0", (1, 0, "uint8")),
-        ("!0,255", (1, 0, "uint8")),
-        ("!1", (0, 1, "uint8")),
-        ("0,255", (0, 1, "uint8")),
-        ("0-255", (0, 256, "uint16")),
-        ("300-305", (300, 0, "uint16")),
-        ("-5--2", (-5, 0, "int16")),
-        ("-7", (-7, 0, "int16")),
-    ],
-)
-def testValuesOfAMaskAreThoseOfItsLabels(label, values):
-    inside, outside, dtype = chooseValues(parseLabels(label))
-    assert (inside, outside, dtype.name) == values
-    mask = np.array([inside, outside], dtype)
-    np.testing.assert_array_equal(selectPositive(mask, parseLabels(label)), [True, False])
-
-
 def testMasksHaveTheLabelsOfTheTraining(write, arrays):
     written = write()
     suggest(written, 1, evaluationOf(labels=(1,)))
@@ -270,18 +249,70 @@ def testMasksHaveTheLabelsOfTheTraining(write, arrays):
     assert listed(written)[0]["positiveLabel"] == "1"
 
 
+def testLabelsWithNamesGiveSegmentations(write, arrays):
+    written = write()
+    suggest(written, 2, evaluationOf(labels="precipitate,pore", ignoreLabel="dirt"))
+    for entry, (image, mask) in zip(listed(written), pairsOf(written), strict=True):
+        assert image.name == f"{entry['name']}.nrrd" and mask.name == f"{entry['name']}.seg.nrrd"
+        labels, header = nrrd.read(str(mask))
+        assert labels.dtype == np.uint8 and header["encoding"] == "gzip"
+        np.testing.assert_array_equal(labels, cut(arrays[1], entry["box"]) >= 0.5)
+        assert header["Segmentation_MasterRepresentation"] == "Binary labelmap"
+        assert header["Segmentation_ContainedRepresentationNames"] == "Binary labelmap|"
+        assert header["Segmentation_ReferenceImageExtentOffset"] == "0 0 0"
+        for number, name in enumerate(("precipitate", "pore", "dirt")):
+            row = {key: header[f"Segment{number}_{key}"] for key in ("ID", "Name", "LabelValue", "Layer")}
+            value = str(number + 1)
+            assert row == {"ID": f"Segment_{value}", "Name": name, "LabelValue": value, "Layer": "0"}
+            assert header[f"Segment{number}_Extent"] == "0 63 0 63 0 63"
+        colours = [header[f"Segment{number}_Color"] for number in range(3)]
+        assert colours[0] == "0.9 0.33 0.05" and len(set(colours)) == 3
+        assert not [key for key in header if key.startswith("Segment3")]
+        assert entry["positiveLabel"] == "precipitate,pore"
+
+
+def testSegmentationsLieWhereTheirImagesLie(write):
+    written = write(header=OBLIQUE | {MOMENTS_FIELD: "1 2"})
+    suggest(written, 2, evaluationOf(labels="pore"))
+    for image, mask in pairsOf(written):
+        one, other = (sitk.ReadImage(str(path)) for path in (image, mask))
+        assert one.GetSize() == other.GetSize() and one.GetOrigin() == other.GetOrigin()
+        assert one.GetSpacing() == other.GetSpacing() and one.GetDirection() == other.GetDirection()
+        header = nrrd.read_header(str(mask))
+        assert list(header["space units"]) == ["um"] * 3 and MOMENTS_FIELD not in header
+    folder = folderOf(written)
+    assert listPairs(*(folder / name for name in suggested.FOLDERS)) == pairsOf(written)
+
+
+def testAUserCorrectsEverySegmentOfABox(write, arrays):
+    written = write()
+    suggest(written, 1, evaluationOf(labels="precipitate,pore", ignoreLabel="dirt"))
+    image, mask = pairsOf(written)[0]
+    labels, header = nrrd.read(str(mask))
+    expected = labels > 0
+    labels[:8], expected[:8] = 2, True
+    labels[8:16], expected[8:16] = 0, False
+    labels[16:20], expected[16:20] = 3, False
+    nrrd.write(str(mask), labels, header)
+    pair = openPairs([(image, mask)], "precipitate,pore", "dirt")[0]
+    found, meant = pair.mask.read(), resolveLabels("precipitate,pore", pair.mask)
+    np.testing.assert_array_equal(selectPositive(found, meant), expected)
+    np.testing.assert_array_equal(selectPositive(found, ignoredLabels(pair.mask, "dirt")), labels == 3)
+
+
 # -------------------------------------------------------------------------------------- what is there already
 
 
-def testTheNextBoxesHaveTheNextNumbersAndLeaveWhatIsThere(write):
-    written = write()
-    suggest(written, 1)
+@pytest.mark.parametrize("labels", [(0,), "pore"])
+def testTheNextBoxesHaveTheNextNumbersAndLeaveWhatIsThere(write, labels):
+    written, evaluation = write(), evaluationOf(labels=labels)
+    suggest(written, 1, evaluation)
     _, mask = pairsOf(written)[0]
     labels, header = nrrd.read(str(mask))
     labels[:9] = 0  # as a user would
     nrrd.write(str(mask), labels, header)
     before = {path: path.read_bytes() for path in folderOf(written).rglob("*.nrrd")}
-    told = suggest(written, 1)
+    told = suggest(written, 1, evaluation)
     assert {path: path.read_bytes() for path in before} == before
     assert [entry["number"] for entry in listed(written)] == [1, 2]
     assert not overlap(*(entry["box"] for entry in listed(written)))
@@ -299,12 +330,20 @@ def testBoxesThatWereMovedAwayCountAsLabelled(write):
     assert [image.stem for image, _ in pairsOf(written)] == [second["name"]]
 
 
-def testFilesWithoutAListCountAsLabelled(write):
+@pytest.mark.parametrize("labels", [(0,), "pore"])
+def testFilesWithoutAListCountAsLabelled(write, labels):
     written = write()
-    suggest(written, 1)
+    suggest(written, 1, evaluationOf(labels=labels))
     first = listed(written)[0]
     (folderOf(written) / "suggested.json").unlink()
-    pairsOf(written)[0][0].unlink()  # the mask alone
+    image, mask = pairsOf(written)[0]
+    image.unlink()
+    if labels == "pore":  # as 3D Slicer may save it: no more than is drawn, in layers
+        voxels, header = nrrd.read(str(mask))
+        layers = np.stack([voxels[:8, :8, :8]] * 2)
+        kinds = {"kinds": ["list", *["domain"] * 3]}
+        kinds["space directions"] = np.vstack([np.full(3, np.nan), header["space directions"]])
+        nrrd.write(str(mask), layers, header | kinds | {"Segment0_Layer": "1"})
     suggest(written, 1)
     second = listed(written)[0]
     assert second["number"] == 2 and not overlap(first["box"], second["box"])
@@ -323,9 +362,9 @@ def testNoMoreBoxesThanFit(write):
     assert {path: path.read_bytes() for path in folderOf(written).rglob("*.nrrd")} == before
 
 
-@pytest.mark.parametrize("stopAt", [0, 1, 3])
-def testAnInterruptedRunGoesOnWithItsBoxes(write, monkeypatch, stopAt):
-    written, opened = write(), itertools.count()
+@pytest.mark.parametrize(("stopAt", "labels"), [(0, (0,)), (1, (0,)), (3, (0,)), (2, "pore"), (3, "pore")])
+def testAnInterruptedRunGoesOnWithItsBoxes(write, monkeypatch, stopAt, labels):
+    written, opened, evaluation = write(), itertools.count(), evaluationOf(labels=labels)
 
     @functools.wraps(openPlanes)
     def stop(*arguments):
@@ -335,18 +374,27 @@ def testAnInterruptedRunGoesOnWithItsBoxes(write, monkeypatch, stopAt):
 
     monkeypatch.setattr(suggestions, "openPlanes", stop)
     with pytest.raises(KeyboardInterrupt):
-        suggest(written)
+        suggest(written, 2, evaluation)
     planned = listed(written)
     assert len(planned) == 2 and not any(entry["isWritten"] for entry in planned)
     monkeypatch.setattr(suggestions, "openPlanes", openPlanes)
-    suggest(written)
+    suggest(written, 2, evaluation)
     entries = listed(written)
     assert [entry["name"] for entry in entries] == [entry["name"] for entry in planned]
     assert all(entry["isWritten"] for entry in entries) and len(pairsOf(written)) == 2
     interrupted = readFiles(written)
     shutil.rmtree(folderOf(written))
-    suggest(written)
+    suggest(written, 2, evaluation)
     assert readFiles(written) == interrupted
+
+
+def testAMaskOfTheOtherKindIsTheMaskOfABox(write):
+    written = write()
+    suggest(written, 1)
+    before, path = readFiles(written), folderOf(written) / "suggested.json"
+    path.write_text(path.read_text().replace('"isWritten": true', '"isWritten": false'))
+    suggest(written, 1, evaluationOf(labels="pore"))
+    assert readFiles(written) == before
 
 
 # --------------------------------------------------------------------------------------------------- refusals
