@@ -103,7 +103,7 @@ def trainAndPredict(data: Path, seed: int, epochCount: int) -> tuple[np.ndarray,
     seconds, scores = time.perf_counter() - begin, ThresholdScores()
     for pair in readSet(data, "validation"):
         scores.add(predict(network, pair["image"][0]), pair["label"][0] > 0)
-    threshold, dice = scores.best()
+    threshold, dice = scores.choose()
     volume = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read()
     notes = {"validationDice": dice, "threshold": threshold, "seconds": seconds, "steps": STEPS}
     return predict(network, functions.prep_img(volume)), notes

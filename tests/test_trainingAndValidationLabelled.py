@@ -312,7 +312,7 @@ def testThresholdsAreChosenOnLabelledVoxels(tmp_path):
             return np.select([truth < 0, truth > 0], [0.9, 0.405], 0.1).astype(np.float32)[None, ..., None]
 
     scores = scoreSamples(Model(), samples)
-    assert scores.best() == (0.11, 1.0)
+    assert scores.choose() == (0.25, 1.0)
     assert scores.dices == [1.0] * 3
     total = sum(histogram.sum() for histogram in scores.histograms)
     assert total == chooseSlices("validation").sum()

@@ -51,7 +51,7 @@ class Record(NamedTuple):
             {file: scores of the validation data}; default: it is not finished.
         """
         scores, progress = scores or {}, training.progress
-        thresholds = {name: part.best() for name, part in scores.items()}
+        thresholds = {name: part.choose() for name, part in scores.items()}
         models = self.outputs.models if thresholds else self.outputs.models[:-1]  # the last is yet to come
         course = {"devices": training.devices, "seconds": progress.seconds}
         self.contract._replace(

@@ -67,7 +67,7 @@ def drawExtremes(model, samples: Samples, scores: ThresholdScores, path: Path) -
         image, mask = samples.read(index)
         title = f"{words}: sub-volume {index}, Dice {scores.dices[index]:.3f}"
         examples.append((title, image, mask, _predict(model, image)))
-    drawValidationExample(examples, scores.best()[0], path)
+    drawValidationExample(examples, scores.choose()[0], path)
 
 
 def _predict(model, image: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import numpy as np
 from engine.measures.sureness import dice
 
 BIN_COUNT = 100  # thresholds 0.01, 0.02, ..., 0.99
+AS_GOOD = 0.01  # of Dice, below the best one
 CALIBRATION_COUNT = 10  # bins of a probability of 0.1
 CURVE_POINTS = 1000  # at most, of a curve that is written down
 DROPPED_BITS = 15  # of 23: 256 bins from one power of 2 to the next
@@ -37,24 +38,31 @@ class ThresholdScores:
         self.histograms.append(counts.reshape(2, BIN_COUNT))
         self._sums.append(np.bincount(bins, probability.ravel(), minlength=BIN_COUNT))
 
-    def best(self) -> tuple[float, float]:
-        """Find the threshold with the highest Dice; returns both. 0.5 where nothing is positive."""
+    def choose(self) -> tuple[float, float]:
+        """Choose the threshold for other volumes; returns it and its Dice. 0.5 where nothing is positive.
+
+        It is the middle of those around the best one that are as good to `AS_GOOD`: which of them is best is
+        chance, the more so the fewer voxels are labelled.
+        """
         dices = _dices(np.sum(self.histograms, axis=0))
-        number = int(np.argmax(dices))
-        if not dices[number] > 0:
+        best = int(np.argmax(dices))
+        if not dices[best] > 0:
             return 0.5, 0.0
+        worse = np.flatnonzero(dices < dices[best] - AS_GOOD)  # 0 always is
+        first, last = worse[worse < best].max() + 1, worse[worse > best].min(initial=BIN_COUNT) - 1
+        number = int(first + last) // 2
         return number / BIN_COUNT, float(dices[number])
 
     @property
     def dices(self) -> list[float]:
-        """Dice of every sample at the best threshold."""
-        number = round(self.best()[0] * BIN_COUNT)
+        """Dice of every sample at the threshold that is chosen."""
+        number = round(self.choose()[0] * BIN_COUNT)
         return [float(_dices(histogram)[number]) for histogram in self.histograms]
 
     @property
     def sureness(self) -> list[tuple[float, float]]:
-        """Sureness and Dice, at the best threshold, of every sample in which something is positive."""
-        number = max(round(self.best()[0] * BIN_COUNT), 1)
+        """Sureness and Dice, at the chosen threshold, of every sample in which something is positive."""
+        number = max(round(self.choose()[0] * BIN_COUNT), 1)
         parts = zip(self.histograms, self._sums, self.dices, strict=True)
         known = (
             (counts[:, number:].sum(), sums[number:].sum(), sums[1:].sum(), d) for counts, sums, d in parts

@@ -24,7 +24,7 @@ def testExamplesAreTheWorstAndTheBestSample(tmp_path, count, monkeypatch):
     samples = Samples(tmp_path / "images.npy", tmp_path / "masks.npy")
     model = types.SimpleNamespace(predict_on_batch=lambda batch: batch)  # the grey value as probability
     scores = scoreSamples(model, samples)
-    threshold, _ = scores.best()
+    threshold, _ = scores.choose()
     expected = [scoreVoxels(*pair, threshold)["dice"] for pair in zip(images, masks, strict=True)]
     np.testing.assert_allclose(scores.dices, expected, atol=0.03)
     assert scores.extremes() == (0, count - 1)

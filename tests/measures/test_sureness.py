@@ -47,7 +47,7 @@ def testSurenessOfTheValidationIsThatOfAPrediction():
     scores.add(PROBABILITY, mask)
     scores.add(np.zeros_like(PROBABILITY), mask)  # nothing is positive: tells nothing
     ((known, dice),) = scores.sureness
-    sureness = Sureness(scores.best()[0], {})
+    sureness = Sureness(scores.choose()[0], {})
     sureness.add(0, PROBABILITY)
     assert known == pytest.approx(sureness.finish(), abs=1e-4)
     assert dice == pytest.approx(scores.dices[0], abs=1e-5)
