@@ -234,7 +234,7 @@ def learn(training, plan: list[Layer], record: Record) -> None:
         best = scores[outputs.weightFileDice.name]
         drawExtremes(setup.plain, setup.validation, best, outputs.example)
     record.writeContract(training, scores)
-    say(*describeBest(training.progress), *describeResult(outputs, training.progress.seconds, *best.best()))
+    say(*describeBest(training.progress), *describeResult(outputs, training.progress.seconds, *best.choose()))
 
 
 if __name__ == "__main__":
