@@ -14,7 +14,10 @@ import numpy as np
 
 from engine.base.arrays import measureMoments, refuseNonFinite, slowestFirst
 from engine.base.errors import PipelineError
+from engine.formats.opening import openVolume
 from engine.learning.regions import drawMoments
+from engine.masks.targets import parseLabels as parseLabels
+from engine.masks.targets import selectPositive
 from engine.measures.scores import VoxelScores
 from engine.measures.scores import dropVoxels as dropVoxels
 from engine.measures.scores import scoreCounts as scoreCounts
@@ -26,9 +29,6 @@ from engine.prediction.noData import NoDataSink
 from engine.prediction.tasks import Range, Task
 from engine.prediction.tiles import Sink, Stream, predictVolume
 from engine.preparation.samples import Samples
-from engine.volumes.formats import openVolume
-from engine.volumes.targets import parseLabels as parseLabels
-from engine.volumes.targets import selectPositive
 from engine.volumes.volume import Volume
 
 CUBE = (1.0, 1.0, 1.0)  # edge lengths of a voxel, in any unit

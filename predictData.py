@@ -20,6 +20,8 @@ from engine.base.daskWorkers import DaskWorkers, Scheduler, openScheduler
 from engine.base.files import lockName
 from engine.base.parameters import describeSettings, plainSettings, readParameters
 from engine.base.passes import passOver
+from engine.formats.nrrdGeometry import withVoxelSize
+from engine.formats.opening import openVolume, withLayout
 from engine.network import contracts
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction import run as runs
@@ -37,9 +39,7 @@ from engine.results import kinds, suggested
 from engine.results.evaluation import LABELS, Criteria, Evaluation, Page, Written, describePlace, openTargets
 from engine.results.looks import Looks
 from engine.results.ranges import openHands
-from engine.volumes.formats import openVolume, withLayout
 from engine.volumes.names import shortName
-from engine.volumes.nrrdGeometry import withVoxelSize
 from engine.volumes.volume import Volume, checkRegion
 from functions import predictProbability, readModel
 

@@ -25,6 +25,9 @@ from engine.base.errors import PipelineError
 from engine.base.parameters import describeSettings, pick, plainSettings, readParameters
 from engine.base.words import joinWords, printable
 from engine.base.workers import Workers, openWorkers
+from engine.masks.place import describePlaces
+from engine.masks.segments import resolveLabels
+from engine.masks.targets import Labels, parseLabels, selectPositive
 from engine.preparation.checks import findLeaks, inspectPair, requireMemory
 from engine.preparation.cuts import Cut, keepLabelled, listCuts
 from engine.preparation.labelled import Labelled, parseLabelled
@@ -39,10 +42,7 @@ from engine.preparation.samples import (
 )
 from engine.preparation.sets import describeSets, doubtSets
 from engine.volumes.names import shortName
-from engine.volumes.place import describePlaces
 from engine.volumes.scale import Finding, Statistics, measureKept
-from engine.volumes.segments import resolveLabels
-from engine.volumes.targets import Labels, parseLabels, selectPositive
 from functions import (
     ROTATION_AXES,
     chooseSubVolumeSide,

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from measure import ROOT, describeMachine, median, runInTurn
 
-from engine.volumes.formats import openVolume
-from engine.volumes.nrrdHeaders import describeData, formatHeader
+from engine.formats.nrrdHeaders import describeData, formatHeader
+from engine.formats.opening import openVolume
 
 PYTHON, DASK = sys.executable, "distributed.cli.dask_"
 NOTHING = [f"--no-{name}" for name in ("mask", "segmentation", "labels", "particles", "report", "overview")]

@@ -31,8 +31,8 @@ import measure
 import numpy as np
 from scipy import ndimage
 
+from engine.formats.opening import openVolume
 from engine.preparation.samples import openSamples
-from engine.volumes.formats import openVolume
 from functions import scoreVoxels, selectPositive
 
 ROOT = measure.ROOT

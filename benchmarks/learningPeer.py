@@ -7,9 +7,9 @@ import numpy as np
 from measure import ROOT
 
 import functions
+from engine.formats.opening import openVolume
 from engine.measures.thresholds import ThresholdScores
 from engine.preparation.samples import Samples
-from engine.volumes.formats import openVolume
 
 FEATURES = (8, 8, 16, 32, 64, 8)
 PATCH, BATCH = 64, 2

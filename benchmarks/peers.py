@@ -20,6 +20,7 @@ import numpy as np
 
 from engine.base.arrays import mergeMoments
 from engine.base.machine import preferInstructions
+from engine.formats.nrrdHeaders import describeData, formatHeader
 from engine.network.devices import describeDevice, hasGpu
 from engine.network.models import Weights
 from engine.network.plan import Layer, haloOf, sideMultiple, variableShapes
@@ -29,7 +30,6 @@ from engine.prediction.openvinoStream import TYPES, loadOpenvino
 from engine.prediction.stream import EPSILON, Step, describeStream
 from engine.prediction.tasks import Task
 from engine.prediction.tiles import predictVolume
-from engine.volumes.nrrdHeaders import describeData, formatHeader
 from functions import buildModel, readModel
 
 MODELS = measure.ROOT / "modelAndWeights"

@@ -23,12 +23,12 @@ import numpy as np
 
 from engine.base.console import Stopwatch, say
 from engine.base.workers import openWorkers
+from engine.formats.nrrdWriter import openPlanes
+from engine.formats.opening import openVolume
+from engine.masks.targets import PUBLISHED
 from engine.results.evaluation import Criteria, Evaluation, Page
 from engine.results.judging import Written, evaluate
 from engine.results.looks import Looks
-from engine.volumes.formats import openVolume
-from engine.volumes.nrrdWriter import openPlanes
-from engine.volumes.targets import PUBLISHED
 
 SLAB = 16
 RADII = (2.0, 6.0)  # voxels

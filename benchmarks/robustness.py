@@ -22,7 +22,7 @@ from learning import scoreParticles
 from surprises import addAir, cropInside
 
 from engine.base.records import readJson
-from engine.volumes.formats import openVolume
+from engine.formats.opening import openVolume
 from functions import scoreVoxels, selectPositive
 
 SHAPE = (144, 144, 96)

@@ -25,8 +25,8 @@ from robustness import TRAINING, USUAL, simulate
 
 from engine.base.arrays import measureMoments
 from engine.base.records import readJson
+from engine.formats.opening import openVolume
 from engine.measures.boxes import Box, Grid
-from engine.volumes.formats import openVolume
 from engine.volumes.scale import MOMENTS_FIELD
 from functions import scoreVoxels, selectPositive
 

@@ -28,7 +28,7 @@ import predictData
 from engine.base.drawing import makeFigure, saveFigure
 from engine.base.errors import PipelineError
 from engine.base.records import readJson
-from engine.volumes.formats import openVolume
+from engine.formats.opening import openVolume
 
 SIDE = 64  # of a random specimen
 PARTICLE = 0.48  # grey value of a particle; air is 0, the matrix 1

@@ -64,7 +64,7 @@ def whole(tmp_path_factory):
     from predictions import predict
     from sampleVolumes import writeVolume
 
-    from engine.volumes.formats import openVolume
+    from engine.formats.opening import openVolume
 
     folder = tmp_path_factory.mktemp("whole")
     grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(((0, 64), (20, 68), (24, 120)))

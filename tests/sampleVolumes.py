@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from engine.base.errors import PipelineError
-from engine.volumes.formats import openVolume
-from engine.volumes.nrrdHeaders import describeData, formatHeader
+from engine.formats.nrrdHeaders import describeData, formatHeader
+from engine.formats.opening import openVolume
 
 SHAPE = (5, 4, 3)
 OBLIQUE = np.array(

@@ -11,12 +11,14 @@ from places import ROOT
 ARROWS = {
     "base": set(),
     "volumes": {"base"},
+    "formats": {"volumes", "base"},
+    "masks": {"formats", "volumes", "base"},
     "network": {"base"},
-    "preparation": {"volumes", "base"},
+    "preparation": {"masks", "formats", "volumes", "base"},
     "measures": {"volumes", "base"},
     "learning": {"preparation", "network", "measures", "base"},
-    "prediction": {"network", "volumes", "base"},
-    "results": {"measures", "volumes", "base"},
+    "prediction": {"network", "formats", "volumes", "base"},
+    "results": {"measures", "masks", "formats", "volumes", "base"},
 }
 SCRIPTS = ("prepareData", "trainingAndValidation", "predictData")
 PRINTING = re.compile(r"(builtins\.)?print|(sys\.)?(__)?std(out|err)(__)?(\.buffer)?\.write(lines)?")
@@ -180,10 +182,10 @@ def testFilesStayShort(name):
     ("source", "target", "word"),
     [
         ("engine.base.files", "engine.volumes.frame", "may import nothing, not volumes"),
-        ("engine.results.report", "engine.network.devices.loadKeras", "may import base, measures, volumes"),
+        ("engine.results.report", "engine.network.devices.loadKeras", "may import base, formats, masks, measures, volumes"),
         ("engine.network.models", "functions.readModel", "nothing in engine imports functions"),
         ("engine.network.models", "predictData", "nothing in engine imports functions or a script"),
-        ("engine.volumes.tiff", "engine.figures", "which engine.figures is not"),
+        ("engine.formats.tiff", "engine.figures", "which engine.figures is not"),
         ("engine.loose", "engine.base", "lies in one of its packages"),
     ],
 )
@@ -195,7 +197,7 @@ def testForbiddenImportsAreNoticed(source, target, word):
     "target", ["numpy", "engine.base.files", "engine.volumes.frame.Frame", "functionsOf"]
 )
 def testAllowedImportsAreLeftAlone(target):
-    assert judgeArrow("engine.volumes.tiff", target) == ""
+    assert judgeArrow("engine.formats.tiff", target) == ""
 
 
 def testImportsAreFoundWhereverTheyStand():

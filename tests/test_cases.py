@@ -14,7 +14,7 @@ from projects import callMain, checkRefusal, refusal, runCommand, snapshot
 import predictData
 import prepareData
 from engine.base.words import printable
-from engine.volumes.formats import openVolume
+from engine.formats.opening import openVolume
 
 MAKE = SHARED / "cases" / "make.py"
 FEW = ("--no-report", "--no-overview")

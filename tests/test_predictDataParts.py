@@ -18,9 +18,9 @@ from sampleVolumes import writeVolume
 import engine.base.records
 import engine.results.ranges
 import engine.results.reading
+from engine.formats.growing import partialName
+from engine.formats.opening import openVolume
 from engine.prediction.journal import GrowingResult, Journal
-from engine.volumes.formats import openVolume
-from engine.volumes.growing import partialName
 
 
 def recordOf(scan):
@@ -402,7 +402,7 @@ def testAResultThatIsFinishedMeanwhileStaysAsItIs(scan, monkeypatch, capfd):
 
 
 def testAFullDiskEndsAPartAndLeavesTheOthers(whole, scan, tmp_path, monkeypatch, capfd):
-    from engine.volumes.growing import GrowingVolume
+    from engine.formats.growing import GrowingVolume
 
     predict(scan, "--part", "0/2")
     with monkeypatch.context() as patched:

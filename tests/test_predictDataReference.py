@@ -14,7 +14,7 @@ from segmentations import writeSegmentation
 import predictData
 from engine.base.console import runScript
 from engine.base.records import digestFile
-from engine.volumes.formats import openVolume
+from engine.formats.opening import openVolume
 
 QUIET = ("--threshold", 0.4, "--no-report", "--no-overview")
 CASES = SHARED / "cases" / "make.py"

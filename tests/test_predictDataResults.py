@@ -24,8 +24,8 @@ from skimage.measure import regionprops_table
 import engine.prediction.told
 import predictData
 from engine.base.files import lockName
+from engine.formats.opening import openVolume
 from engine.results.ranges import Source
-from engine.volumes.formats import openVolume
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,20 @@ from kills import NEVER, killingScript
 from places import ROOT
 from sampleVolumes import writeVolume
 
+from engine.formats.growing import partialName
 from engine.prediction.journal import Journal
-from engine.volumes.growing import partialName
 
 SHAPE = (40, 56, 120)
 
 PREDICT = killingScript(
     """
-import engine.volumes.growing, engine.prediction.journal
+import engine.formats.growing, engine.prediction.journal
 engine.prediction.journal.COMMIT_SECONDS = 0.0
-writeAt = engine.volumes.growing.GrowingVolume._writeAt
+writeAt = engine.formats.growing.GrowingVolume._writeAt
 def writeOrDie(self, position, voxels):
     countdown(lambda: writeAt(self, position, voxels[: len(voxels) // 2]))
     writeAt(self, position, voxels)
-engine.volumes.growing.GrowingVolume._writeAt = writeOrDie
+engine.formats.growing.GrowingVolume._writeAt = writeOrDie
 import gzip
 wrap(gzip.GzipFile, "write")
 """,
@@ -188,7 +188,7 @@ def testInterruptedPredictionSaysSoAndGoesOn(volume, tmp_path):
     output = tmp_path / "out.nrrd"
     output.write_bytes(b"the old result")
     code = (
-        "import time, engine.volumes.growing as p; write = p.GrowingVolume.write\n"
+        "import time, engine.formats.growing as p; write = p.GrowingVolume.write\n"
         "p.GrowingVolume.write = lambda *a: (write(*a), time.sleep(0.3))\n"
         "import runpy, sys; sys.argv[0] = 'predictData.py'\n"
         "runpy.run_path('predictData.py', run_name='__main__')"

@@ -21,8 +21,8 @@ from projects import (
 import predictData
 import prepareData
 import trainingAndValidation
+from engine.formats.opening import stemOf
 from engine.measures import boxes
-from engine.volumes.formats import stemOf
 from engine.volumes.scale import MOMENTS_FIELD
 
 SHAPE = (40, 32, 29)

@@ -13,8 +13,8 @@ from places import ROOT
 from predictions import OBLIQUE, REGION, predict, writeReference
 
 import engine.results.ranges
+from engine.formats.opening import openVolume
 from engine.results import judging, outcome, ranges
-from engine.volumes.formats import openVolume
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from places import ROOT
 from predictions import OBLIQUE, predict, readSlowly, refused
 
 import engine.results.outcome as outcome
-from engine.volumes.formats import openVolume
+from engine.formats.opening import openVolume
 
 pytest.importorskip("zarr")
 FORMAT = "--outputFormat", "omezarr"
@@ -163,7 +163,7 @@ def testARunThatIsKilledWhileItWritesLeavesTheOlderFolderAndGoesOn(folder, other
     older = readFolder(zarrOf(other))
     words = ["--nameInput", other, "--nameReference", "none", "--threshold", "0.4", *FORMAT]
     slow = (  # a process that waits for its end where the folder is half written
-        "import sys, time, runpy; import engine.volumes.zarrWriter as writer;"
+        "import sys, time, runpy; import engine.formats.zarrWriter as writer;"
         "write = writer._Level._write;"
         "writer._Level._write = lambda self: (write(self), print('half', flush=True), time.sleep(600));"
         "sys.argv = ['predictData.py', *sys.argv[1:]]; runpy.run_path('predictData.py', run_name='__main__')"
@@ -192,7 +192,7 @@ def testAFullDiskIsToldAndLeavesTheOlderFolder(folder, other, monkeypatch, capfd
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.volumes.zarrWriter._Level._write", fail)
+    monkeypatch.setattr("engine.formats.zarrWriter._Level._write", fail)
     text = refused(capfd, other, "--threshold", 0.4, *FORMAT)
     assert "scan_segmented.ome.zarr" in text and "the disk is full" in text
     assert readFolder(zarrOf(other)) == older

@@ -13,8 +13,8 @@ import prepareData
 from engine.base.console import runScript
 from engine.base.files import lockName
 from engine.base.passes import passOver
+from engine.formats.opening import openVolume
 from engine.preparation import checks, samples
-from engine.volumes.formats import openVolume
 
 SHAPE = (24, 16, 16)
 VOXEL = {"spacings": [0.65, 0.65, 1.3], "units": ["um", "um", "um"]}

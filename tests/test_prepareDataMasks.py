@@ -13,7 +13,7 @@ from projects import callMain, refusal
 from segmentations import drawSegments, writeSegmentation
 
 import prepareData
-from engine.volumes.formats import isVolumeName
+from engine.formats.opening import isVolumeName
 
 SHAPE = (24, 16, 8)
 PLACE = {

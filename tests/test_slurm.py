@@ -14,8 +14,8 @@ from predictions import predict, readBytes
 from queues import Queue
 from sampleVolumes import writeVolume
 
+from engine.formats.opening import openVolume
 from engine.prediction.journal import Journal
-from engine.volumes.formats import openVolume
 
 REGION = ((0, 64), (20, 68), (24, 120))
 NAME = "a scan's $HOME 100% %a.nrrd"  # whatever a shell or SLURM might read in it

@@ -73,7 +73,7 @@ def testResultsOfANameOfAnyBytesAreWrittenAndKnownAgain(models, tmp_path, capfd,
 
 
 def testAnInterruptedResultOfANameOfAnyBytesIsGoneOnWith(models, tmp_path, capfd, monkeypatch):
-    from engine.volumes.growing import GrowingVolume
+    from engine.formats.growing import GrowingVolume
 
     writeNrrd(tmp_path / "a.nrrd", makeVolume(4)[0])
     (tmp_path / "a.nrrd").rename(tmp_path / f"{NAMES[0]}.nrrd")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.base.machine import preferInstructions
+from engine.formats.opening import openVolume
 from engine.prediction.backends import chooseBackend, openStream
 from engine.prediction.job import Job
 from engine.prediction.journal import GrowingResult, joinResult
@@ -16,7 +17,6 @@ from engine.prediction.layout import tileSection
 from engine.prediction.stream import describeStream
 from engine.prediction.tasks import Task
 from engine.prediction.tiles import Stream
-from engine.volumes.formats import openVolume
 from engine.volumes.volume import Volume
 
 

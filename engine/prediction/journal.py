@@ -22,8 +22,7 @@ from engine.base.errors import PipelineError
 from engine.base.files import removeLeftovers
 from engine.base.records import listDifferences, readJson, writeJson
 from engine.base.sums import SumFiles
-from engine.prediction.tasks import Task, mergeTasks
-from engine.volumes.growing import (
+from engine.formats.growing import (
     GrowingVolume,
     beginGrowing,
     createGrowing,
@@ -31,6 +30,7 @@ from engine.volumes.growing import (
     partialName,
     requireWritable,
 )
+from engine.prediction.tasks import Task, mergeTasks
 
 SHARED = "parts"  # entry of the record of a result that several processes make
 COMMIT_SECONDS = 5.0  # between two entries: what a kill can cost

@@ -17,6 +17,8 @@ from engine.base.records import (
 )
 from engine.base.sums import SumFiles
 from engine.base.workers import Here, Workers
+from engine.formats.growing import describeScale
+from engine.formats.nrrdGeometry import resultHeader
 from engine.prediction.backends import Backend, availableMemory, baseMemory, openStream
 from engine.prediction.job import Job
 from engine.prediction.journal import SHARED, Journal
@@ -37,9 +39,7 @@ from engine.prediction.statistics import ALONE, Walker
 from engine.prediction.stream import Step
 from engine.prediction.tasks import Task, leaveOut, listTasks
 from engine.prediction.tiles import Stream
-from engine.volumes.growing import describeScale
 from engine.volumes.names import nameOf
-from engine.volumes.nrrdGeometry import resultHeader
 from engine.volumes.scale import Scale
 
 MANY_SLABS = 100  # from which on timing two of them in advance is worth it

@@ -20,11 +20,11 @@ from engine.base.records import (
     sketchFiles,
     spreadOver,
 )
+from engine.formats.growing import explainedWriting, partialName
 from engine.prediction.journal import SHARED, Journal
 from engine.prediction.layout import Layout
 from engine.prediction.parts import Part
 from engine.prediction.request import Request, digestInputs, nameInputs, showInputs
-from engine.volumes.growing import explainedWriting, partialName
 
 DECISIVE = {"keras", "tensorflow", "jax", "openvino", "numpy", "scipy", "connected-components-3d"}
 VISIBLE_SECONDS = 60.0  # after which every client of a shared file system sees a new file

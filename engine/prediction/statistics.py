@@ -12,11 +12,11 @@ from engine.base.ranges import Maker, cutRanges, walkRanges
 from engine.base.squares import Squares
 from engine.base.sums import SumFiles
 from engine.base.workers import Here, Workers
+from engine.formats.opening import openVolume
+from engine.formats.rawData import isSequential
 from engine.prediction.request import Request
-from engine.volumes.formats import openVolume
 from engine.volumes.greys import NoData, equals
 from engine.volumes.names import nameOf
-from engine.volumes.rawData import isSequential
 from engine.volumes.scale import Finding, Statistics, measureBy
 from engine.volumes.volume import Region, Volume, checkRegion, chooseSlab, watchSlabs
 

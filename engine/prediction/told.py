@@ -8,6 +8,8 @@ import numpy as np
 
 from engine.base.console import Stopwatch, describeDuration, describeShape
 from engine.base.errors import PipelineError
+from engine.formats.growing import partialName
+from engine.formats.nrrdGeometry import voxelSizeOf
 from engine.network.devices import SAME_TO_ROUNDING
 from engine.prediction.journal import SHARED, Journal
 from engine.prediction.layout import GIB, tileSection, workFactor
@@ -17,9 +19,7 @@ from engine.prediction.run import Run
 from engine.prediction.tasks import Task, leaveOut
 from engine.prediction.tiles import Stream, timeSlab
 from engine.volumes.frame import compareSizes, describeSize, sizeOfVoxel
-from engine.volumes.growing import partialName
 from engine.volumes.names import shortName
-from engine.volumes.nrrdGeometry import voxelSizeOf
 
 MANY = 8  # parts that are named one by one
 

@@ -13,14 +13,14 @@ from engine.base.errors import PipelineError
 from engine.base.machine import freeMemoryGiB
 from engine.base.passes import passOver
 from engine.base.workers import refuseNegativeCount
+from engine.formats.rawData import isHeld
+from engine.masks.otherValues import OtherValues
+from engine.masks.segments import namedLabels, resolveLabels
+from engine.masks.targets import Labels, describeLabels, selectPositive
 from engine.preparation.labelled import EVERYTHING, Labelled
 from engine.preparation.pairs import Pair
 from engine.preparation.samples import Part
-from engine.volumes.otherValues import OtherValues
-from engine.volumes.rawData import isHeld
 from engine.volumes.scale import Finding, Statistics, describeFinding, measureVolume
-from engine.volumes.segments import namedLabels, resolveLabels
-from engine.volumes.targets import Labels, describeLabels, selectPositive
 from engine.volumes.turned import TurnedVolume
 from engine.volumes.volume import Volume, listSources
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.base.errors import PipelineError
-from engine.volumes.ignored import parseIgnored, refuseBoth, selectIgnored
-from engine.volumes.segments import ignoredLabels
-from engine.volumes.targets import Labels
+from engine.masks.ignored import parseIgnored, refuseBoth, selectIgnored
+from engine.masks.segments import ignoredLabels
+from engine.masks.targets import Labels
 from engine.volumes.volume import Volume
 
 EVERY = "all"  # in place of slices: every one is labelled

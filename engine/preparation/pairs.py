@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from engine.base.errors import PipelineError
 from engine.base.files import splitNumbers
-from engine.volumes.formats import (
+from engine.formats.opening import (
     SHOWN,
     isBareName,
     isVolumeName,
@@ -20,9 +20,9 @@ from engine.volumes.formats import (
     stemOf,
     withLayout,
 )
+from engine.masks.place import openOnto
+from engine.masks.targets import PUBLISHED, Labels
 from engine.volumes.names import splitInner
-from engine.volumes.place import openOnto
-from engine.volumes.targets import PUBLISHED, Labels
 from engine.volumes.volume import Volume
 
 BOX = re.compile(r".*_box\d+_x\d+_y\d+_z\d+")  # what predictData.py --suggest calls its files

@@ -13,11 +13,11 @@ import numpy as np
 from engine.base.errors import PipelineError
 from engine.base.files import lockName
 from engine.base.records import changedNames, digestFile, digestFiles, packageVersions, readJson, writeJson
+from engine.masks.place import viewOf
 from engine.preparation.labelled import EVERYTHING, Labelled
 from engine.preparation.pairs import Pair, explainReadErrors
 from engine.preparation.writing import SampleWriter, writeArraysAtomically
 from engine.volumes.frame import Turn
-from engine.volumes.place import viewOf
 from engine.volumes.volume import Volume
 
 Place = Sequence[slice]

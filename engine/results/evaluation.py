@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 from engine.base.parameters import NOTHING
 from engine.base.ranges import Store
+from engine.masks.ignored import chooseIgnored
+from engine.masks.place import describePlaces, openOnto
+from engine.masks.segments import ignoredLabels
+from engine.masks.targets import PUBLISHED, Labels, Target, chooseTargets
 from engine.results.fillings import chooseFilling
 from engine.results.looks import Looks
-from engine.volumes.ignored import chooseIgnored
-from engine.volumes.place import describePlaces, openOnto
-from engine.volumes.segments import ignoredLabels
-from engine.volumes.targets import PUBLISHED, Labels, Target, chooseTargets
 from engine.volumes.volume import Region, Volume
 
 LABELS = "positiveLabel", "ignoreLabel"  # parameters, and fields of a contract

@@ -10,16 +10,16 @@ import numpy as np
 
 from engine.base.deflated import Deflating, Member, Piece
 from engine.base.files import explainWriteError, temporaryName, writeAtomically
+from engine.formats.nrrdHeaders import describeData, formatHeader
+from engine.formats.tiff import openTiff
+from engine.formats.zarrWriter import openZarr
+from engine.masks.segmentFields import describeSegments
+from engine.masks.segments import Segment
+from engine.masks.targets import Target
 from engine.measures.labelling import Labels
 from engine.results.evaluation import Criteria
 from engine.results.kinds import BY_KIND, FORMS, TIFF, ZARR, Voxels, formatOf
 from engine.volumes.frame import Frame
-from engine.volumes.nrrdHeaders import describeData, formatHeader
-from engine.volumes.segmentFields import describeSegments
-from engine.volumes.segments import Segment
-from engine.volumes.targets import Target
-from engine.volumes.tiff import openTiff
-from engine.volumes.zarrWriter import openZarr
 
 CHUNK_ROWS = 10_000
 MICROMETRES = ("\xb5m", "\u03bcm")  # micro sign, Greek letter

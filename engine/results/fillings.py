@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.base.errors import PipelineError
-from engine.results.kinds import POSITIVE, REST
-from engine.volumes.ignored import selectIgnored
-from engine.volumes.segmentFields import describeSegments
-from engine.volumes.segments import Segment, means
-from engine.volumes.targets import (
+from engine.masks.ignored import selectIgnored
+from engine.masks.segmentFields import describeSegments
+from engine.masks.segments import Segment, means
+from engine.masks.targets import (
     Labels,
     Target,
     describeLabels,
@@ -19,6 +18,7 @@ from engine.volumes.targets import (
     selectPositive,
     splitLabels,
 )
+from engine.results.kinds import POSITIVE, REST
 
 Part = tuple[int, int] | str  # of labels: a range, both ends included, or a name
 

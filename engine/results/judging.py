@@ -6,6 +6,11 @@ import numpy as np
 
 from engine.base.console import Stopwatch
 from engine.base.workers import Workers
+from engine.formats.growing import partialName
+from engine.formats.metaWriter import writeMetaHeader
+from engine.formats.nrrdGeometry import readFrame, resultHeader, voxelSizeOf
+from engine.masks.segments import namedLabels, resolveLabels
+from engine.masks.targets import Labels, Target
 from engine.measures.scores import dropVoxels
 from engine.results import outcome
 from engine.results.evaluation import Evaluation, Written
@@ -14,11 +19,6 @@ from engine.results.pictures import drawPrediction
 from engine.results.ranges import Source
 from engine.results.reading import SHOWN, Question, Reading, leaveRanges, readAll
 from engine.volumes.frame import Frame
-from engine.volumes.growing import partialName
-from engine.volumes.metaWriter import writeMetaHeader
-from engine.volumes.nrrdGeometry import readFrame, resultHeader, voxelSizeOf
-from engine.volumes.segments import namedLabels, resolveLabels
-from engine.volumes.targets import Labels, Target
 from engine.volumes.volume import Volume
 
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from engine.base.errors import PipelineError
 from engine.base.files import refuseLongNames
-from engine.volumes.formats import findBeside, stemOf
-from engine.volumes.growing import partialName
+from engine.formats.growing import partialName
+from engine.formats.opening import findBeside, stemOf
+from engine.formats.tiff import requireTifffile
+from engine.formats.zarrWriter import requireReplaceable, requireZarr
 from engine.volumes.names import splitInner
-from engine.volumes.tiff import requireTifffile
 from engine.volumes.volume import Volume
-from engine.volumes.zarrWriter import requireReplaceable, requireZarr
 
 POSITIVE, REST = np.uint8(0), np.uint8(255)  # published
 NRRD, TIFF, ZARR = "nrrd", "tiff", "omezarr"  # outputFormat

@@ -16,6 +16,8 @@ from engine.base.passes import passOver
 from engine.base.records import digestFile, digestFiles, packageVersions, writeJson
 from engine.base.threads import writeBehind
 from engine.base.workers import Here, Workers
+from engine.masks.otherValues import OtherValues
+from engine.masks.targets import Target, describeLabels, parseLabels
 from engine.measures.analysis import Judged, Measured, describeScores
 from engine.measures.labelling import Labels, Relabelling
 from engine.measures.matching import hideManualLabels
@@ -27,8 +29,6 @@ from engine.results.ranges import Blocks, Range, Source, walk
 from engine.results.reading import listPairs
 from engine.results.report import describeContent, packVolumes, writeReport
 from engine.volumes.names import shortName
-from engine.volumes.otherValues import OtherValues
-from engine.volumes.targets import Target, describeLabels, parseLabels
 from engine.volumes.volume import Volume
 
 

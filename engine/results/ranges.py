@@ -22,10 +22,10 @@ from engine.base.machine import coreCount, freeMemoryGiB
 from engine.base.ranges import cutRanges
 from engine.base.records import sketchFile, spreadOver
 from engine.base.workers import Processes, Workers, openWorkers
+from engine.formats.opening import openMask, openVolume
+from engine.masks.place import View, openView, viewOf
 from engine.measures.labelling import Labels
-from engine.volumes.formats import openMask, openVolume
 from engine.volumes.names import nameOf
-from engine.volumes.place import View, openView, viewOf
 from engine.volumes.volume import Region, Volume, chooseSlab
 
 LOGGER = logging.getLogger(__name__)

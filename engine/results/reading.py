@@ -10,6 +10,10 @@ from engine.base.passes import passOver
 from engine.base.ranges import Store, pack, unpack
 from engine.base.records import sketchFile
 from engine.base.workers import Here, Workers
+from engine.formats.growing import decodeProbability
+from engine.masks.ignored import selectIgnored
+from engine.masks.otherValues import OtherValues
+from engine.masks.targets import Labels, selectPositive
 from engine.measures.analysis import Judged
 from engine.measures.scores import VoxelScores
 from engine.measures.sureness import Sureness
@@ -17,10 +21,6 @@ from engine.results.evaluation import Criteria
 from engine.results.looks import Looks
 from engine.results.ranges import Blocks, Range, Source, walk
 from engine.volumes.frame import Frame
-from engine.volumes.growing import decodeProbability
-from engine.volumes.ignored import selectIgnored
-from engine.volumes.otherValues import OtherValues
-from engine.volumes.targets import Labels, selectPositive
 
 SHOWN, WORDS = ("probability", "manual"), "Measuring particles"
 Pairs = Iterator[tuple[np.ndarray | None, ...]]

@@ -14,12 +14,12 @@ from engine.base.console import describeShape
 from engine.base.errors import PipelineError
 from engine.base.files import explainWriteError, refuseLongNames
 from engine.base.records import readJson, writeJson
+from engine.formats.opening import openVolume, stemOf
+from engine.masks.segmentFields import ENDING
+from engine.masks.targets import describeLabels
 from engine.measures.boxes import MULTIPLE, Box, Choice, Grid
 from engine.results.evaluation import Evaluation
-from engine.volumes.formats import openVolume, stemOf
 from engine.volumes.names import shortName
-from engine.volumes.segmentFields import ENDING
-from engine.volumes.targets import describeLabels
 from engine.volumes.volume import Region, Volume
 
 FOLDERS = "trainingImages", "trainingMasks"

@@ -13,6 +13,13 @@ import numpy as np
 from engine.base.console import describeShape, relativePath
 from engine.base.passes import passOver
 from engine.base.workers import Workers
+from engine.formats.growing import decodeProbability
+from engine.formats.nrrdGeometry import resultHeader
+from engine.formats.nrrdHeaders import TYPES
+from engine.formats.nrrdWriter import ENCODING, openPlanes
+from engine.formats.opening import openVolume
+from engine.formats.rawData import isSequential
+from engine.masks.targets import Target
 from engine.measures.boxes import Box, Cells, Grid, chooseBoxes
 from engine.measures.labelling import Joining, Relabelling
 from engine.results.evaluation import Criteria, Evaluation, Written
@@ -20,14 +27,7 @@ from engine.results.fillings import chooseFilling
 from engine.results.ranges import Blocks, Range, Source, walk
 from engine.results.reading import listPairs
 from engine.results.suggested import LIST, Folder, Planned, nameFolder
-from engine.volumes.formats import openVolume
-from engine.volumes.growing import decodeProbability
-from engine.volumes.nrrdGeometry import resultHeader
-from engine.volumes.nrrdHeaders import TYPES
-from engine.volumes.nrrdWriter import ENCODING, openPlanes
-from engine.volumes.rawData import isSequential
 from engine.volumes.scale import MOMENTS_FIELD, Scale
-from engine.volumes.targets import Target
 from engine.volumes.volume import Volume
 
 # ----------------------------------------------------------------------------------------------- what is seen

@@ -1,1 +1,1 @@
-"""What a volume is, one module a format, and the result that grows on the disk."""
+"""What a volume is, where its voxels lie, and what its grey values are like."""

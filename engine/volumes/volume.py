@@ -22,7 +22,7 @@ Region = tuple[tuple[int | None, int | None], ...]
 
 
 class Volume(Protocol):
-    """Voxels on the disk, of any format; made by `engine.volumes.formats.openVolume`.
+    """Voxels on the disk, of any format; made by `engine.formats.opening.openVolume`.
 
     Attributes
     ----------

@@ -104,8 +104,8 @@ def testLabelsOfAFewSlicesAreComparedWithTheDenseOnes(tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("labels", list(learning.LABELS))
 def testLabelsAreFlagsThatFitTheDemonstrationVolumes(labels):
     import prepareData
+    from engine.formats.opening import openVolume
     from engine.preparation.labelled import parseLabelled
-    from engine.volumes.formats import openVolume
 
     arguments = prepareData.parseArguments(learning.LABELS[labels])
     both = parseLabelled(arguments.ignoreLabel, arguments.labelledSlices, arguments.validationSlices, [0])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from places import ROOT
 
-from engine.volumes.formats import openVolume
+from engine.formats.opening import openVolume
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import clusters

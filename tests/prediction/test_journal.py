@@ -7,12 +7,12 @@ import nrrd
 import numpy as np
 import pytest
 
+import engine.formats.growing
 import engine.prediction.journal
-import engine.volumes.growing
 from engine.base.errors import PipelineError, StoppedBySignal
+from engine.formats.growing import GrowingVolume, partialName
 from engine.prediction.journal import Journal, joinResult, openResult
 from engine.prediction.tasks import Task
-from engine.volumes.growing import GrowingVolume, partialName
 
 SHAPE = (5, 4, 6)
 HEADER = {"space": "left-posterior-superior", "space directions": np.eye(3) * 0.5, "note": "kept"}

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from scans import hide, makeGreys, outsideOf
 from streams import ArraySink, openOpenvino, randomNetwork
 
+from engine.formats.opening import openVolume
 from engine.prediction.job import Job
 from engine.prediction.layout import Layout, tileSection
 from engine.prediction.noData import NoDataSink
 from engine.prediction.tasks import listTasks
-from engine.volumes.formats import openVolume
 from engine.volumes.scale import Scale
 from functions import predictProbability
 

@@ -15,13 +15,13 @@ from places import ROOT, listNames
 from predictions import predict, readBytes
 
 import engine.base.files
+import engine.formats.growing
 import engine.prediction.shared
-import engine.volumes.growing
 from engine.base.files import NO_LINKS, fileSystemOf, lockName, publish
 from engine.base.records import publishJson, readJson
+from engine.formats.growing import GrowingVolume, beginGrowing, createGrowing, partialName
+from engine.formats.opening import openVolume
 from engine.prediction.journal import Journal
-from engine.volumes.formats import openVolume
-from engine.volumes.growing import GrowingVolume, beginGrowing, createGrowing, partialName
 
 LATE_SECONDS = 1.0
 
@@ -80,7 +80,7 @@ def testTheMountsAreLikeTwoMachines(clients):
     with open(first) as one, open(second) as other:
         fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody sees the lock of the other one
-    assert not engine.volumes.growing.isCoherent(second)
+    assert not engine.formats.growing.isCoherent(second)
 
 
 def isSeenLate(first, second, byteCount):
@@ -259,7 +259,7 @@ def testVoxelsThatAreSeenLateAreNotBegunAnew(tmp_path, monkeypatch):
     ("kind", "isCareful"), [("nfs4", True), ("fuse.sshfs", True), ("lustre", False), ("gpfs", False)]
 )
 def testWritesGoToTheServerAtOnceWhereClientsCachePages(tmp_path, monkeypatch, kind, isCareful):
-    monkeypatch.setattr(engine.volumes.growing, "fileSystemOf", lambda path: kind)
+    monkeypatch.setattr(engine.formats.growing, "fileSystemOf", lambda path: kind)
     createGrowing(tmp_path / "a.nrrd", (4, 3, 2), "float32", {})
     with GrowingVolume(tmp_path / "a.nrrd") as volume:
         flags = fcntl.fcntl(volume._file.fileno(), fcntl.F_GETFL)

@@ -14,10 +14,10 @@ from places import ROOT, listNames
 import engine.base.ranges as ranges
 from engine.base.sums import SumFiles
 from engine.base.workers import openWorkers
+from engine.formats.opening import openVolume
 from engine.prediction.comparison import compareGreys
 from engine.prediction.request import Request
 from engine.prediction.statistics import Walker, measureRequest
-from engine.volumes.formats import openVolume
 from engine.volumes.volume import completeRegion
 
 SHAPE = (40, 36, 90)

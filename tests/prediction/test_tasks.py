@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import ROOT
 
+from engine.formats.opening import openVolume
 from engine.network.plan import haloOf, sideMultiple
 from engine.prediction.execute import Method, execute, runTasks
 from engine.prediction.job import Job
@@ -19,7 +20,6 @@ from engine.prediction.layout import Geometry, Layout, listTiles, tileSection
 from engine.prediction.openvinoStream import OpenvinoStream
 from engine.prediction.stream import describeStream
 from engine.prediction.tasks import Task, leaveOut, listTasks, mergeTasks
-from engine.volumes.formats import openVolume
 from engine.volumes.scale import Scale
 from functions import predictProbability, readModel
 

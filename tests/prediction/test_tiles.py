@@ -21,12 +21,12 @@ from places import ROOT
 from streams import TOLERANCE, ArraySink, DelayStream, SinkError, makeLayout
 
 from engine.base.arrays import measureMoments
+from engine.formats.nrrdFiles import openVolume
 from engine.prediction.job import Job
 from engine.prediction.kerasStream import KerasStream
 from engine.prediction.layout import Geometry, listTiles, tileSection
 from engine.prediction.tasks import Task, listTasks
 from engine.prediction.tiles import predictVolume, timeSlab
-from engine.volumes.nrrdFiles import openVolume
 from engine.volumes.scale import Scale
 from functions import predictProbability, prep_img, readModel, scoreVoxels, selectPositive
 

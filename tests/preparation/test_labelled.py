@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from engine.base.errors import PipelineError
+from engine.masks.ignored import parseIgnored
 from engine.preparation.checks import Tally
 from engine.preparation.labelled import Labelled, parseLabelled, parseSlices
-from engine.volumes.ignored import parseIgnored
 
 SHAPE = (5, 7, 11)
 MASK = np.random.default_rng(0).choice([0, 3, 4, 255], SHAPE).astype(np.uint8)

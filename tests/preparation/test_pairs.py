@@ -11,9 +11,9 @@ from sampleVolumes import writeVolume
 
 import prepareData
 from engine.base.errors import PipelineError
+from engine.formats.metaWriter import writeMetaHeader
+from engine.formats.opening import openVolume
 from engine.preparation.pairs import doubtNames, listPairs, listVolumes
-from engine.volumes.formats import openVolume
-from engine.volumes.metaWriter import writeMetaHeader
 
 GREY = {"photometric": "minisblack"}
 META = "ObjectType = Image\nNDims = 3\nDimSize = {}\nElementType = MET_USHORT\nElementSpacing = 1 1 1\n"

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from engine.base.errors import PipelineError
+from engine.formats.nrrdWriter import openPlanes
+from engine.formats.opening import openVolume
+from engine.masks.ignored import parseIgnored
+from engine.masks.place import openOnto
+from engine.masks.segments import ignoredLabels, resolveLabels
+from engine.masks.targets import PUBLISHED, parseLabels, selectPositive
 from engine.results.fillings import chooseFilling
-from engine.volumes.formats import openVolume
-from engine.volumes.ignored import parseIgnored
-from engine.volumes.nrrdWriter import openPlanes
-from engine.volumes.place import openOnto
-from engine.volumes.segments import ignoredLabels, resolveLabels
-from engine.volumes.targets import PUBLISHED, parseLabels, selectPositive
 
 SHAPE = (3, 4, 5)
 

@@ -19,15 +19,15 @@ from engine.base.console import Stopwatch
 from engine.base.errors import PipelineError
 from engine.base.ranges import MOST_RANGES
 from engine.base.workers import Here, openWorkers
+from engine.formats.growing import partialName
+from engine.formats.nrrdWriter import openPlanes
+from engine.formats.opening import openVolume
+from engine.masks.targets import PUBLISHED
 from engine.results import kinds, outcome, ranges
 from engine.results.evaluation import Criteria, Evaluation, Page, openReference
 from engine.results.judging import Written, evaluate, leaveSums
 from engine.results.looks import Looks
 from engine.results.ranges import Source
-from engine.volumes.formats import openVolume
-from engine.volumes.growing import partialName
-from engine.volumes.nrrdWriter import openPlanes
-from engine.volumes.targets import PUBLISHED
 from engine.volumes.turned import TurnedVolume
 
 STEPS = {6: 1, 18: 2, 26: 3}  # of scipy.ndimage.generate_binary_structure

@@ -18,6 +18,8 @@ from scipy import ndimage
 import engine.results.looks
 import engine.results.report
 from engine.base.passes import passOver
+from engine.formats.nrrdGeometry import readFrame
+from engine.masks.targets import PUBLISHED
 from engine.measures.analysis import Judged
 from engine.results import outcome
 from engine.results.evaluation import Criteria, Evaluation, Page
@@ -25,8 +27,6 @@ from engine.results.files import summarise
 from engine.results.looks import Looks, Preview
 from engine.results.report import describeContent, packVolumes, writeReport
 from engine.volumes.frame import Frame
-from engine.volumes.nrrdGeometry import readFrame
-from engine.volumes.targets import PUBLISHED
 from functions import VoxelScores
 
 HAS_CHROMIUM = shutil.which("chromium") and shutil.which("chromedriver")
@@ -47,7 +47,7 @@ def volumeOf(page, name):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Predict a region of the test volume, with oblique axes and a manual mask."""
-    from engine.volumes.nrrdFiles import openVolume
+    from engine.formats.nrrdFiles import openVolume
 
     folder = tmp_path_factory.mktemp("run")
     grey = openVolume(ROOT / "test-file" / "test-file_data.nrrd").read(REGION)

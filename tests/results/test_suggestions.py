@@ -14,17 +14,17 @@ from scipy import ndimage
 
 from engine.base.errors import PipelineError
 from engine.base.workers import Here, openWorkers
+from engine.formats.growing import encodeProbability
+from engine.formats.nrrdWriter import openPlanes
+from engine.formats.opening import openVolume, stemOf
+from engine.masks.segments import ignoredLabels, resolveLabels
+from engine.masks.targets import PUBLISHED, selectPositive
 from engine.measures.boxes import MOST_CELLS
 from engine.preparation.pairs import listPairs, openPairs
 from engine.results import ranges, suggested, suggestions
 from engine.results.evaluation import Criteria, Evaluation, Written
 from engine.results.suggestions import cutBoxes, suggestBoxes
-from engine.volumes.formats import openVolume, stemOf
-from engine.volumes.growing import encodeProbability
-from engine.volumes.nrrdWriter import openPlanes
 from engine.volumes.scale import MOMENTS_FIELD, Scale, Statistics, measureVolume
-from engine.volumes.segments import ignoredLabels, resolveLabels
-from engine.volumes.targets import PUBLISHED, selectPositive
 
 SHAPE = (150, 100, 84)  # x, y, z
 SPOTS = {"first": (40, 36, 50), "second": (110, 60, 30)}  # of the probability

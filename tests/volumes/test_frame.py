@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from engine.formats.nrrdGeometry import readFrame
 from engine.volumes.frame import Turn, compareFrames, findTurn, listAssumptions, turnFrame
-from engine.volumes.nrrdGeometry import readFrame
 
 SHAPE = (100, 80, 60)
 

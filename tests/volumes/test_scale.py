@@ -13,7 +13,7 @@ from scans import addHot, hide, makeGreys, measure, outsideOf, robustByNumpy
 from engine.base.arrays import measureMoments
 from engine.base.errors import PipelineError
 from engine.base.histograms import FineHistogram
-from engine.volumes.formats import openVolume
+from engine.formats.opening import openVolume
 from engine.volumes.scale import (
     MOMENTS_FIELD,
     Scale,

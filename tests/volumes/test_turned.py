@@ -7,8 +7,8 @@ import pytest
 from sampleVolumes import writeText
 
 from engine.base.errors import PipelineError
+from engine.formats.opening import openVolume
 from engine.volumes import turned as module
-from engine.volumes.formats import openVolume
 from engine.volumes.frame import Turn
 from engine.volumes.turned import TurnedVolume
 

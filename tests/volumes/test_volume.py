@@ -10,7 +10,7 @@ from sampleVolumes import (
 )
 
 from engine.base.errors import PipelineError
-from engine.volumes.nrrdFiles import openVolume
+from engine.formats.nrrdFiles import openVolume
 from engine.volumes.volume import checkRegion
 
 

@@ -1,0 +1,1 @@
+"""What a manual mask means: which voxels it labels, by number or name, and where they lie."""
