@@ -182,7 +182,11 @@ def testFilesStayShort(name):
     ("source", "target", "word"),
     [
         ("engine.base.files", "engine.volumes.frame", "may import nothing, not volumes"),
-        ("engine.results.report", "engine.network.devices.loadKeras", "may import base, formats, masks, measures, volumes"),
+        (
+            "engine.results.report",
+            "engine.network.devices.loadKeras",
+            "may import base, formats, masks, measures, volumes",
+        ),
         ("engine.network.models", "functions.readModel", "nothing in engine imports functions"),
         ("engine.network.models", "predictData", "nothing in engine imports functions or a script"),
         ("engine.formats.tiff", "engine.figures", "which engine.figures is not"),
