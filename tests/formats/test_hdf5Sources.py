@@ -307,7 +307,8 @@ def testVoxelsThatAreInNoPartAreTold(tmp_path, caplog):
     expected = makePlanes()
     expected[7:] = 5
     check(volume, expected)
-    assert "no part of /data is there" in refuse(writeMaster(tmp_path / "none.h5", []))
+    text = refuse(writeMaster(tmp_path / "none.h5", []))  # h5py before 3.14 writes it as a plain dataset
+    assert "no part of /data is there" in text or "no voxel of /data was ever written" in text
 
 
 def testAWholeVirtualDatasetIsOpenedWithoutAWord(tmp_path, caplog):
