@@ -32,6 +32,12 @@ def testLocalWorkersGiveTheBytesOfOneProcess(whole, scan, capfd, count):
     assert "scan_segmented.nrrd is finished" in capfd.readouterr().out
 
 
+def testWorkersAreAskedForTheirMemoryWhateverThisProcessHolds(whole, scan, monkeypatch):
+    monkeypatch.setattr("engine.prediction.backends.residentGiB", lambda: 100.0)
+    predict(scan, "--scheduler", "local", "--workerCount", 1)
+    assert readBytes(scan.parent) == readBytes(whole)
+
+
 def testWorkersOfAnotherSchedulerGiveTheBytesOfOneProcess(whole, scan, cluster, capfd):
     for _ in range(2):
         cluster.start()

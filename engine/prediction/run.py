@@ -214,7 +214,7 @@ def _cut(run: Run) -> Layout:
     sharing = run.sharing or Sharing()
     budget = run.request.memoryBudget or sharing.memory or availableMemory(run.backend)
     cost = functools.partial(costOfParts, sharing.count) if sharing.count else costOf
-    base = baseMemory(run.backend)
+    base = sharing.base or baseMemory(run.backend)
     layout = chooseLayout(run.geometry, run.steps, run.backend.byteCount, budget, base, cost)
     if sharing.part:
         cutParts(run.geometry, layout, sharing.count)  # refuses more than there are

@@ -38,6 +38,7 @@ class Sharing(NamedTuple):
     isVerified: bool = False  # whole files are compared, not samples of them
     isSpread: bool = False  # workers of a scheduler predict, `count` of them or more
     memory: float = 0.0  # GiB that each of them has
+    base: float = 0.0  # GiB of it that each takes before any plane is held
 
     @classmethod
     def of(cls, part: str, isVerified: bool, path: Path) -> "Sharing | None":

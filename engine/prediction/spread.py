@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from engine.base.console import showProgress
 from engine.base.errors import PipelineError
 from engine.base.machine import preferInstructions
-from engine.prediction.backends import Backend, availableMemory, chooseBackend
+from engine.prediction.backends import Backend, availableMemory, baseMemory, chooseBackend
 from engine.prediction.execute import Method, runTasks
 from engine.prediction.job import Job
 from engine.prediction.journal import Journal
@@ -43,14 +43,15 @@ class Offer(NamedTuple):
 
     host: str
     backend: Backend
-    memory: float  # GiB
+    memory: float  # GiB that it may take
+    base: float  # GiB that it takes before any plane is held
 
 
 def _offer(engine: str, precision: str) -> Offer:
     """Tell what this process would predict with."""
     preferInstructions(engine, precision)
     backend = chooseBackend(engine, precision)
-    return Offer(socket.gethostname(), backend, availableMemory(backend))
+    return Offer(socket.gethostname(), backend, availableMemory(backend), baseMemory(backend))
 
 
 def chooseMachine(
@@ -87,7 +88,8 @@ def agreeBackend(workers: Spread, engine: str, precision: str, isVerified: bool)
     onHost = Counter(offer.host for offer in offers)
     isGpu = offers[0].backend.isGpu  # each with a GPU of its own
     memory = min(offer.memory / (1 if isGpu else onHost[offer.host]) for offer in offers)
-    return offers[0].backend, Sharing(None, workers.count, isVerified, True, memory)
+    base = max(offer.base for offer in offers)
+    return offers[0].backend, Sharing(None, workers.count, isVerified, True, memory, base)
 
 
 def checkWorkers(run: Run, workers: Spread) -> None:
