@@ -235,7 +235,7 @@ def testThresholdIsThatOfTheTrainingUnlessAskedFor(models, tmp_path, capfd):
     digest = hashlib.sha256((tmp_path / "net.h5").read_bytes()).hexdigest()
     contract = {"files": {"a.h5": "0", "b.h5": digest}, "thresholds": {"a.h5": 0.9, "b.h5": limit}}
     (tmp_path / "any.json").write_text(json.dumps(contract))
-    count, probability = positives(f"{limit:g}, best Dice on the validation data")
+    count, probability = positives(f"{limit:g}, chosen by the Dice on the validation data")
     assert 0 < count == (probability >= limit).sum() < probability.size
     assert positives("0, as asked for", "--threshold", "0")[0] == probability.size
     refusal(capfd, predictData, [*flags, "--threshold", "1.5"], ("threshold must lie in 0 to 1", "1.5"))

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.base.errors import PipelineError
 from engine.volumes.frame import Frame
-from engine.volumes.volume import SLAB, Region, checkRegion
+from engine.volumes.volume import SLAB, Region, checkSlabs
 
 Ranges = tuple[tuple[int, int], ...]  # half-open, along x, y, z
 
@@ -43,9 +43,7 @@ class DecodedVolume:
 
     def slabs(self, region: Region | None = None, planeCount: int = SLAB) -> Iterator[np.ndarray]:
         """Read a region as blocks (x, y, planes) in Fortran order; little more than a block is held."""
-        if planeCount < 1:
-            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
-        return self._slabs(checkRegion(self, region), planeCount)
+        return self._slabs(checkSlabs(self, region, planeCount), planeCount)
 
     def _slabs(self, region: Ranges, planeCount: int) -> Iterator[np.ndarray]:
         raise NotImplementedError

@@ -25,7 +25,7 @@ import numpy as np
 from engine.base.errors import PipelineError
 from engine.formats.nrrdGeometry import readFrame
 from engine.volumes.frame import Frame
-from engine.volumes.volume import Region, checkRegion
+from engine.volumes.volume import Region, checkRegion, checkSlabs
 
 CHUNK_BYTES = 1 << 20
 COMPRESSED = ("gzip", "bzip2", "zlib")
@@ -152,9 +152,7 @@ class RawVolume:
         PipelineError
             At the call: the region is empty or leaves the volume. From the iterator: as for `read`.
         """
-        if planeCount < 1:
-            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
-        return _readBlocks(self, checkRegion(self, region), planeCount)
+        return _readBlocks(self, checkSlabs(self, region, planeCount), planeCount)
 
 
 # -------------------------------------------------- from decoded bytes to arrays

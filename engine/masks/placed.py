@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.base.errors import PipelineError
 from engine.volumes.frame import Frame, cutFrame
-from engine.volumes.volume import SLAB, Region, VolumeView, checkRegion
+from engine.volumes.volume import SLAB, Region, VolumeView, checkRegion, checkSlabs
 
 Ranges = tuple[tuple[int, int], ...]  # half-open, along x, y, z
 
@@ -79,9 +79,7 @@ class PlacedVolume(VolumeView):
 
     def slabs(self, region: Region | None = None, planeCount: int = SLAB) -> Iterator[np.ndarray]:
         """Read a region as blocks (x, y, planes) in Fortran order; memory holds one more of the source."""
-        if planeCount < 1:
-            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
-        return self._slabs(checkRegion(self, region), planeCount)
+        return self._slabs(checkSlabs(self, region, planeCount), planeCount)
 
     def _slabs(self, region: Ranges, planeCount: int) -> Iterator[np.ndarray]:
         """Yield the blocks of a region that was checked; the source is read once, from front to back."""

@@ -23,7 +23,7 @@ from engine.masks.targets import (
     selectPositive,
     splitLabels,
 )
-from engine.volumes.volume import SLAB, Region, Volume, VolumeView, checkRegion, listSources
+from engine.volumes.volume import SLAB, Region, Volume, VolumeView, checkRegion, checkSlabs, listSources
 
 IGNORE = "ignore"  # segment whose voxels count nowhere, in any case of its letters
 POSITIVE, IGNORED = (1,), (2,)  # labels of a LayeredVolume
@@ -314,9 +314,7 @@ class LayeredVolume(VolumeView):
 
     def slabs(self, region: Region | None = None, planeCount: int = SLAB) -> Iterator[np.ndarray]:
         """Read a region as blocks (x, y, planes) in Fortran order; memory holds one of all layers too."""
-        if planeCount < 1:
-            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
-        return self._slabs(checkRegion(self, region), planeCount)
+        return self._slabs(checkSlabs(self, region, planeCount), planeCount)
 
     def _slabs(self, region: tuple[tuple[int, int], ...], planeCount: int) -> Iterator[np.ndarray]:
         """Yield the blocks of a region that was checked."""

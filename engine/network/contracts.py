@@ -183,7 +183,7 @@ def chooseThreshold(
     for name, threshold in (thresholds or {}).items():
         if contract.files.get(name) == digest:
             isBlind = contract.diceAtThreshold.get(name) == 0
-            found = "as no threshold found anything in" if isBlind else "best Dice on"
+            found = "as no threshold found anything in" if isBlind else "chosen by the Dice on"
             return float(threshold), f"{found} the validation data"
     isUnfinished = thresholds == {}
     return PUBLISHED_THRESHOLD, "the published one" + " (the training is unfinished)" * isUnfinished

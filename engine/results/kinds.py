@@ -183,11 +183,11 @@ def refuseReplacing(nameOutput: Path, outputFormat: str, inputs: dict[str, Path 
     if nameOutput.is_dir():
         raise PipelineError("nameOutput is a folder", file=nameOutput)
     written = {path.resolve(): path for path in reversed(outputs)}
-    for name, path in inputs.items():
-        own = splitInner(path)[0].resolve() if path else Path()
-        for place in (own, *own.parents):  # a folder is written too
-            if path and place in written:
-                raise PipelineError(f"nameOutput would replace {name}", file=written[place])
+    for name, path in [(name, path) for name, path in inputs.items() if path]:
+        own = splitInner(path)[0].resolve()
+        places = (place for place in (own, *own.parents) if place in written)  # a file, or a folder
+        if place := next(places, None):
+            raise PipelineError(f"nameOutput would replace {name}", file=written[place])
     REQUIRED.get(outputFormat, lambda: None)()
     if outputFormat == ZARR:
         requireReplaceable(nameZarr(nameOutput))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.volumes.frame import Frame, Turn, turnFrame
-from engine.volumes.volume import SLAB, Region, VolumeView, checkRegion
+from engine.volumes.volume import SLAB, Region, VolumeView, checkRegion, checkSlabs
 
 GROUP_BYTES = (
     1 << 26
@@ -48,9 +48,7 @@ class TurnedVolume(VolumeView):
 
         Where z runs the other way, or along another axis of the source, memory holds a group of planes more.
         """
-        if planeCount < 1:
-            raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
-        return self._slabs(checkRegion(self, region), planeCount)
+        return self._slabs(checkSlabs(self, region, planeCount), planeCount)
 
     def _slabs(self, region: tuple[tuple[int, int], ...], planeCount: int) -> Iterator[np.ndarray]:
         """Yield the blocks of a region that was checked."""

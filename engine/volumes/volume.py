@@ -153,6 +153,13 @@ def checkRegion(volume: Volume, region: Region | None) -> tuple[tuple[int, int],
     return ranges
 
 
+def checkSlabs(volume: Volume, region: Region | None, planeCount: int) -> tuple[tuple[int, int], ...]:
+    """Complete and check a region that is read in blocks of so many planes; ValueError for less than one."""
+    if planeCount < 1:
+        raise ValueError(f"planeCount must be 1 or more, not {planeCount}")
+    return checkRegion(volume, region)
+
+
 def chooseSlab(shape: tuple[int, ...], memoryBudget: float = 0.0) -> int:
     """Choose how many planes of a volume (x, y, z) are read at a time, so that memory stays small."""
     voxels = SLAB_VOXELS * min(memoryBudget or 1, 1)

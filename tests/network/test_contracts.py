@@ -84,7 +84,10 @@ def testThresholdTellsWhereItComesFrom(tmp_path):
     files = {"net.h5": digestFile(tmp_path / "net.h5")}
     entries = {"files": files, "thresholds": {"net.h5": 0.3}, "diceAtThreshold": {"net.h5": 0.8}}
     contract = Contract.of(entries)
-    assert chooseThreshold(None, contract, tmp_path / "net.h5") == (0.3, "best Dice on the validation data")
+    assert chooseThreshold(None, contract, tmp_path / "net.h5") == (
+        0.3,
+        "chosen by the Dice on the validation data",
+    )
     contract.diceAtThreshold["net.h5"] = 0
     assert "no threshold found anything" in chooseThreshold(None, contract, tmp_path / "net.h5")[1]
     begun = Contract.of({"files": files, "thresholds": {}})
